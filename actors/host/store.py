@@ -1,0 +1,28 @@
+"""What the host reconciler and its VMs need of storage."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+from uuid import UUID
+
+from actors.model.records import Observation, Placement
+from actors.model.states import PlacementState
+
+
+class PlacementStore(Protocol):
+    """Placements of one host. Every method may raise `actors.model.errors.Unavailable` while Postgres is away."""
+
+    async def placements(self, node_id: UUID) -> list[Placement]:
+        """Return every placement of ``node_id`` that is not removed, wanted or not."""
+
+    async def observe(self, placement_id: UUID, expected: Collection[PlacementState], observation: Observation) -> bool:
+        """Compare-and-set a placement's observed state; the instance's follows in the same transaction.
+
+        False when the placement's state is not in ``expected`` (someone else decided otherwise: re-read). Writing
+        `PlacementState.REMOVED` frees its capacity and lets its addresses rest. Idempotent: observing what is
+        already written answers True.
+        """
+
+    async def tombstones(self, node_id: UUID, placement_ids: Collection[UUID]) -> set[UUID]:
+        """Return those of ``placement_ids`` that the database knows as removed: only these may be destroyed."""

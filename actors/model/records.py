@@ -1,0 +1,83 @@
+"""Rows that actors read: immutable copies of what the database holds, never live objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from actors.model.image import ImageConfig
+from actors.model.network import Lease
+from actors.model.resources import Resources
+from actors.model.states import ImageStatus, InstanceDesired, Outcome, PlacementState
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One try to run one generation of an instance on one host, with all that the host needs to carry it out.
+
+    ``wanted`` is False once the instance no longer wants this placement (stopped, terminated, moved, newer
+    generation): the host then stops it and confirms removal. ``stop_timeout`` is in seconds; ``force`` skips it.
+    ``boot_id`` is the kernel boot that its VMM was started under, None before the first start.
+    """
+
+    id: UUID
+    instance_id: UUID
+    generation: int
+    node_id: UUID
+    wanted: bool
+    image_id: UUID
+    image_digest: str
+    image_config: ImageConfig
+    resources: Resources
+    lease: Lease
+    default_port: int
+    state: PlacementState
+    hostname: str
+    environment: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()  # replaces the image's entrypoint and cmd when not empty
+    stop_timeout: float = 30.0
+    force: bool = False
+    boot_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a host saw of a placement: the new state, a sentence for people, and once it ended, how.
+
+    ``exit_status`` is the app's own status (0-255) or, with `Outcome.SIGNALED`, the signal's number.
+    """
+
+    state: PlacementState
+    reason: str = ""
+    outcome: Outcome | None = None
+    exit_status: int | None = None
+    hypervisor: str | None = None
+    pid: int | None = None
+    boot_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """An image as the database knows it. ``source`` is what was asked for, ``digest`` what was found (manifest)."""
+
+    id: UUID
+    source: str
+    status: ImageStatus
+    digest: str | None = None
+    config: ImageConfig | None = None
+    size: int = 0  # bytes of the squashfs
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingInstance:
+    """An instance that wants to run and has no placement of its generation yet."""
+
+    id: UUID
+    generation: int
+    node_id: UUID | None  # pinned by the user, or None
+    image_id: UUID
+    image_status: ImageStatus
+    image_error: str | None
+    resources: Resources
+    desired: InstanceDesired = InstanceDesired.RUNNING

@@ -1,0 +1,1 @@
+"""actors.resource_monitor."""
