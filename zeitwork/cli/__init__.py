@@ -1,1 +1,101 @@
-"""zeitwork.cli."""
+"""The ``zeitwork`` command: people read tables, programs read ``--json`` and the exit status."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from zeitwork import __version__
+
+#: Command -> (module, attribute, one line for the list). Modules are imported only when their command runs, so that
+#: ``zeitwork version`` does not pay for a web server.
+_COMMANDS = {
+    "run": ("zeitwork.cli.host", "run", "Run this host (needs root)."),
+    "demo": ("zeitwork.cli.host", "demo", "Start a host and the bundled hello app, and show its address (needs root)."),
+    "setup": ("zeitwork.setup.command", "setup", "Bring what this machine lacks, or take it away again (needs root)."),
+    "doctor": ("zeitwork.doctor.command", "doctor", "Say what is missing, and the command that mends it."),
+    "deploy": ("zeitwork.cli.instances", "deploy", "Start an app from an image reference or an archive."),
+    "ps": ("zeitwork.cli.instances", "ps", "List instances."),
+    "start": ("zeitwork.cli.instances", "start", "Start a stopped or failed instance again."),
+    "stop": ("zeitwork.cli.instances", "stop", "Stop an instance gracefully."),
+    "rm": ("zeitwork.cli.instances", "rm", "Remove an instance and all that belongs to it."),
+    "logs": ("zeitwork.cli.instances", "logs", "Show what an instance wrote."),
+    "images": ("zeitwork.cli.images", "images", "List, add and remove images."),
+    "nodes": ("zeitwork.cli.nodes", "nodes", "List hosts with their capacity."),
+    "version": ("zeitwork.cli", "version", "Show the version of this command and of the host it talks to."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """Zeitwork: every app in its own microVM, on your own machines.
+
+    \b
+    Examples:
+      zeitwork demo                          a host, an app in a real VM, and its address
+      zeitwork run                           run this host until SIGTERM; VMs stay
+      zeitwork deploy ghcr.io/acme/web:1.4   start an app and print its address
+      docker save web | zeitwork deploy -    the same from your own build
+    """
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def version(as_json: bool) -> None:
+    """Show the version of this command.
+
+    \b
+    Examples:
+      zeitwork version
+      zeitwork version --json
+    """
+    if as_json:
+        click.echo(f'{{"version": "{__version__}", "python": "{sys.version.split()[0]}"}}')
+    else:
+        click.echo(f"zeitwork {__version__}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    0 done, 1 a refusal or failure with the reason on standard error, 2 wrong usage, 130 interrupted.
+    """
+    from actors.model.errors import Problem
+    from zeitwork.cli.output import report_problem
+
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        result = cli.main(args=given, prog_name="zeitwork", standalone_mode=False)
+    except Problem as problem:
+        report_problem(problem, as_json="--json" in given)
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) left: not an error, and nothing more can be said there.
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
