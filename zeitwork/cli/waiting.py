@@ -1,0 +1,64 @@
+"""Waiting for the host to reach what was asked for, with progress, a deadline and the host's own reason."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from actors.model.errors import Failed
+from zeitwork.cli.client import Client
+from zeitwork.cli.output import Progress
+
+#: Seconds between looks: short at first because a warm start takes a fraction of a second, longer later.
+FIRST_PAUSE, LAST_PAUSE = 0.1, 1.0
+
+
+def wait_for_image(client: Client, image: Any, progress: Progress, deadline: float) -> Any:
+    """Return the image once it is ready. Raises `Failed` with its error, or at ``deadline`` (monotonic seconds)."""
+    pause = FIRST_PAUSE
+    while image["status"] != "ready":
+        if image["status"] == "failed":
+            raise Failed(
+                str(image.get("error") or "the image failed"),
+                field=image.get("error_field"),
+                fix=image.get("error_fix"),
+                code="image-failed",
+            )
+        if image["status"] == "building":
+            progress.show(str(image.get("progress_message") or "preparing the image"), image.get("progress"))
+        else:
+            progress.show("waiting for the image")
+        pause = _pause(pause, deadline, f"the image was {image['status']}", f"zeitwork images  # {image['id']}")
+        image = client.get(f"/api/v1/images/{image['id']}")
+    return image
+
+
+def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Progress, deadline: float) -> Any:
+    """Return the instance once its state is in ``wanted``.
+
+    Raises `Failed` when it settles in another state, or at ``deadline`` (monotonic seconds) with its last reason.
+    """
+    settled = {"failed", "crash_loop", "terminated", "stopped", "running"}
+    generation = instance["generation"]
+    pause = FIRST_PAUSE
+    while instance["state"] not in wanted or instance.get("observed_generation", generation) < generation:
+        state, reason = instance["state"], instance.get("reason") or ""
+        fresh = instance.get("observed_generation", generation) >= generation
+        if fresh and state in settled and state in ("failed", "crash_loop", "terminated", "stopped"):
+            raise Failed(
+                f"{instance['name']} is {state}: {reason or 'no reason was given'}",
+                fix=f"zeitwork logs {instance['name']}",
+                code=f"instance-{state}",
+            )
+        progress.show(f"{instance['name']} is {state}" + (f": {reason}" if reason else ""))
+        fix = f"it goes on by itself: zeitwork ps; zeitwork rm {instance['name']} gives up"
+        pause = _pause(pause, deadline, f"{instance['name']} is still {state}: {reason}".rstrip(": "), fix)
+        instance = client.get(f"/api/v1/instances/{instance['id']}")
+    return instance
+
+
+def _pause(pause: float, deadline: float, said: str, fix: str) -> float:
+    if time.monotonic() > deadline:
+        raise Failed(f"not done in time; {said}", fix=fix, code="timeout")
+    time.sleep(pause)
+    return min(pause * 1.5, LAST_PAUSE)
