@@ -1,0 +1,251 @@
+"""What the store hands out: immutable copies of rows, and the values that ask it for new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from actors.model.image import ImageConfig
+from actors.model.network import HostNetwork
+from actors.model.resources import Capacity, Resources
+from actors.model.states import (
+    ImageStatus,
+    InstanceDesired,
+    InstanceState,
+    NodeDesired,
+    NodeState,
+    Outcome,
+    PlacementState,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list, oldest first. ``next_cursor`` asks for the rest, None when there is none."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRow:
+    """The cluster that this database is the truth of."""
+
+    id: UUID
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRow:
+    """A region and the networks that its hosts' pools are carved from; ``v6`` is a /48."""
+
+    id: UUID
+    name: str
+    v6: IPv6Network
+    v4: IPv4Network
+
+
+@dataclass(frozen=True, slots=True)
+class HostRegistration:
+    """What a host says of itself when its process starts.
+
+    ``host_id`` is kept in its data directory, ``boot_id`` is the kernel's. ``region_v6`` (a /48; None = a random one
+    by RFC 4193) and ``region_v4`` count only when the region is new. ``ipv6`` False leaves the host without a /64.
+    """
+
+    host_id: UUID
+    hostname: str
+    boot_id: str
+    region: str = "default"
+    region_v6: IPv6Network | None = None
+    region_v4: IPv4Network = IPv4Network("10.128.0.0/16")
+    ipv6: bool = True
+    ip_address: IPv4Address | IPv6Address | None = None
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A host. ``generation`` counts the starts of its process; 0 means that it never came."""
+
+    id: UUID
+    hostname: str
+    region: RegionRow
+    ip_address: IPv4Address | IPv6Address | None
+    desired: NodeDesired
+    desired_generation: int
+    state: NodeState
+    reason: str
+    generation: int
+    boot_id: str | None
+    version: str
+    network: HostNetwork | None
+    capacity: Capacity | None
+    last_seen_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcesRow:
+    """What a node has, what placements hold (overhead of their VMMs included) and what is free, never negative.
+
+    ``vcpu`` and ``memory`` (MiB) are capacity x overcommit. All are zero while the node's capacity is unknown.
+    """
+
+    node_id: UUID
+    hostname: str
+    state: NodeState
+    capacity: Capacity | None
+    vcpu: int
+    memory: int
+    vcpu_used: int
+    memory_used: int
+    vcpu_free: int
+    memory_free: int
+    placements: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """An image. ``percent`` and ``message`` tell how far it is; ``used_by`` counts instances not terminated."""
+
+    id: UUID
+    source: str
+    status: ImageStatus
+    digest: str | None
+    config: ImageConfig | None
+    size: int  # bytes of the squashfs
+    percent: int
+    message: str
+    error: str | None
+    error_field: str | None
+    error_fix: str | None
+    node_id: UUID | None  # the host that builds or has it
+    used_by: int
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One change of an image's status."""
+
+    at: datetime
+    status: ImageStatus
+    message: str
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewInstance:
+    """An instance that someone wants. ``node_id`` pins it; ``id`` makes creating it again harmless.
+
+    ``environment`` adds to the image's, ``command`` replaces its entrypoint and cmd when not empty, ``stop_timeout``
+    is in seconds.
+    """
+
+    image_id: UUID
+    resources: Resources
+    default_port: int
+    name: str | None = None
+    node_id: UUID | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    stop_timeout: float = 30.0
+    id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """An instance: what is desired (``desired``, ``generation``) and what is observed (``state`` and below).
+
+    ``node_id``, ``placement_id`` and the addresses are those of its live placement, None when it has none.
+    ``pinned_node_id`` is the user's wish. ``outcome`` and ``exit_status`` tell how the last placement ended.
+    """
+
+    id: UUID
+    name: str | None
+    image_id: UUID
+    image_source: str
+    pinned_node_id: UUID | None
+    resources: Resources
+    default_port: int
+    environment: dict[str, str]
+    command: tuple[str, ...]
+    stop_timeout: float
+    desired: InstanceDesired
+    generation: int
+    state: InstanceState
+    observed_generation: int
+    reason: str
+    outcome: Outcome | None
+    exit_status: int | None
+    node_id: UUID | None
+    placement_id: UUID | None
+    v4: IPv4Address | None
+    v6: IPv6Address | None
+    created_at: datetime
+    updated_at: datetime
+    state_changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRow:
+    """One try of one instance on one host, kept after it ended."""
+
+    id: UUID
+    instance_id: UUID
+    generation: int
+    node_id: UUID
+    resources: Resources
+    memory_overhead: int
+    state: PlacementState
+    reason: str
+    outcome: Outcome | None
+    exit_status: int | None
+    hypervisor: str | None
+    pid: int | None
+    boot_id: str | None
+    v4: IPv4Address
+    v6: IPv6Address | None
+    created_at: datetime
+    updated_at: datetime
+    running_at: datetime | None
+    removed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something that changed: who did it, what it was, what it is about."""
+
+    id: int
+    at: datetime
+    who: str
+    what: str
+    subject_kind: str  # instance, placement, image, node, region
+    subject_id: UUID
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRow:
+    """What is known of an Idempotency-Key.
+
+    ``token`` is the id that the object this request creates must get: a repeated request gets the same token, so
+    that creating it again is harmless even when the first answer was lost. ``status`` and ``body`` are the first
+    answer, None while there is none; ``fresh`` is True for whoever began it just now and must do the work.
+    """
+
+    key: str
+    token: UUID
+    fresh: bool
+    status: int | None = None
+    body: bytes | None = None
