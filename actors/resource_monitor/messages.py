@@ -1,0 +1,84 @@
+"""What the resource monitor understands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.model.resources import Capacity
+from runtime import Message, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How much of the last 10 and 60 seconds tasks waited for a resource, in percent (PSI "some" and "full")."""
+
+    some_avg10: float
+    some_avg60: float
+    full_avg10: float
+    full_avg60: float
+
+
+@dataclass(frozen=True, slots=True)
+class HugePages:
+    """One size of huge pages: ``size`` in KiB, ``total`` and ``free`` in pages."""
+
+    size: int
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceSnapshot:
+    """What this host has and how busy it is. Memory in MiB, ``cpus`` the CPUs this process may use, with fractions.
+
+    ``load`` is the 1 minute load average. A pressure is None where the kernel does not tell.
+    """
+
+    at: float  # unix seconds
+    capacity: Capacity
+    cpus: float
+    load: float
+    memory_used: int
+    memory_available: int
+    cpu_pressure: Pressure | None
+    memory_pressure: Pressure | None
+    io_pressure: Pressure | None
+    hugepages: tuple[HugePages, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot(Request[ResourceSnapshot]):
+    """Read everything now and answer with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh(Message):
+    """Read again: sent by the timer, and by whoever knows that something changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Message):
+    """A reading ended."""
+
+    snapshot: ResourceSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuringFailed(Message):
+    """The machine could not be read."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(Message):
+    """The database holds this capacity now."""
+
+    capacity: Capacity
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingFailed(Message):
+    """The database did not take the capacity; it is offered again at the next reading."""
+
+    error: Exception
