@@ -124,6 +124,7 @@ class Config:
 
     data_dir: Path = _setting(_path, DEFAULT_DATA_DIR)
     run_dir: Path | None = _setting(_path, None)
+    assets_dir: Path | None = _setting(_path, None)
     http: str = _setting(_http, "127.0.0.1:8080")
     socket: Path | None = _setting(_path, None)
     database_url: str | None = _setting(_text, None)
@@ -154,7 +155,7 @@ class Config:
     def paths(self) -> HostPaths:
         """Directories of this host."""
         run = self.run_dir or (DEFAULT_RUN_DIR if not self.tag else Path(f"{DEFAULT_RUN_DIR}-{self.tag}"))
-        return HostPaths(data=self.data_dir, run=run)
+        return HostPaths(data=self.data_dir, run=run, assets=self.assets_dir)
 
     @property
     def api_socket(self) -> Path:

@@ -11,10 +11,15 @@ from actors.model.ids import short_id
 
 @dataclass(frozen=True, slots=True)
 class HostPaths:
-    """Directories of one host process. ``run`` is on tmpfs: it may hold secrets and sockets, never large files."""
+    """Directories of one host process. ``run`` is on tmpfs: it may hold secrets and sockets, never large files.
+
+    ``assets`` holds what setup brought (guest kernel, binaries, the hello image) when that is not in ``data``: the
+    demo has data of its own and shares these.
+    """
 
     data: Path
     run: Path
+    assets: Path | None = None
 
     @property
     def images(self) -> Path:
@@ -34,12 +39,17 @@ class HostPaths:
     @property
     def guest(self) -> Path:
         """Guest kernel, its modules, and the initramfs."""
-        return self.data / "guest"
+        return (self.assets or self.data) / "guest"
 
     @property
     def bin(self) -> Path:
         """Binaries that setup fetched, such as firecracker."""
-        return self.data / "bin"
+        return (self.assets or self.data) / "bin"
+
+    @property
+    def hello(self) -> Path:
+        """The bundled hello app, an image archive that setup makes."""
+        return (self.assets or self.data) / "hello.tar"
 
     @property
     def placements(self) -> Path:
