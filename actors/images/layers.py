@@ -1,0 +1,147 @@
+"""Layers to one tar stream, without unpacking anything on the host: index them all, then copy what survived.
+
+Blocking and heavy: use it in a worker thread. ``checkpoint`` is called at least once for every half MiB with the
+count of stored bytes read since the last call; it may raise to stop the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from actors.images.decompress import Budget, Slice, Unpacked
+from actors.images.limits import DEFAULT_LIMITS, Limits
+from actors.images.problems import ImageRefused
+from actors.images.tar_reader import BLOCK, Kind, Member, TarReader
+from actors.images.tar_writer import END, header
+from actors.images.tree import Node, Tree
+
+Checkpoint = Callable[[int], None]
+#: What squashfs can store. ACLs (``system.``) it can't.
+_XATTRS = (b"user.", b"trusted.", b"security.")
+#: Would change how the guest's own overlay reads its lower layer.
+_OVERLAY = (b"trusted.overlay.", b"user.overlay.")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: where its bytes are and the digest of what they decompress to."""
+
+    data: Slice
+    diff_id: str
+
+
+def merge(layers: Sequence[Layer], checkpoint: Checkpoint, limits: Limits = DEFAULT_LIMITS) -> Tree:
+    """Return the merged tree of the layers, every layer verified. Raises `ImageRefused`."""
+    tree = Tree(limits)
+    budget = Budget(limits)
+    entries = metadata = 0
+    for number, layer in enumerate(layers, 1):
+        sha = hashlib.sha256()
+        members: list[Member] = []
+        with Unpacked(layer.data, budget, _deltas(checkpoint)) as unpacked:
+
+            def source(unpacked: Unpacked = unpacked, sha: hashlib._Hash = sha) -> bytes:
+                data = unpacked.chunk()
+                sha.update(data)
+                return data
+
+            reader = TarReader(source, limits)
+            for member in reader:
+                members.append(member)
+                entries += 1
+                metadata += len(member.name) + len(member.link)
+                metadata += sum(len(key) + len(value) for key, value in member.xattrs.items())
+                if entries > limits.entries or metadata > limits.metadata:
+                    raise ImageRefused(
+                        f"the image has more than {limits.entries} files or {limits.metadata} bytes of names",
+                        fix="make the image smaller",
+                    )
+            reader.drain()
+        if f"sha256:{sha.hexdigest()}" != layer.diff_id:
+            raise ImageRefused(
+                f"layer {number} of {len(layers)} does not match the digest in the image's configuration",
+                fix="the image is damaged or was changed: push or save it again",
+                code="digest-mismatch",
+            )
+        tree.apply(members)
+    return tree
+
+
+def stream(
+    layers: Sequence[Layer], tree: Tree, checkpoint: Checkpoint, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[bytes | memoryview]:
+    """Yield the merged tree as one tar archive: directories and links first, then contents, then hard links."""
+    wanted: list[dict[int, Node]] = [{} for _ in layers]
+    yield _entry(b"./", tree.root)
+    hard_links: list[tuple[bytes, Node]] = []
+    for path, node in tree.paths():
+        if node.kind is not Kind.FILE:
+            yield _entry(path, node)
+            continue
+        if node.names:
+            hard_links.append((path, node))
+        else:
+            wanted[node.layer][node.ordinal] = node
+            node.names.append(path)
+    budget = Budget(limits)
+    for layer, nodes in zip(layers, wanted, strict=True):
+        yield from _contents(layer, nodes, budget, checkpoint, limits)
+    for path, node in hard_links:
+        yield header(path, Kind.HARDLINK, link=node.names[0])
+    yield END
+
+
+def _contents(
+    layer: Layer, nodes: dict[int, Node], budget: Budget, checkpoint: Checkpoint, limits: Limits
+) -> Iterator[bytes | memoryview]:
+    if not nodes:
+        checkpoint(layer.data.size)
+        return
+    with Unpacked(layer.data, budget, _deltas(checkpoint)) as unpacked:
+        reader = TarReader(unpacked.chunk, limits)
+        for ordinal, _member in enumerate(reader):
+            node = nodes.pop(ordinal, None)
+            if node is None:
+                continue
+            yield _entry(node.names[0], node)
+            yield from reader.data()
+            if node.size % BLOCK:
+                yield bytes(-node.size % BLOCK)
+            if not nodes:
+                break
+        checkpoint(layer.data.size - unpacked.consumed)
+    if nodes:
+        raise ImageRefused("a layer changed while it was read", fix="add the image again")
+
+
+def _entry(path: bytes, node: Node) -> bytes:
+    xattrs = {
+        key: value
+        for key, value in node.xattrs.items()
+        if key.startswith(_XATTRS) and not key.startswith(_OVERLAY) and len(key) < 256 and len(value) <= 65536
+    }
+    return header(
+        path,
+        node.kind,
+        mode=node.mode,
+        uid=node.uid,
+        gid=node.gid,
+        size=node.size if node.kind is Kind.FILE else 0,
+        mtime=node.mtime,
+        link=node.link if node.kind is Kind.SYMLINK else b"",
+        xattrs=xattrs,
+    )
+
+
+def _deltas(checkpoint: Checkpoint) -> Checkpoint:
+    """Turn running totals into differences."""
+    last = 0
+
+    def report(total: int) -> None:
+        nonlocal last
+        checkpoint(total - last)
+        last = total
+
+    return report
