@@ -1,0 +1,310 @@
+/* PID 1 of every Zeitwork guest: makes the app's root, starts the app, watches over it, and says why it ended.
+ *
+ * The host reads lines `[zeitwork NONCE] <verb> key=value ...` from the console; see docs in zeitwork/guest/__init__.py. */
+#include "init.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/reboot.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define POWER_FDS 4
+#define KILL_WAIT_MS 2000
+#define DRAIN_MS 1000
+#define FLUSH_MS 3000
+
+static struct {
+	pid_t pid; /* 0 before the start and after the end */
+	int output; /* read end of the app's stdout and stderr; -1 once it is at its end */
+	int64_t kill_at; /* when to SIGKILL it; 0 while no stop was asked for */
+} app = {.output = -1};
+
+static struct config config;
+static int signals = -1;
+static int power[POWER_FDS];
+static size_t power_count;
+
+int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+void sleep_ms(int milliseconds)
+{
+	struct timespec time = {milliseconds / 1000, (long)(milliseconds % 1000) * 1000000};
+
+	nanosleep(&time, NULL);
+}
+
+bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+/* Decimal digits only, 0 to maximum. */
+bool parse_number(const char *text, long maximum, long *value)
+{
+	long number = 0;
+
+	if (*text == 0)
+		return false;
+	for (; *text != 0; text++) {
+		if (*text < '0' || *text > '9' || number > (maximum - (*text - '0')) / 10)
+			return false;
+		number = number * 10 + (*text - '0');
+	}
+	*value = number;
+	return true;
+}
+
+bool cmdline_has(const char *word)
+{
+	static char line[4096];
+	char copy[sizeof line], *rest = copy, *item;
+
+	if (line[0] == 0) {
+		int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
+
+		if (fd >= 0) {
+			if (read(fd, line, sizeof line - 1) < 0)
+				line[0] = 0;
+			close(fd);
+		}
+		line[strcspn(line, "\n")] = 0;
+	}
+	memcpy(copy, line, sizeof copy);
+	while ((item = strsep(&rest, " ")) != NULL)
+		if (strcmp(item, word) == 0)
+			return true;
+	return false;
+}
+
+/* Moves what the app wrote to the console's buffer. Returns false when there is nothing more for now. */
+static bool pump(void)
+{
+	char data[4096];
+	size_t room = console_room();
+
+	if (app.output < 0 || room == 0)
+		return false;
+	ssize_t got = read(app.output, data, room < sizeof data ? room : sizeof data);
+	if (got > 0) {
+		console_put(data, (size_t)got);
+		console_write();
+		return true;
+	}
+	if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
+		close(app.output);
+		app.output = -1;
+	}
+	return false;
+}
+
+/* What was written before an end belongs before its report, as long as the console takes it. */
+static void drain(int timeout_ms)
+{
+	int64_t deadline = now_ms() + timeout_ms;
+
+	while (app.output >= 0 && now_ms() < deadline) {
+		if (pump())
+			continue;
+		if (app.output < 0 || console_room() > 0)
+			return;
+		struct pollfd item = {.fd = console_fd(), .events = POLLOUT};
+		poll(&item, 1, 20);
+		console_write();
+	}
+}
+
+static void kill_everything(void)
+{
+	int64_t deadline = now_ms() + KILL_WAIT_MS;
+
+	kill(-1, SIGKILL);
+	while (now_ms() < deadline) {
+		pid_t pid = waitpid(-1, NULL, WNOHANG);
+
+		if (pid < 0 && errno == ECHILD)
+			return;
+		if (pid == 0)
+			sleep_ms(2);
+	}
+}
+
+_Noreturn void halt(void)
+{
+	kill_everything();
+	drain(DRAIN_MS);
+	mounts_finish();
+	report("halting");
+	console_flush(FLUSH_MS);
+	/* Firecracker ends at a reset only; QEMU is started with -no-reboot, so one call serves both. */
+	reboot(cmdline_has("zeitwork.halt=poweroff") ? RB_POWER_OFF : RB_AUTOBOOT);
+	for (;;)
+		pause();
+}
+
+_Noreturn void fail(const char *stage, const char *format, ...)
+{
+	char message[1024];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(message, sizeof message, format, arguments);
+	va_end(arguments);
+	report_error(stage, message);
+	halt();
+}
+
+static void request_stop(void)
+{
+	if (app.kill_at != 0)
+		return; /* the first request counts: a second one must not lengthen the wait */
+	report("stopping signal=%d", config.stop_signal);
+	kill(app.pid, config.stop_signal);
+	app.kill_at = now_ms() + config.stop_timeout_ms;
+	if (app.kill_at == 0)
+		app.kill_at = 1;
+}
+
+static void reap(void)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		if (pid != app.pid)
+			continue; /* an orphan that became ours */
+		app.pid = 0;
+		drain(DRAIN_MS);
+		if (WIFSIGNALED(status))
+			report("exited signal=%d", WTERMSIG(status));
+		else
+			report("exited status=%d", WEXITSTATUS(status));
+		halt();
+	}
+}
+
+static void on_signals(void)
+{
+	struct signalfd_siginfo info;
+
+	while (read(signals, &info, sizeof info) == (ssize_t)sizeof info) {
+		if (info.ssi_signo == SIGCHLD)
+			reap();
+		else
+			request_stop(); /* SIGINT is Ctrl-Alt-Del; the others come from commands such as poweroff */
+	}
+}
+
+static void open_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGPWR);
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	reboot(RB_DISABLE_CAD); /* Ctrl-Alt-Del becomes SIGINT to us */
+}
+
+static _Noreturn void run(void)
+{
+	for (;;) {
+		struct pollfd items[3 + POWER_FDS];
+		int timeout = -1;
+
+		/* A full buffer takes no more from the app until the console took some. */
+		items[0] = (struct pollfd){.fd = signals, .events = POLLIN};
+		items[1] = (struct pollfd){.fd = console_room() > 0 ? app.output : -1, .events = POLLIN};
+		items[2] = (struct pollfd){.fd = console_pending() ? console_fd() : -1, .events = POLLOUT};
+		for (size_t i = 0; i < power_count; i++)
+			items[3 + i] = (struct pollfd){.fd = power[i], .events = POLLIN};
+		if (app.kill_at != 0) {
+			int64_t left = app.kill_at - now_ms();
+
+			if (left <= 0 && app.pid > 0)
+				kill(app.pid, SIGKILL);
+			timeout = left <= 0 ? 1000 : left > 60000 ? 60000 : (int)left;
+		}
+		if (poll(items, 3 + power_count, timeout) < 0)
+			continue;
+		if (items[2].revents != 0)
+			console_write();
+		if (items[1].revents != 0)
+			pump();
+		for (size_t i = 0; i < power_count; i++)
+			if (items[3 + i].revents != 0 && power_pressed(power[i]))
+				request_stop();
+		if (items[0].revents != 0)
+			on_signals();
+	}
+}
+
+static void set_clock(int64_t epoch_ms)
+{
+	struct timespec now, wanted = {epoch_ms / 1000, (long)(epoch_ms % 1000) * 1000000};
+
+	if (epoch_ms == 0 || clock_gettime(CLOCK_REALTIME, &now) != 0)
+		return;
+	if ((int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 < epoch_ms - 1000)
+		clock_settime(CLOCK_REALTIME, &wanted);
+}
+
+int main(void)
+{
+	struct utsname kernel;
+	struct user user;
+
+	umask(0);
+	mounts_early();
+	console_open();
+	open_signals();
+	uname(&kernel);
+	report("booted kernel=%s", kernel.release);
+	modules_load();
+	power_count = power_open(power, POWER_FDS);
+	if (cmdline_has("zeitwork.probe=1") || drives_none()) {
+		report("probe ok");
+		halt();
+	}
+	drive_wait("/dev/vda");
+	drive_wait("/dev/vdb");
+	drive_wait("/dev/vdc");
+	config_read("/dev/vdc", &config);
+	report_as(config.nonce);
+	set_clock(config.epoch_ms);
+	mounts_root();
+	report("mounted");
+	network_up(&config);
+	network_files(&config);
+	report("network");
+	user_resolve(config.user, &user);
+	app.pid = app_start(&config, &user, &app.output);
+	report("started pid=%d", app.pid);
+	run();
+}
