@@ -1,0 +1,42 @@
+"""What the control endpoint is given: everything it touches comes in here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from actors.model.ids import uuid7
+from actors.model.paths import HostPaths
+
+if TYPE_CHECKING:
+    from runtime import System
+    from zeitwork.store import Store
+
+
+def fresh_id() -> UUID:
+    """Return a new UUIDv7 from this machine's clock and entropy."""
+    return uuid7(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+@dataclass(frozen=True, slots=True)
+class ApiDeps:
+    """The parts behind the endpoint.
+
+    ``console`` returns the console log's path of a placement on this host. ``upload_limit`` is the largest archive
+    taken, in bytes; ``streams`` how many logs and event streams may be followed at once.
+    """
+
+    store: Store
+    system: System
+    paths: HostPaths
+    node_id: UUID
+    version: str
+    console: Callable[[UUID], Path]
+    new_id: Callable[[], UUID] = fresh_id
+    upload_limit: int = 8 << 30
+    streams: int = 64
