@@ -1,0 +1,48 @@
+"""What the host actor understands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from actors.vm.messages import Leftover, VmView
+from runtime import Message, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Wake(Message):
+    """Read this host's placements again, now. ``reason`` is for the log."""
+
+    reason: str = "timer"
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What runs on this host. ``orphans`` are placements found here that the database does not know."""
+
+    vms: tuple[VmView, ...]
+    orphans: tuple[Leftover, ...]
+    reconciled_at: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Vms(Request[HostView]):
+    """Ask for every virtual machine of this host."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopAll(Request[bool]):
+    """Stop every virtual machine, each within its own time; the next run of the host starts them again.
+
+    The reply says whether all had ended within ``deadline`` seconds. Nothing new starts from here on.
+    """
+
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetVm(Message):
+    """A virtual machine's actor has ended."""
+
+    placement_id: UUID

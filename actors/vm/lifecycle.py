@@ -1,0 +1,531 @@
+"""The life of a virtual machine as a pure table: ``step(vm, event, now) -> (vm, effects)``.
+
+    claiming, preparing, committing, spawning, booting, running, stopping, cleaning, reporting, removed
+
+A stop may arrive in every phase and always ends in ``removed`` with every acquired thing dropped. Effects are
+jobs: each that is started comes back exactly once, as `Done`, `Broke` or `Dropped` (cancelled). What is acquired
+counts as held from the moment it is attempted, since a cancelled attempt may have succeeded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from actors.model.states import Outcome, PlacementState
+from actors.vm.outcome import Ending, Evidence, classify
+
+#: Seconds until an unanswered request to shut down is repeated in another way.
+SECOND_ASK = 3.0
+#: Seconds that a monitor gets to end after SIGTERM.
+TERM_GRACE = 2.0
+#: Seconds after which SIGKILL is sent again: a monitor stuck in the kernel may need that.
+KILL_AGAIN = 5.0
+#: First and largest wait in seconds before dropping something is tried again.
+RETRY_FIRST, RETRY_MAX = 0.5, 30.0
+
+
+class Phase(StrEnum):
+    """Where a virtual machine is in its life."""
+
+    CLAIMING = "claiming"  # the database is told before anything is touched
+    PREPARING = "preparing"  # root image, writable disk and TAP, all at once
+    COMMITTING = "committing"  # the database is told that a monitor is about to start
+    SPAWNING = "spawning"  # intent, monitor process, configuration
+    BOOTING = "booting"  # until the guest says that the app started
+    RUNNING = "running"
+    STOPPING = "stopping"  # asked, then signalled, then killed
+    CLEANING = "cleaning"  # what is held is dropped
+    REPORTING = "reporting"  # until the database knows how it ended
+    REMOVED = "removed"  # nothing of it is left here
+
+
+class Thing(StrEnum):
+    """What a virtual machine holds on its host."""
+
+    DISK = "disk"  # the writable layer
+    TAP = "tap"
+    MACHINE = "machine"  # run directory (sockets, PID file, config drive) and cgroup
+    VMM = "vmm"  # the monitor's process
+
+
+class Job(StrEnum):
+    """Work that takes time. At most one of each runs."""
+
+    REPORT = "report"
+    ROOT = "root"
+    DISK = "disk"
+    TAP = "tap"
+    LAUNCH = "launch"
+    ASK = "ask"
+    PARK = "park"
+    DROP_DISK = "drop-disk"
+    DROP_TAP = "drop-tap"
+    DROP_MACHINE = "drop-machine"
+    FORGET = "forget"
+
+
+_PREPARATION = frozenset({Job.ROOT, Job.DISK, Job.TAP})
+_DROPS = {Thing.DISK: Job.DROP_DISK, Thing.TAP: Job.DROP_TAP, Thing.MACHINE: Job.DROP_MACHINE}
+_THINGS = {job: thing for thing, job in _DROPS.items()}
+
+
+# --- events
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The first event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A job succeeded."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """A job failed; ``reason`` is a sentence for people."""
+
+    job: Job
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A job ended because it was cancelled. What it was acquiring may or may not be there."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The database answered the report job: True, or False when another decision was there first."""
+
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resynced:
+    """The host read the placement again after a refused report; this is the database's state of it."""
+
+    state: PlacementState
+
+
+@dataclass(frozen=True, slots=True)
+class AppStarted:
+    """The guest said that the app runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The monitor's process ended; ``evidence`` is what it and the console left."""
+
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class StopWanted:
+    """Somebody wants it ended. See `actors.vm.messages.Stop`."""
+
+    timeout: float
+    force: bool = False
+    park: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The deadline in the state has passed."""
+
+
+Event = Begin | Done | Broke | Dropped | Reported | Resynced | AppStarted | Exited | StopWanted | Tick
+
+
+# --- effects
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin a job."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Begin `Job.ASK`: request a shutdown from the guest."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Begin `Job.REPORT`: compare-and-set the placement's state."""
+
+    state: PlacementState
+    expected: frozenset[PlacementState]
+    ending: Ending | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End a job early; it still comes back."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Follow the monitor's process and, until the app has started, its console."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send the monitor SIGTERM, or SIGKILL when ``kill``."""
+
+    kill: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disown:
+    """Tell the host that the database refused a report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing is left: the actor may end."""
+
+
+Effect = Start | Ask | Report | Cancel | Watch | Signal | Disown | Finish
+Step = tuple["Vm", list[Effect]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds: ``start`` from power-on to the app, ``margin`` beyond the app's own stop time-out."""
+
+    start: float = 60.0
+    margin: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """The state. ``deadline`` is a time of the monotonic clock at which a `Tick` is due."""
+
+    phase: Phase
+    known: frozenset[PlacementState]  # what the database may hold now
+    tell: PlacementState  # what it should hold
+    limits: Limits = Limits()
+    reporting: PlacementState | None = None
+    jobs: frozenset[Job] = frozenset()
+    cancelled: frozenset[Job] = frozenset()
+    held: frozenset[Thing] = frozenset()
+    ending: Ending | None = None
+    stop: StopWanted | None = None
+    park: bool = False
+    parked: bool = False  # the intent says so on disk
+    disowned: bool = False
+    forgotten: bool = False
+    started: bool = False  # the app has run
+    late: bool = False  # the start deadline passed
+    urge: int = 0  # how hard it was told to stop: 0, 1 asked, 2 SIGTERM, 3 SIGKILL
+    kill_at: float = 0.0
+    deadline: float | None = None
+    tries: int = 0
+
+
+def fresh(told: PlacementState, limits: Limits, *, leftovers: bool = False) -> Vm:
+    """Return the state of a virtual machine that is to start. ``leftovers``: an earlier try may have left things."""
+    held = frozenset(_DROPS) if leftovers else frozenset()
+    return Vm(Phase.CLAIMING, frozenset({told}), PlacementState.PREPARING, limits, held=held)
+
+
+def adopted(told: PlacementState, limits: Limits, now: float, *, started: bool) -> Vm:
+    """Return the state of a virtual machine whose monitor was found running; ``started`` when its app ran already."""
+    return Vm(
+        phase=Phase.RUNNING if started else Phase.BOOTING,
+        known=frozenset({told}),
+        tell=PlacementState.RUNNING if started else PlacementState.STARTING,
+        limits=limits,
+        held=frozenset(Thing),
+        started=started,
+        deadline=None if started else now + limits.start,
+    )
+
+
+def ended(told: PlacementState, limits: Limits, evidence: Evidence) -> Vm:
+    """Return the state of a virtual machine whose monitor ended while nobody looked."""
+    ending = classify(evidence, asked=False, killed=False, late=False)
+    return Vm(
+        phase=Phase.CLEANING,
+        known=frozenset({told}),
+        tell=told,
+        limits=limits,
+        held=frozenset(_DROPS),
+        started=evidence.started,
+        ending=ending,
+    )
+
+
+def step(vm: Vm, event: Event, now: float) -> Step:
+    """Return the next state and the effects to carry out. ``now`` is monotonic, in seconds. Total: never raises."""
+    if vm.phase is Phase.REMOVED:
+        return vm, []
+    match event:
+        case Begin():
+            return _begin(vm, now)
+        case Done(job):
+            return _done(_back(vm, job), job, now)
+        case Broke(job, reason):
+            return _broke(_back(vm, job), job, reason, now)
+        case Dropped(job):
+            return _after_job(_back(vm, job), now)
+        case Reported(accepted):
+            return _reported(vm, accepted, now)
+        case Resynced(state):
+            if not vm.disowned or vm.phase not in (Phase.BOOTING, Phase.RUNNING, Phase.STOPPING):
+                return vm, []
+            return _sync(replace(vm, disowned=False, known=frozenset({state})))
+        case AppStarted():
+            return _app_started(vm)
+        case Exited(evidence):
+            return _exited(vm, evidence, now)
+        case StopWanted():
+            return _stop(vm, event, now)
+        case Tick():
+            return _tick(vm, now)
+
+
+def _begin(vm: Vm, now: float) -> Step:
+    if vm.phase is Phase.CLEANING:
+        return _clean(vm, now)
+    vm, effects = _sync(vm)
+    return vm, [*([Watch()] if Thing.VMM in vm.held else []), *effects]
+
+
+def _back(vm: Vm, job: Job) -> Vm:
+    return replace(
+        vm,
+        jobs=vm.jobs - {job},
+        cancelled=vm.cancelled - {job},
+        reporting=None if job is Job.REPORT else vm.reporting,
+    )
+
+
+def _done(vm: Vm, job: Job, now: float) -> Step:
+    if job in _THINGS:
+        vm = replace(vm, held=vm.held - {_THINGS[job]})
+    elif job is Job.LAUNCH:
+        vm = replace(vm, held=vm.held | {Thing.VMM})
+        if vm.phase is Phase.SPAWNING:
+            return replace(vm, phase=Phase.BOOTING, deadline=now + vm.limits.start), [Watch()]
+        vm, effects = _clean(vm, now)
+        return vm, [Watch(), *effects]
+    elif job is Job.PARK:
+        vm = replace(vm, parked=True)
+    elif job is Job.FORGET:
+        vm = replace(vm, forgotten=True)
+    elif job in _PREPARATION and vm.phase is Phase.PREPARING and not vm.jobs & _PREPARATION:
+        return _sync(replace(vm, phase=Phase.COMMITTING, tell=PlacementState.STARTING))
+    return _after_job(vm, now)
+
+
+def _broke(vm: Vm, job: Job, reason: str, now: float) -> Step:
+    if job in _PREPARATION or job is Job.LAUNCH:
+        if vm.ending is None and not vm.park:
+            vm = replace(vm, ending=Ending(Outcome.START_FAILED, reason))
+        return _clean(vm, now)
+    if job is Job.ASK:
+        if vm.phase is Phase.STOPPING and vm.urge <= 1:
+            # An answer that failed once may be a busy monitor; twice, there is nobody to ask.
+            return replace(vm, deadline=now + 1.0) if vm.urge == 0 else replace(vm, deadline=now), []
+        return vm, []
+    if job is Job.REPORT:
+        return _sync(vm)
+    wait = min(RETRY_MAX, RETRY_FIRST * 2.0 ** min(vm.tries, 10))
+    return replace(vm, tries=vm.tries + 1, deadline=now + wait), []
+
+
+def _after_job(vm: Vm, now: float) -> Step:
+    """Go on after a job that came back and changed nothing by itself."""
+    if vm.phase is Phase.CLEANING:
+        return _clean(vm, now)
+    if vm.phase is Phase.REPORTING:
+        return _report_end(vm)
+    return _sync(vm)
+
+
+def _sync(vm: Vm) -> Step:
+    """Bring the database's view nearer to ours: one report at a time, the newest wins."""
+    if vm.reporting is not None:
+        outdated = vm.disowned or vm.reporting is not vm.tell
+        if outdated and Job.REPORT not in vm.cancelled:
+            return replace(vm, cancelled=vm.cancelled | {Job.REPORT}), [Cancel(Job.REPORT)]
+        return vm, []
+    # A claim is made even when the state is written already: it also says under which boot and by whom.
+    unclaimed = vm.phase in (Phase.CLAIMING, Phase.COMMITTING)
+    if vm.disowned or (vm.known == {vm.tell} and not unclaimed):
+        return vm, []
+    ending = vm.ending if vm.tell is PlacementState.REMOVED else None
+    effect = Report(vm.tell, vm.known, ending)
+    return replace(vm, reporting=vm.tell, known=vm.known | {vm.tell}, jobs=vm.jobs | {Job.REPORT}), [effect]
+
+
+def _reported(vm: Vm, accepted: bool, now: float) -> Step:
+    state = vm.reporting
+    vm = _back(vm, Job.REPORT)
+    if state is None:
+        return vm, []
+    if not accepted:
+        return _refused(vm, now)
+    vm = replace(vm, known=frozenset({state}))
+    if vm.phase is Phase.CLAIMING and state is PlacementState.PREPARING:
+        jobs = sorted(_PREPARATION)
+        vm = replace(
+            vm,
+            phase=Phase.PREPARING,
+            jobs=vm.jobs | _PREPARATION,
+            held=vm.held | {Thing.DISK, Thing.TAP},
+        )
+        return vm, [Start(job) for job in jobs]
+    if vm.phase is Phase.COMMITTING and state is PlacementState.STARTING:
+        vm = replace(vm, phase=Phase.SPAWNING, jobs=vm.jobs | {Job.LAUNCH}, held=vm.held | {Thing.MACHINE})
+        return vm, [Start(Job.LAUNCH)]
+    return _after_job(vm, now)
+
+
+def _refused(vm: Vm, now: float) -> Step:
+    vm = replace(vm, disowned=True)
+    if vm.phase is Phase.CLAIMING:
+        # Nothing was touched in this life; what an earlier one left is for the host to judge by tombstones.
+        return replace(vm, phase=Phase.REMOVED, deadline=None), [Disown(), Finish()]
+    if vm.phase is Phase.COMMITTING:
+        vm, effects = _clean(vm, now)
+        return vm, [Disown(), *effects]
+    vm, effects = _after_job(vm, now)
+    return vm, [Disown(), *effects]
+
+
+def _app_started(vm: Vm) -> Step:
+    vm = replace(vm, started=True)
+    if vm.phase is not Phase.BOOTING:
+        return vm, []
+    return _sync(replace(vm, phase=Phase.RUNNING, tell=PlacementState.RUNNING, deadline=None))
+
+
+def _exited(vm: Vm, evidence: Evidence, now: float) -> Step:
+    if Thing.VMM not in vm.held:
+        return vm, []
+    vm = replace(vm, held=vm.held - {Thing.VMM}, started=vm.started or evidence.started)
+    if vm.ending is None and not vm.park:
+        asked = vm.stop is not None
+        vm = replace(vm, ending=classify(evidence, asked=asked, killed=vm.urge >= 2, late=vm.late))
+    return _clean(replace(vm, deadline=None), now)
+
+
+def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:
+    before = vm.stop
+    alive = vm.phase not in (Phase.CLEANING, Phase.REPORTING)
+    # Parking is for what would otherwise run on; once an end is known, or somebody wants it gone, it is gone.
+    park = wanted.park and vm.ending is None and (vm.park or (alive and before is None))
+    unpark = vm.park and not park
+    vm = replace(vm, stop=wanted, park=park)
+    if unpark and vm.ending is None:
+        vm = replace(vm, ending=Ending(Outcome.STOPPED, "stopped"))
+    match vm.phase:
+        case Phase.CLAIMING | Phase.PREPARING | Phase.COMMITTING | Phase.SPAWNING | Phase.BOOTING:
+            if not park:
+                vm = replace(vm, ending=Ending(Outcome.STOPPED, "stopped before the app had started"))
+            return _clean(vm, now)
+        case Phase.RUNNING:
+            vm = replace(vm, phase=Phase.STOPPING, tell=PlacementState.STOPPING)
+            vm, effects = _sync(vm)
+            vm, more = _kill(vm, now) if wanted.force else _ask(vm, wanted.timeout, now)
+            return vm, [*effects, *more]
+        case Phase.STOPPING:
+            if wanted.force and vm.urge < 3:
+                return _kill(vm, now)
+            if before is not None and wanted.timeout < before.timeout and vm.urge <= 1:
+                kill_at = min(vm.kill_at, now + wanted.timeout + vm.limits.margin)
+                return replace(vm, kill_at=kill_at, deadline=min(vm.deadline or kill_at, kill_at)), []
+            return vm, []
+        case Phase.REPORTING if unpark:
+            return _clean(replace(vm, phase=Phase.CLEANING), now)
+        case _:
+            return vm, []
+
+
+def _ask(vm: Vm, timeout: float, now: float) -> Step:
+    kill_at = now + timeout + vm.limits.margin
+    deadline = min(kill_at, now + SECOND_ASK)
+    vm = replace(vm, urge=0, kill_at=kill_at, deadline=deadline, jobs=vm.jobs | {Job.ASK})
+    return vm, [Ask(0)]
+
+
+def _kill(vm: Vm, now: float) -> Step:
+    return replace(vm, urge=3, deadline=now + KILL_AGAIN), [Signal(kill=True)]
+
+
+def _tick(vm: Vm, now: float) -> Step:
+    if vm.deadline is None or now < vm.deadline:
+        return vm, []
+    match vm.phase:
+        case Phase.BOOTING:
+            return _clean(replace(vm, late=True), now)
+        case Phase.STOPPING if vm.urge == 0 and now < vm.kill_at and Job.ASK not in vm.jobs:
+            vm = replace(vm, urge=1, deadline=vm.kill_at, jobs=vm.jobs | {Job.ASK})
+            return vm, [Ask(1)]
+        case Phase.STOPPING if vm.urge == 0 and now < vm.kill_at:
+            return replace(vm, deadline=min(vm.kill_at, now + SECOND_ASK)), []
+        case Phase.STOPPING if vm.urge <= 1:
+            return replace(vm, urge=2, deadline=now + TERM_GRACE), [Signal(kill=False)]
+        case Phase.STOPPING:
+            return _kill(vm, now)
+        case Phase.CLEANING:
+            if Thing.VMM in vm.held:
+                return _kill(vm, now)
+            return _clean(replace(vm, deadline=None), now)
+        case Phase.REPORTING:
+            return _report_end(replace(vm, deadline=None))
+        case _:
+            return replace(vm, deadline=None), []
+
+
+def _clean(vm: Vm, now: float) -> Step:
+    """Take the next step towards holding nothing: first acquiring ends, then the monitor, then the rest."""
+    entering = vm.phase is not Phase.CLEANING
+    if entering:
+        vm = replace(vm, phase=Phase.CLEANING, deadline=None, tries=0)
+    effects: list[Effect] = []
+    acquiring = vm.jobs & (_PREPARATION | {Job.LAUNCH})
+    if acquiring:
+        cancel = sorted(acquiring - vm.cancelled)
+        return replace(vm, cancelled=vm.cancelled | acquiring), [Cancel(job) for job in cancel]
+    if Thing.VMM in vm.held:
+        return _kill(vm, now) if vm.deadline is None else (vm, [])
+    if vm.deadline is not None and now < vm.deadline:
+        return vm, []  # something could not be dropped; it is tried again then
+    keep = {Thing.DISK} if vm.park else set()
+    drops = {_DROPS[thing] for thing in vm.held - keep}
+    if vm.park and not vm.parked and not vm.disowned:
+        drops.add(Job.PARK)
+    effects = [Start(job) for job in sorted(drops - vm.jobs)]
+    if drops:
+        return replace(vm, jobs=vm.jobs | drops), effects
+    if vm.jobs & {*_DROPS.values(), Job.PARK}:
+        return vm, []
+    return _report_end(replace(vm, phase=Phase.REPORTING, deadline=None, tries=0))
+
+
+def _report_end(vm: Vm) -> Step:
+    final = PlacementState.ASSIGNED if vm.park else PlacementState.REMOVED
+    vm = replace(vm, tell=final)
+    if vm.reporting is not None or (vm.known != {final} and not vm.disowned):
+        return _sync(vm)
+    if not vm.park and not vm.forgotten:
+        if Job.FORGET in vm.jobs or vm.deadline is not None:
+            return vm, []
+        return replace(vm, jobs=vm.jobs | {Job.FORGET}), [Start(Job.FORGET)]
+    return replace(vm, phase=Phase.REMOVED, deadline=None), [Finish()]

@@ -1,0 +1,100 @@
+"""A virtual machine as every hypervisor sees it, and what a hypervisor must be able to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+
+class Acceleration(StrEnum):
+    """How guest instructions run."""
+
+    KVM = "kvm"
+    TCG = "tcg"  # translated in software: any machine, an order of magnitude slower
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """A raw block device. The guest sees drives as vda, vdb, ... in the order they are given."""
+
+    name: str
+    path: Path
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A network card: an existing TAP device of the host and the guest's MAC address."""
+
+    tap: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One virtual machine, whatever runs it.
+
+    ``memory`` in MiB. ``cmdline`` is what every hypervisor passes on; each may add its own words. ``console`` is the
+    file that collects the guest's serial output (append only), ``log`` the one with the monitor's own words. ``run``
+    is a private directory for sockets and the PID file. ``cgroup`` is relative to the root of each hierarchy.
+    """
+
+    id: UUID
+    vcpu: int
+    memory: int
+    kernel: Path
+    initrd: Path | None
+    cmdline: str
+    drives: tuple[Drive, ...]
+    nic: Nic | None
+    console: Path
+    log: Path
+    run: Path
+    cgroup: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to start a monitor: its argument vector and the file that gets its standard output."""
+
+    argv: tuple[str, ...]
+    stdout: Path
+
+
+class Hypervisor(Protocol):
+    """A virtual machine monitor behind one interface.
+
+    The process itself is not a hypervisor's business: it is spawned, adopted, awaited and killed in one way for all
+    (`actors.vm.process`). Every method that talks to a monitor has a deadline and raises
+    `actors.model.errors.Failed` or `Unavailable` with the monitor's own words.
+    """
+
+    @property
+    def name(self) -> str:
+        """``firecracker`` or ``qemu``."""
+
+    @property
+    def binary(self) -> Path:
+        """The program that is started."""
+
+    @property
+    def acceleration(self) -> Acceleration:
+        """How its guests run."""
+
+    async def version(self) -> str:
+        """Return the program's version, for example ``1.12.1``. Raises `Unavailable` when it can't be run."""
+
+    def command(self, spec: MachineSpec) -> Command:
+        """Return how to start a monitor for ``spec``. Pure."""
+
+    async def boot(self, spec: MachineSpec) -> None:
+        """Configure the monitor just spawned for ``spec`` and start its guest.
+
+        Cancelling is safe: the caller ends the process. Raises `Failed` with the monitor's own words.
+        """
+
+    async def request_shutdown(self, run: Path, attempt: int) -> None:
+        """Ask the guest of the monitor with run directory ``run`` to stop. Later attempts may try another way."""

@@ -1,0 +1,74 @@
+"""What others may know of and ask from a virtual machine's actor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from actors.model.records import Placement
+from runtime import Message, Request
+
+
+@dataclass(frozen=True, slots=True)
+class VmView:
+    """A virtual machine as it is now. ``phase`` is a name of `actors.vm.lifecycle.Phase`; times are Unix seconds."""
+
+    placement_id: UUID
+    instance_id: UUID
+    generation: int
+    phase: str
+    hypervisor: str | None
+    pid: int | None
+    adopted: bool
+    console: Path
+    since: float
+    started_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Message):
+    """End this virtual machine and everything it holds.
+
+    ``timeout`` seconds for the app to end by itself, none of it with ``force``. With ``park`` the placement is put
+    back to `assigned` instead of removed: the next run of the host starts it again.
+    """
+
+    timeout: float
+    force: bool = False
+    park: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VmChanged(Message):
+    """Tells the host what became of one of its virtual machines. A `removed` phase is the last word."""
+
+    view: VmView
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Request[VmView]):
+    """Ask a virtual machine for its present view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disowned(Message):
+    """Tells the host that the database refused an observation of this placement: it should read again."""
+
+    placement_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something of a placement that this host's directories hold, whether or not the database knows it.
+
+    ``pid`` is its running monitor's, or None. ``cluster_id`` is the cluster that it was started for.
+    """
+
+    placement_id: UUID
+    cluster_id: str
+    pid: int | None
+    hypervisor: str | None
+
+
+__all__ = ["Disowned", "Leftover", "Look", "Placement", "Stop", "VmChanged", "VmView"]

@@ -1,0 +1,314 @@
+"""Any sequence of events, then a stop: everything acquired is dropped and the end is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.model.states import Outcome, PlacementState
+from actors.vm import lifecycle as life
+from actors.vm.lifecycle import Job, Phase, Thing
+from actors.vm.outcome import Evidence
+
+LIMITS = life.Limits(start=60, margin=5)
+
+
+class World:
+    """Carries out effects: jobs really acquire and drop things, finish, fail or are cancelled when told to."""
+
+    def __init__(self, vm: life.Vm, things: set[Thing] | None = None) -> None:
+        self.vm = vm
+        self.now = 0.0
+        self.things: set[Thing] = things or set()
+        self.jobs: dict[Job, life.Report | None] = {}
+        self.cancelled: set[Job] = set()
+        self.database = next(iter(vm.known))
+        self.endings: list[object] = []
+        self.finished = False
+        self.disowned = 0
+        self.killed = False
+
+    def feed(self, event: life.Event) -> None:
+        assert not self.finished or self.vm.phase is Phase.REMOVED
+        self.vm, effects = life.step(self.vm, event, self.now)
+        for effect in effects:
+            self._carry_out(effect)
+        assert frozenset(self.jobs) == self.vm.jobs or self.finished
+        assert self.things <= self.vm.held or Job.LAUNCH in self.jobs or self.finished
+
+    def _carry_out(self, effect: life.Effect) -> None:
+        assert not self.finished
+        match effect:
+            case life.Start(job):
+                assert job not in self.jobs, f"{job} twice"
+                self.jobs[job] = None
+            case life.Ask():
+                assert Job.ASK not in self.jobs
+                self.jobs[Job.ASK] = None
+            case life.Report():
+                assert Job.REPORT not in self.jobs
+                self.jobs[Job.REPORT] = effect
+            case life.Cancel(job):
+                assert job in self.jobs
+                assert job not in self.cancelled
+                self.cancelled.add(job)
+            case life.Signal(kill):
+                assert Thing.VMM in self.things
+                self.killed = kill
+            case life.Watch():
+                assert Thing.VMM in self.things
+            case life.Disown():
+                self.disowned += 1
+            case life.Finish():
+                self.finished = True
+
+    def finish(self, job: Job, how: str) -> None:
+        """End a job: ``done``, ``broke``, ``refused`` (reports), or ``half``: cancelled, though its work was done."""
+        report = self.jobs.pop(job)
+        cancelled = job in self.cancelled
+        self.cancelled.discard(job)
+        acquired = {Job.DISK: Thing.DISK, Job.TAP: Thing.TAP}.get(job)
+        dropped = {Job.DROP_DISK: Thing.DISK, Job.DROP_TAP: Thing.TAP, Job.DROP_MACHINE: Thing.MACHINE}.get(job)
+        if report is not None:
+            if how == "broke" or (how == "half" and cancelled):
+                if how == "half":
+                    self.database = report.state
+                self.feed(life.Dropped(job) if cancelled else life.Broke(job, "lost"))
+            elif how == "refused" or self.database not in report.expected:
+                self.feed(life.Reported(False))
+            else:
+                self.database = report.state
+                self.endings.append(report.ending)
+                self.feed(life.Reported(True))
+            return
+        if how == "done":
+            if acquired:
+                self.things.add(acquired)
+            if dropped:
+                assert Thing.VMM not in self.things, "dropped under a running monitor"
+                self.things.discard(dropped)
+            if job is Job.LAUNCH:
+                self.things |= {Thing.VMM, Thing.MACHINE}
+            self.feed(life.Done(job))
+            return
+        if how == "half" and acquired:
+            self.things.add(acquired)
+        if job is Job.LAUNCH:
+            self.things.add(Thing.MACHINE)
+        self.feed(life.Dropped(job) if cancelled else life.Broke(job, "it broke"))
+
+    def exit(self, evidence: Evidence) -> None:
+        if Thing.VMM in self.things:
+            self.things.discard(Thing.VMM)
+            self.feed(life.Exited(evidence))
+
+    def settle(self) -> None:
+        """Let everything that is under way succeed, in order, until nothing more happens."""
+        for _ in range(200):
+            if self.finished:
+                return
+            if self.jobs:
+                self.finish(min(self.jobs), "half" if min(self.jobs) in self.cancelled else "done")
+            elif self.killed and Thing.VMM in self.things:
+                self.exit(Evidence(vmm_status=-9))
+            elif self.vm.deadline is not None:
+                self.now = max(self.now, self.vm.deadline)
+                self.feed(life.Tick())
+            else:
+                return
+
+
+def running() -> World:
+    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
+    world.feed(life.Begin())
+    for job in (Job.REPORT, Job.DISK, Job.ROOT, Job.TAP, Job.REPORT, Job.LAUNCH):
+        world.finish(job, "done")
+    world.feed(life.AppStarted())
+    world.finish(Job.REPORT, "done")
+    assert world.vm.phase is Phase.RUNNING
+    assert world.database is PlacementState.RUNNING
+    return world
+
+
+moves = st.one_of(
+    st.tuples(
+        st.just("finish"), st.integers(0, 9), st.sampled_from(["done", "done", "done", "broke", "half", "refused"])
+    ),
+    st.tuples(st.just("tick"), st.sampled_from([0.0, 1.0, 10.0, 100.0])),
+    st.tuples(st.just("started")),
+    st.tuples(st.just("exit"), st.sampled_from([Evidence(), Evidence(started=True, status=0), Evidence(error="no")])),
+    st.tuples(st.just("stop"), st.sampled_from([0.0, 5.0, 30.0]), st.booleans(), st.booleans()),
+    st.tuples(st.just("resync"), st.sampled_from(list(PlacementState))),
+)
+starts = st.one_of(
+    st.builds(
+        lambda told, left: (life.fresh(told, LIMITS, leftovers=left), set()),
+        st.sampled_from(list(PlacementState)[:-1]),
+        st.booleans(),
+    ),
+    st.builds(
+        lambda told, started: (life.adopted(told, LIMITS, 0.0, started=started), set(Thing)),
+        st.sampled_from(list(PlacementState)[1:-1]),
+        st.booleans(),
+    ),
+    st.just(
+        (
+            life.ended(PlacementState.RUNNING, LIMITS, Evidence(status=1, started=True)),
+            {Thing.DISK, Thing.TAP, Thing.MACHINE},
+        )
+    ),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(start=starts, sequence=st.lists(moves, max_size=40))
+def test_after_any_history_a_stop_releases_everything(start: tuple[life.Vm, set[Thing]], sequence: list[tuple]) -> None:
+    vm, things = start
+    world = World(vm, set(things))
+    world.feed(life.Begin())
+    for move in sequence:
+        if world.finished:
+            break
+        match move:
+            case ("finish", index, how) if world.jobs:
+                jobs = sorted(world.jobs)
+                world.finish(jobs[index % len(jobs)], how)
+            case ("tick", seconds):
+                world.now += seconds
+                world.feed(life.Tick())
+            case ("started",):
+                world.feed(life.AppStarted())
+            case ("exit", evidence):
+                world.exit(evidence)
+            case ("stop", timeout, force, park):
+                world.feed(life.StopWanted(timeout, force, park))
+            case ("resync", state):
+                if world.vm.disowned:
+                    world.database = state
+                world.feed(life.Resynced(state))
+    if not world.finished:
+        world.feed(life.StopWanted(1.0))
+        world.settle()
+    assert world.finished
+    assert world.vm.phase is Phase.REMOVED
+    assert Thing.VMM not in world.things
+    keep = {Thing.DISK} if world.vm.park else set()
+    claimed = not (world.vm.disowned and world.vm.held)
+    if claimed:
+        assert world.things <= keep
+    if not world.vm.disowned and not world.vm.park:
+        assert world.database is PlacementState.REMOVED
+        assert world.endings[-1] is not None
+
+
+def test_a_stop_while_spawning_waits_for_the_monitor_and_kills_it() -> None:
+    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
+    world.feed(life.Begin())
+    for job in (Job.REPORT, Job.DISK, Job.ROOT, Job.TAP, Job.REPORT):
+        world.finish(job, "done")
+    world.feed(life.StopWanted(30))
+    assert world.cancelled == {Job.LAUNCH}
+    world.finish(Job.LAUNCH, "done")  # it was too late to cancel
+    assert world.killed
+    world.settle()
+    assert world.finished
+    assert world.things == set()
+    assert world.endings[-1].outcome is Outcome.STOPPED
+
+
+def test_an_unanswered_stop_is_asked_twice_then_signalled_then_killed() -> None:
+    world = running()
+    world.feed(life.StopWanted(30))
+    assert world.vm.phase is Phase.STOPPING
+    seen = []
+    world.finish(Job.REPORT, "done")
+    for _ in range(4):
+        if Job.ASK in world.jobs:
+            world.finish(Job.ASK, "done")
+        seen.append((world.vm.urge, world.vm.deadline))
+        world.now = world.vm.deadline
+        world.feed(life.Tick())
+    assert [urge for urge, _ in seen] == [0, 1, 2, 3]
+    assert seen[1][1] == 35.0  # stop time-out and margin
+    world.exit(Evidence(started=True, vmm_status=-9))
+    world.settle()
+    assert world.endings[-1].outcome is Outcome.KILLED
+
+
+def test_the_start_deadline_ends_in_start_failed_with_the_last_lines() -> None:
+    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
+    world.feed(life.Begin())
+    for job in (Job.REPORT, Job.DISK, Job.ROOT, Job.TAP, Job.REPORT, Job.LAUNCH):
+        world.finish(job, "done")
+    world.now = 61
+    world.feed(life.Tick())
+    assert world.killed
+    world.exit(Evidence(vmm_status=-9, output=("Loading kernel", "stuck here")))
+    world.settle()
+    assert world.endings[-1].outcome is Outcome.START_FAILED
+    assert "stuck here" in world.endings[-1].reason
+
+
+def test_a_refused_claim_touches_nothing() -> None:
+    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
+    world.feed(life.Begin())
+    world.finish(Job.REPORT, "refused")
+    assert world.finished
+    assert world.disowned == 1
+    assert world.things == set()
+    assert world.jobs == {}
+
+
+def test_a_refused_report_of_a_running_guest_leaves_it_alone() -> None:
+    world = World(life.adopted(PlacementState.STARTING, LIMITS, 0.0, started=True), set(Thing))
+    world.feed(life.Begin())
+    world.finish(Job.REPORT, "refused")
+    assert world.vm.phase is Phase.RUNNING
+    assert world.disowned == 1
+    assert not world.killed
+    world.database = PlacementState.PREPARING
+    world.feed(life.Resynced(PlacementState.PREPARING))
+    world.finish(Job.REPORT, "done")
+    assert world.database is PlacementState.RUNNING
+
+
+def test_parking_keeps_the_disk_and_puts_the_placement_back() -> None:
+    world = running()
+    world.feed(life.StopWanted(5, park=True))
+    world.finish(Job.ASK, "done")
+    world.exit(Evidence(started=True, signal=15))
+    world.settle()
+    assert world.finished
+    assert world.things == {Thing.DISK}
+    assert world.database is PlacementState.ASSIGNED
+
+
+def test_an_app_that_ends_by_itself_is_told_and_cleaned() -> None:
+    world = running()
+    world.exit(Evidence(started=True, status=1, ran=0.44, output=("hello", "no database")))
+    world.settle()
+    ending = world.endings[-1]
+    assert (ending.outcome, ending.status) == (Outcome.EXITED, 1)
+    assert ending.reason == "the app exited with status 1 after 0.4 s: no database"
+    assert world.things == set()
+
+
+@pytest.mark.parametrize("job", [Job.ROOT, Job.DISK, Job.TAP])
+def test_a_preparation_that_breaks_fails_the_start_with_its_own_words(job: Job) -> None:
+    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
+    world.feed(life.Begin())
+    world.finish(Job.REPORT, "done")
+    world.finish(job, "broke")
+    world.settle()
+    assert world.endings[-1].outcome is Outcome.START_FAILED
+    assert world.endings[-1].reason == "it broke"
+    assert world.things == set()
+
+
+def test_events_after_the_end_do_nothing() -> None:
+    vm = replace(life.fresh(PlacementState.ASSIGNED, LIMITS), phase=Phase.REMOVED)
+    for event in (life.Begin(), life.Tick(), life.StopWanted(1), life.AppStarted(), life.Exited(Evidence())):
+        assert life.step(vm, event, 1.0) == (vm, [])
