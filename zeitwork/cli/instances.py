@@ -155,9 +155,7 @@ def ps(client: Client, everything: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("instance")
-@click.option(
-    "--timeout", type=click.FloatRange(0), help="Seconds the app gets before it is killed."
-)
+@click.option("--timeout", type=click.FloatRange(0), help="Seconds the app gets before it is killed.")
 @click.option("--force", is_flag=True, help="Kill at once.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it has stopped.")
 @talks_to_host

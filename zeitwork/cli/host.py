@@ -1,0 +1,155 @@
+"""``run`` and ``demo``: the commands that are a host."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from actors.model.errors import Problem
+from zeitwork.cli.output import Progress, print_json, report_problem
+from zeitwork.config import Config, load
+
+
+def host_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that configure a host; they reach the command as one mapping ``flags``."""
+    options = [
+        click.option("--config", type=click.Path(path_type=Path), help="TOML file. [/etc/zeitwork/zeitwork.toml]"),
+        click.option("--data-dir", help="Database, images, consoles. [/var/lib/zeitwork]"),
+        click.option("--http", metavar="HOST:PORT", help="Control endpoint, loopback only. [127.0.0.1:8080]"),
+        click.option("--socket", metavar="PATH", help="The same endpoint as a unix socket."),
+        click.option("--database-url", metavar="DSN", help="A Postgres of your own instead of the embedded one."),
+        click.option("--hypervisor", metavar="auto|firecracker|qemu", help="What runs VMs. [auto]"),
+        click.option("--firecracker", metavar="PATH", help="Firecracker's binary. [from setup, or PATH]"),
+        click.option("--kernel", metavar="PATH", help="Guest kernel, bzImage or ELF. [from setup]"),
+        click.option("--initrd", metavar="PATH", help="Guest initramfs. [from setup]"),
+        click.option("--region", metavar="NAME", help="Region of this host. [default]"),
+        click.option("--label", multiple=True, metavar="KEY=VALUE", help="Label of this host; may be repeated."),
+        click.option("--vcpu-overcommit", metavar="RATIO", help="[4.0]"),
+        click.option("--memory-overcommit", metavar="RATIO", help="[1.0]"),
+        click.option("--vcpu-reserved", metavar="N", help="CPUs kept for the system. [0]"),
+        click.option("--memory-reserved", metavar="SIZE", help="Memory kept for the system. [5 %, at least 512 MiB]"),
+        click.option("--ipv4-pool", metavar="CIDR", help="The region's IPv4 /16, when it is new."),
+        click.option("--ipv6-prefix", metavar="CIDR", help="The region's IPv6 /48, when it is new."),
+        click.option("--log-level", metavar="debug|info|warning|error", help="[info]"),
+        click.option("--log-format", metavar="auto|text|json", help="[auto: text on a terminal, else JSON]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def configuration(flags: dict[str, Any]) -> Config:
+    """Return the configuration from the file, the environment and ``flags``."""
+    file = flags.pop("config", None)
+    flags["label"] = flags["label"] or None
+    return load(flags, os.environ, file)
+
+
+@click.command()
+@host_options
+@click.option("--stop-vms", is_flag=True, default=None, help="Stop VMs when this process ends; otherwise they stay.")
+def run(**flags: Any) -> None:
+    """Run this host until SIGTERM or Ctrl-C. Needs root. VMs go on without the process.
+
+    \b
+    Examples:
+      zeitwork run
+      zeitwork run --database-url postgresql://zeitwork@db/zeitwork
+      zeitwork run --data-dir /srv/zeitwork --http 127.0.0.1:8081 --stop-vms
+    """
+    config = configuration(flags)
+    _require_root("run")
+    from zeitwork import logs
+
+    logs.configure(config.log_level, config.log_format)
+    from zeitwork.tree import run_host
+
+    _run_trio(run_host, config)
+
+
+@click.command()
+@host_options
+@click.option("--once", is_flag=True, help="Print a JSON summary and take everything down again.")
+@click.option("--yes", "-y", is_flag=True, help="Let setup change this machine without asking.")
+def demo(once: bool, yes: bool, **flags: Any) -> int:
+    """Start a host and the bundled hello app in a real VM, and print its address. Needs root.
+
+    Everything is in a data directory of its own and is removed at the end; what setup brought stays for the next
+    time (`zeitwork setup --remove` takes that away).
+
+    \b
+    Examples:
+      zeitwork demo
+      zeitwork demo --yes
+      zeitwork demo --once | jq .seconds
+    """
+    flags["log_level"] = flags["log_level"] or "warning"
+    config = configuration(flags)
+    _require_root("demo")
+    from zeitwork import logs
+    from zeitwork.demo import Stopwatch, Summary, demo_config, problem_of, run_demo, say_where
+    from zeitwork.setup.command import setup_if_needed
+
+    logs.configure(config.log_level, config.log_format)
+    summary = Summary()
+    watch = Stopwatch(summary)
+    status = 0
+    try:
+        setup_if_needed(yes=yes)
+        watch.lap("setup")
+        progress = Progress()
+
+        async def stay(done: Summary) -> None:
+            import trio
+
+            click.echo(say_where(done))
+            await trio.sleep_forever()
+
+        _run_trio(run_demo, demo_config(config), summary, progress, None if once else stay)
+    except (Problem, BaseExceptionGroup) as error:
+        problem = problem_of(error)
+        summary.ok, summary.error, status = False, str(problem), 1
+        report_problem(problem)
+    if once:
+        print_json(summary.as_json())
+    elif status == 0:
+        click.echo("everything is removed")
+    return status
+
+
+def _require_root(command: str) -> None:
+    if os.geteuid() != 0:
+        line = " ".join(["sudo", sys.argv[0], *sys.argv[1:]])
+        raise Problem(
+            f"zeitwork {command} needs root: it makes network devices and starts VMs", fix=line, code="needs-root"
+        )
+
+
+def _run_trio(function: Callable[..., Any], *args: Any) -> None:
+    """Run ``function`` until it ends, or until SIGINT or SIGTERM cancels it: both are an orderly end."""
+    import trio
+
+    async def main() -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+
+                async def listen() -> None:
+                    async for _ in signals:
+                        nursery.cancel_scope.cancel()
+
+                nursery.start_soon(listen)
+                await function(*args)
+                nursery.cancel_scope.cancel()
+
+    try:
+        trio.run(main, strict_exception_groups=True)
+    except BaseExceptionGroup as group:
+        from zeitwork.demo import problem_of
+
+        raise problem_of(group) from group
