@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import trio
 
-from actors.model.errors import Conflict, Failed, Problem
+from actors.model.errors import Conflict, Failed
 from zeitwork.cli.client import Client
 from zeitwork.cli.output import Progress
 from zeitwork.cli.sources import add_image
@@ -222,14 +222,3 @@ def say_where(summary: Summary) -> str:
         f"  ssh -L {port}:{host}:{port} root@{socket.gethostname()}   then open http://localhost:{port}\n"
         f"Ctrl-C removes everything."
     )
-
-
-def problem_of(error: BaseException) -> Problem:
-    """Return the first `Problem` in an error or group of errors; anything else is raised again."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        found, rest = error.split(Problem)
-        if found is not None and rest is None:
-            return problem_of(found.exceptions[0])
-    raise error

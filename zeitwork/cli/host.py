@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from actors.model.errors import Problem
-from zeitwork.cli.output import Progress, print_json, report_problem
+from zeitwork.cli.output import Progress, print_json, problem_of, report_problem
 from zeitwork.config import Config, load
 
 
@@ -93,7 +93,7 @@ def demo(once: bool, yes: bool, **flags: Any) -> int:
     config = configuration(flags)
     _require_root("demo")
     from zeitwork import logs
-    from zeitwork.demo import Stopwatch, Summary, demo_config, problem_of, run_demo, say_where
+    from zeitwork.demo import Stopwatch, Summary, demo_config, run_demo, say_where
     from zeitwork.setup.command import setup_if_needed
 
     logs.configure(config.log_level, config.log_format)
@@ -150,6 +150,4 @@ def _run_trio(function: Callable[..., Any], *args: Any) -> None:
     try:
         trio.run(main, strict_exception_groups=True)
     except BaseExceptionGroup as group:
-        from zeitwork.demo import problem_of
-
         raise problem_of(group) from group

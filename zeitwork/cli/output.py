@@ -63,6 +63,17 @@ def report_problem(problem: Problem, *, as_json: bool = False) -> None:
         click.echo(f"  fix: {problem.fix}", err=True)
 
 
+def problem_of(error: BaseException) -> Problem:
+    """Return the first `Problem` in an error or group of errors; anything else is raised again."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found, rest = error.split(Problem)
+        if found is not None and rest is None:
+            return problem_of(found.exceptions[0])
+    raise error
+
+
 class Progress:
     """A spinner, a sentence and a bar on a terminal; a line for each new sentence elsewhere. On standard error."""
 
