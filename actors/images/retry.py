@@ -21,3 +21,6 @@ class RetryPolicy:
         ceiling: float = min(self.longest, self.first * 2 ** (failures - 1))
         wait = source.uniform(ceiling / 2, ceiling)
         return wait if wish is None else min(self.longest, max(wait, wish))
+
+
+DEFAULT_POLICY = RetryPolicy()

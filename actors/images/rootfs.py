@@ -72,20 +72,26 @@ async def _run(executable: str, produce: Callable[[], Stream], output: BinaryIO,
             feed.close()
             raise
         fed = False
+        failure: Exception | None = None
         try:
             with contextlib.suppress(OSError):  # only for speed
                 fcntl.fcntl(feed.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
             async with trio.open_nursery() as nursery:
                 # A thread that is blocked on a full pipe comes back only when the reader is gone.
                 nursery.start_soon(_kill_when_cancelled, process)
-                fed = await trio.to_thread.run_sync(_feed, produce, feed)
-                feed.close()
-                await _wait(process)
+                try:
+                    fed = await trio.to_thread.run_sync(_feed, produce, feed)
+                    feed.close()
+                    await _wait(process)
+                except Exception as error:  # kept out of the nursery, which would wrap it in a group
+                    failure = error
                 nursery.cancel_scope.cancel()
         finally:
             feed.close()
             process.kill()
             process.wait(10)  # killed: this only reaps it
+        if failure is not None:
+            raise failure
         if process.returncode == 0 and fed:
             return
         if _is_full(output):
