@@ -1,1 +1,24 @@
-"""The guest's side of a virtual machine: its init (C, prebuilt), initramfs, kernel, and the bundled hello app."""
+"""The guest's side of a virtual machine: its init (C, prebuilt), initramfs, kernel, and the bundled hello app.
+
+**Drives.** vda is the root image (squashfs), vdb the writable layer (ext4), vdc the config drive
+(`actors.vm.config_drive`).
+
+**Console.** The init reports on the serial console, each report a line of its own that starts with
+``[zeitwork NONCE]``; NONCE is ``-`` until the config drive was read. What the app writes to standard output and error
+goes there too, unchanged. In the order in which they come:
+
+====================================  ================================================================================
+``booted kernel=VERSION``             the init runs
+``mounted``                           the app's root is in place
+``network``                           addresses, routes, hostname and resolver are set
+``started pid=N``                     the app's program runs (its exec succeeded)
+``stopping signal=N``                 asked to stop by the power button, Ctrl-Alt-Del, or from inside
+``exited status=N``                   the app ended by itself
+``exited signal=N``                   a signal ended the app; 9 when it did not stop in its time
+``error stage=S message="..."``       it could not be run; S is config, drives, mount, network, files, user, cwd or exec
+``halting``                           both file systems are clean; the machine is reset next
+====================================  ================================================================================
+
+The message is a JSON string. A machine without drives, or with ``zeitwork.probe=1`` on its kernel command line, says
+``probe ok`` and halts. ``zeitwork.halt=poweroff`` powers off instead of resetting.
+"""

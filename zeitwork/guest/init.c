@@ -1,6 +1,6 @@
 /* PID 1 of every Zeitwork guest: makes the app's root, starts the app, watches over it, and says why it ended.
  *
- * The host reads lines `[zeitwork NONCE] <verb> key=value ...` from the console; see docs in zeitwork/guest/__init__.py. */
+ * The host reads lines `[zeitwork NONCE] <verb> key=value ...` from the console; __init__.py beside this file lists them. */
 #include "init.h"
 
 #include <errno.h>
@@ -257,9 +257,12 @@ static _Noreturn void run(void)
 			console_write();
 		if (items[1].revents != 0)
 			pump();
-		for (size_t i = 0; i < power_count; i++)
+		for (size_t i = 0; i < power_count; i++) {
 			if (items[3 + i].revents != 0 && power_pressed(power[i]))
 				request_stop();
+			else if ((items[3 + i].revents & (POLLERR | POLLHUP)) != 0)
+				power[i] = -1; /* unplugged: poll would return at once for ever */
+		}
 		if (items[0].revents != 0)
 			on_signals();
 	}

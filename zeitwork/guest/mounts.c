@@ -90,7 +90,7 @@ void mounts_root(void)
 	bool fresh;
 
 	mount_or_fail("the root image", "/dev/vda", "/lower", "squashfs", MS_RDONLY | MS_NODEV, NULL);
-	mount_or_fail("the writable drive", "/dev/vdb", "/upper", "ext4", MS_NOATIME | MS_NODEV, NULL);
+	mount_or_fail("the writable drive", "/dev/vdb", "/upper", "ext4", MS_NOATIME | MS_NODEV, "noinit_itable");
 	fresh = mkdir("/upper/root", 0755) == 0;
 	mkdir("/upper/work", 0700);
 	if (fresh && stat("/lower", &status) == 0) { /* the overlay's own directory shows its upper layer's owner and mode */
