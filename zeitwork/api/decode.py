@@ -25,7 +25,7 @@ _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key` in `)?(?P<path>\$[^`]*)`
 _NAMED = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`$")
 
 
-class Input(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+class Input(msgspec.Struct, forbid_unknown_fields=True):
     """Base of all that people send: fields that are not known are refused, since a typing error must not be silent."""
 
 
@@ -141,7 +141,9 @@ def invalid(message: str, noun: str = "field") -> InvalidInput:
     if named:
         field = f"{field}.{named['name']}".lstrip(".")
         if "unknown" in what:
-            return InvalidInput(f"there is no {noun} {field!r}", field=field, fix="see /openapi.json for those there are")
+            return InvalidInput(
+                f"there is no {noun} {field!r}", field=field, fix="see /openapi.json for those there are"
+            )
         return InvalidInput(f"the {noun} {field!r} is missing", field=field, fix="add it")
     if match and match["key"]:
         return InvalidInput(f"a name in {field!r} is not allowed: {_lower(what)}", field=field)

@@ -1,0 +1,375 @@
+"""Instances: what people want to run."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+
+from actors.model.errors import Conflict, InvalidInput
+from actors.model.ids import short_id
+from actors.model.resources import Resources
+from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
+from actors.model.units import parse_mib
+from zeitwork.api.call import Answer, Call
+from zeitwork.api.decode import Input
+from zeitwork.api.desired import wish
+from zeitwork.api.events import InstanceEventQuery, page_of
+from zeitwork.api.paging import PageQuery
+from zeitwork.store.rows import InstanceRow, NewInstance, Page, PlacementRow
+
+#: Bounds of a request, in MiB. Below, no kernel boots; above, the number is a typing error.
+MEMORY_RANGE = (32, 16 * 1024 * 1024)
+DISK_RANGE = (32, 16 * 1024 * 1024)
+#: All names and values of a guest's environment and command together, in bytes: they travel on a small drive.
+CONFIGURATION_LIMIT = 256 * 1024
+
+Size = Annotated[int | str, msgspec.Meta(description="MiB, or text such as 512MiB or 1.5GiB", examples=[1024, "1GiB"])]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="a DNS label")]
+VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,254}$")]
+VariableValue = Annotated[str, msgspec.Meta(max_length=65536)]
+Word = Annotated[str, msgspec.Meta(max_length=65536)]
+StopTimeout = Annotated[float, msgspec.Meta(ge=0, le=3600, description="seconds the app gets before it is killed")]
+
+#: States in which deleting loses something that works, so it needs a confirmation.
+_ALIVE = (InstanceState.STARTING, InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.UNKNOWN)
+_TERMINATED_PART = "t:"
+
+
+class WantedResources(Input):
+    """What an instance asks for."""
+
+    vcpu: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
+    memory: Size = 1024
+    disk: Size = 1024
+
+
+class NewInstanceBody(Input):
+    """An instance that shall run. ``node_id`` pins it to a host; ``command`` replaces the image's own."""
+
+    image_id: UUID
+    resources: WantedResources
+    default_port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    node_id: UUID | None = None
+    name: Name | None = None
+    environment_variables: Annotated[dict[VariableName, VariableValue], msgspec.Meta(max_length=1024)] = msgspec.field(
+        default_factory=dict
+    )
+    command: Annotated[list[Annotated[str, msgspec.Meta(max_length=65536)]], msgspec.Meta(max_length=1024)] = (
+        msgspec.field(default_factory=list)
+    )
+    stop_timeout: StopTimeout = 30.0
+
+
+class InstanceQuery(PageQuery):
+    """Parameters of the list; terminated instances only with ``state=terminated``, or last with ``all=true``."""
+
+    state: InstanceState | None = None
+    node_id: UUID | None = None
+    all: bool = False
+
+
+class Ending(Input):
+    """How to end an instance: ``force`` leaves the app no time, ``stop_timeout`` replaces its own wait."""
+
+    force: bool = False
+    stop_timeout: StopTimeout | None = None
+
+
+class Starting(Input):
+    """Starting takes no wishes; an empty object is accepted."""
+
+
+class InstanceWish(Ending, kw_only=True):
+    """``running``, ``stopped`` or ``terminated``; the last needs ``confirm`` while the instance is alive."""
+
+    state: InstanceState
+    confirm: bool = False
+
+
+class DeleteQuery(Ending):
+    """``confirm`` is needed to delete an instance that is alive."""
+
+    confirm: bool = False
+
+
+class GivenResources(msgspec.Struct, frozen=True, kw_only=True):
+    """Whole virtual CPUs; MiB of memory and writable disk."""
+
+    vcpu: int
+    memory: int
+    disk: int
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """What is desired of an instance (``desired_state``, ``generation``) and what was observed (``state`` and on).
+
+    ``node_id``, ``placement_id`` and the addresses are those of its live placement. ``outcome`` and ``exit_status``
+    tell how the last one ended.
+    """
+
+    id: UUID
+    name: str
+    image_id: UUID
+    image: str
+    pinned_node_id: UUID | None
+    resources: GivenResources
+    default_port: int
+    environment_variables: dict[str, str]
+    command: list[str]
+    stop_timeout: float
+    desired_state: InstanceDesired
+    generation: int
+    state: InstanceState
+    observed_generation: int
+    reason: str
+    outcome: Outcome | None
+    exit_status: int | None
+    node_id: UUID | None
+    placement_id: UUID | None
+    ipv6: str | None
+    ipv4: str | None
+    created_at: datetime
+    updated_at: datetime
+    state_changed_at: datetime
+
+
+class InstancePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Instances, oldest first."""
+
+    items: list[Instance]
+    next_cursor: str | None
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """One try of an instance on one host, kept after it ended. ``memory_overhead`` is what its VMM needs beside."""
+
+    id: UUID
+    instance_id: UUID
+    generation: int
+    node_id: UUID
+    resources: GivenResources
+    memory_overhead: int
+    state: PlacementState
+    reason: str
+    outcome: Outcome | None
+    exit_status: int | None
+    hypervisor: str | None
+    pid: int | None
+    ipv6: str | None
+    ipv4: str
+    created_at: datetime
+    updated_at: datetime
+    running_at: datetime | None
+    removed_at: datetime | None
+
+
+class PlacementPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Every placement of an instance, oldest first."""
+
+    items: list[Placement]
+    next_cursor: str | None
+
+
+def present(row: InstanceRow) -> Instance:
+    """Return an instance as the API shows it; without a name it goes by the short form of its id."""
+    return Instance(
+        id=row.id,
+        name=row.name or short_id(row.id),
+        image_id=row.image_id,
+        image=row.image_source,
+        pinned_node_id=row.pinned_node_id,
+        resources=_given(row.resources),
+        default_port=row.default_port,
+        environment_variables=dict(row.environment),
+        command=list(row.command),
+        stop_timeout=row.stop_timeout,
+        desired_state=row.desired,
+        generation=row.generation,
+        state=row.state,
+        observed_generation=row.observed_generation,
+        reason=row.reason,
+        outcome=row.outcome,
+        exit_status=row.exit_status,
+        node_id=row.node_id,
+        placement_id=row.placement_id,
+        ipv6=None if row.v6 is None else str(row.v6),
+        ipv4=None if row.v4 is None else str(row.v4),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        state_changed_at=row.state_changed_at,
+    )
+
+
+async def listing(call: Call) -> Answer:
+    """GET /api/v1/instances."""
+    query: InstanceQuery = call.query
+    if query.all and query.state is not None:
+        raise InvalidInput("all and state exclude each other", field="all", fix="leave one of them out")
+    page = await _page(call, query)
+    return Answer(InstancePage(items=[present(row) for row in page.items], next_cursor=page.next_cursor))
+
+
+async def create(call: Call) -> Answer:
+    """POST /api/v1/instances."""
+    body: NewInstanceBody = call.body
+    _check_configuration(body)
+    row = await call.deps.store.instances.create(
+        NewInstance(
+            image_id=body.image_id,
+            resources=Resources(
+                vcpu=body.resources.vcpu,
+                memory=_mib(body.resources.memory, "resources.memory", MEMORY_RANGE),
+                disk=_mib(body.resources.disk, "resources.disk", DISK_RANGE),
+            ),
+            default_port=body.default_port,
+            name=body.name,
+            node_id=body.node_id,
+            environment=body.environment_variables,
+            command=tuple(body.command),
+            stop_timeout=body.stop_timeout,
+            id=call.token,
+        )
+    )
+    return Answer(present(row), status=201)
+
+
+async def get(call: Call) -> Answer:
+    """GET /api/v1/instances/{id}."""
+    return Answer(present(await call.deps.store.instances.get(call.id)))
+
+
+async def delete(call: Call) -> Answer:
+    """DELETE /api/v1/instances/{id}."""
+    query: DeleteQuery = call.query
+    await _confirm(call, query.confirm, "?confirm=true")
+    row = await call.deps.store.instances.delete(call.id, force=query.force, stop_timeout=query.stop_timeout)
+    return Answer(present(row), status=202)
+
+
+async def put_state(call: Call) -> Answer:
+    """PUT /api/v1/instances/{id}/state."""
+    body: InstanceWish = call.body
+    desired = wish(body.state, InstanceDesired, "an instance")
+    if desired is InstanceDesired.TERMINATED:
+        await _confirm(call, body.confirm, '"confirm": true')
+    return await _set(call, desired, body.force, body.stop_timeout)
+
+
+async def start(call: Call) -> Answer:
+    """POST /api/v1/instances/{id}/start."""
+    return await _set(call, InstanceDesired.RUNNING)
+
+
+async def stop(call: Call) -> Answer:
+    """POST /api/v1/instances/{id}/stop."""
+    body: Ending = call.body
+    return await _set(call, InstanceDesired.STOPPED, body.force, body.stop_timeout)
+
+
+async def restart(call: Call) -> Answer:
+    """POST /api/v1/instances/{id}/restart."""
+    body: Ending = call.body
+    row = await call.deps.store.instances.restart(call.id, force=body.force, stop_timeout=body.stop_timeout)
+    return Answer(present(row), status=202)
+
+
+async def placements(call: Call) -> Answer:
+    """GET /api/v1/instances/{id}/placements."""
+    rows = await call.deps.store.instances.placements(call.id)
+    return Answer(PlacementPage(items=[_present_placement(row) for row in rows], next_cursor=None))
+
+
+async def events(call: Call) -> Answer:
+    """GET /api/v1/instances/{id}/events."""
+    query: InstanceEventQuery = call.query
+    rows = await call.deps.store.instances.events(call.id, after=query.start, limit=query.limit)
+    return Answer(page_of(rows, query.limit))
+
+
+async def _page(call: Call, query: InstanceQuery) -> Page[InstanceRow]:
+    """Return a page; with ``all`` the terminated ones follow the others, each part oldest first."""
+    instances = call.deps.store.instances
+    cursor, state = query.cursor, query.state
+    if query.all and cursor is not None and cursor.startswith(_TERMINATED_PART):
+        cursor, state = cursor.removeprefix(_TERMINATED_PART) or None, InstanceState.TERMINATED
+    page = await instances.list(state=state, node_id=query.node_id, limit=query.limit, cursor=cursor)
+    if not query.all:
+        return page
+    if state is InstanceState.TERMINATED:
+        return Page(page.items, page.next_cursor and _TERMINATED_PART + page.next_cursor)
+    return Page(page.items, page.next_cursor or _TERMINATED_PART)
+
+
+async def _set(call: Call, desired: InstanceDesired, force: bool = False, stop_timeout: float | None = None) -> Answer:
+    row = await call.deps.store.instances.set_desired(call.id, desired, force=force, stop_timeout=stop_timeout)
+    return Answer(present(row), status=202)
+
+
+async def _confirm(call: Call, confirmed: bool, how: str) -> None:
+    if confirmed:
+        return
+    row = await call.deps.store.instances.get(call.id)
+    if row.state in _ALIVE and row.desired is not InstanceDesired.TERMINATED:
+        raise Conflict(
+            f"the instance is {row.state.value}; deleting it ends the app and drops its writable layer",
+            field="confirm",
+            fix=f"say that it is meant: {how}",
+            code="confirmation-needed",
+        )
+
+
+def _mib(size: int | str, field: str, bounds: tuple[int, int]) -> int:
+    lowest, highest = bounds
+    mib = parse_mib(size, field=field)
+    if not lowest <= mib <= highest:
+        raise InvalidInput(
+            f"{size!r} is outside {lowest} to {highest} MiB", field=field, fix=f"ask for at least {lowest} MiB"
+        )
+    return mib
+
+
+def _check_configuration(body: NewInstanceBody) -> None:
+    size = sum(len(key.encode()) + len(value.encode()) + 2 for key, value in body.environment_variables.items())
+    if size > CONFIGURATION_LIMIT:
+        raise InvalidInput(
+            f"the variables together are {size} bytes, {CONFIGURATION_LIMIT} are allowed",
+            field="environment_variables",
+            fix="put large data into the image",
+        )
+    size = sum(len(word.encode()) + 1 for word in body.command)
+    if size > CONFIGURATION_LIMIT:
+        raise InvalidInput(
+            f"the command is {size} bytes, {CONFIGURATION_LIMIT} are allowed", field="command", fix="shorten it"
+        )
+    if body.command and not body.command[0]:
+        raise InvalidInput("the program's name is empty", field="command[0]", fix="name a program of the image")
+
+
+def _given(resources: Resources) -> GivenResources:
+    return GivenResources(vcpu=resources.vcpu, memory=resources.memory, disk=resources.disk)
+
+
+def _present_placement(row: PlacementRow) -> Placement:
+    return Placement(
+        id=row.id,
+        instance_id=row.instance_id,
+        generation=row.generation,
+        node_id=row.node_id,
+        resources=_given(row.resources),
+        memory_overhead=row.memory_overhead,
+        state=row.state,
+        reason=row.reason,
+        outcome=row.outcome,
+        exit_status=row.exit_status,
+        hypervisor=row.hypervisor,
+        pid=row.pid,
+        ipv6=None if row.v6 is None else str(row.v6),
+        ipv4=str(row.v4),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        running_at=row.running_at,
+        removed_at=row.removed_at,
+    )

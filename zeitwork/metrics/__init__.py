@@ -1,0 +1,1 @@
+"""What Zeitwork measures of itself, for Prometheus. Every metric is described in `zeitwork.metrics.catalogue`."""

@@ -1,0 +1,152 @@
+"""Every metric there is: its name, what it counts, its labels. The documentation's table is made from this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Prometheus' types that are used here."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. A counter's ``name`` is without the ``_total`` that it is shown with."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The name that is queried."""
+        return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name
+
+
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+_NODE = ("node_id", "hostname")
+
+# Of prometheus-client's own process collector.
+PROCESS = (
+    Metric("process_virtual_memory_bytes", _G, "Virtual memory size in bytes."),
+    Metric("process_resident_memory_bytes", _G, "Resident memory size in bytes."),
+    Metric("process_start_time_seconds", _G, "Start time of the process since unix epoch in seconds."),
+    Metric("process_cpu_seconds", _C, "Total user and system CPU time spent in seconds."),
+    Metric("process_open_fds", _G, "Number of open file descriptors."),
+    Metric("process_max_fds", _G, "Maximum number of open file descriptors."),
+)
+
+INFO = Metric("zeitwork_info", _G, "Always 1; says which version runs on which node.", ("version", "node_id"))
+
+HTTP_REQUESTS = Metric(
+    "zeitwork_http_requests",
+    _C,
+    "Answered requests of the control endpoint; status 499 is a client that left, or a stop, before the answer.",
+    ("route", "method", "status"),
+)
+HTTP_SECONDS = Metric(
+    "zeitwork_http_request_seconds", _H, "Seconds from a request to the end of its answer.", ("route", "method")
+)
+
+ACTORS = Metric("zeitwork_actors", _G, "Living actors, by the first part of their name.", ("kind",))
+ACTOR_DEPTH = Metric("zeitwork_actor_mailbox_messages", _G, "Messages that wait in mailboxes.", ("kind",))
+ACTOR_OLDEST = Metric(
+    "zeitwork_actor_mailbox_oldest_seconds", _G, "Age of the message that has waited longest in a mailbox.", ("kind",)
+)
+ACTOR_HANDLED = Metric("zeitwork_actor_messages", _C, "Messages that actors handled.", ("kind",))
+ACTOR_RESTARTS = Metric("zeitwork_actor_restarts", _C, "Actors that failed and were started again.", ("kind",))
+DEAD_LETTERS = Metric("zeitwork_dead_letters", _C, "Messages and replies that reached nobody.")
+
+STORE_UP = Metric("zeitwork_store_up", _G, "1 when the database answered this scrape, else 0.")
+STORE_UNITS = Metric("zeitwork_store_units", _C, "Units of work that ended, by name.", ("unit",))
+STORE_FAILURES = Metric("zeitwork_store_failures", _C, "Units of work that ended with an error.", ("unit",))
+STORE_SECONDS = Metric(
+    "zeitwork_store_unit_seconds", _H, "Seconds a unit of work took, waiting for a connection included.", ("unit",)
+)
+STORE_RETRIES = Metric("zeitwork_store_retries", _C, "Repeats after serialization failures and deadlocks.")
+STORE_CANCELLED = Metric("zeitwork_store_cancelled", _C, "Units of work whose caller gave up.")
+STORE_UNKNOWN = Metric("zeitwork_store_unknown_outcomes", _C, "Commits whose answer was lost with the connection.")
+STORE_CONNECTS = Metric("zeitwork_store_connects", _C, "Connections opened to the database.")
+STORE_CONNECT_FAILURES = Metric("zeitwork_store_connect_failures", _C, "Connections that could not be opened.")
+STORE_NOTIFICATIONS = Metric("zeitwork_store_notifications", _C, "Notifications received from the database.")
+STORE_RECONNECTS = Metric("zeitwork_store_listener_reconnects", _C, "Times the listening connection was renewed.")
+STORE_IN_FLIGHT = Metric("zeitwork_store_units_in_flight", _G, "Units of work being done now.")
+STORE_WAITING = Metric("zeitwork_store_units_waiting", _G, "Units of work that wait for a thread.")
+STORE_CONNECTIONS = Metric("zeitwork_store_connections", _G, "Open connections to the database.")
+STORE_LISTENING = Metric("zeitwork_store_listening", _G, "1 while notifications can arrive, else 0.")
+
+VCPU_CAPACITY = Metric("zeitwork_vcpu_capacity", _G, "Virtual CPUs a node can give, overcommit included.", _NODE)
+VCPU_ALLOCATED = Metric("zeitwork_vcpu_allocated", _G, "Virtual CPUs that placements hold.", _NODE)
+VCPU_AVAILABLE = Metric("zeitwork_vcpu_available", _G, "Virtual CPUs that are free.", _NODE)
+MEMORY_CAPACITY = Metric("zeitwork_memory_capacity_bytes", _G, "Memory a node can give, overcommit included.", _NODE)
+MEMORY_ALLOCATED = Metric(
+    "zeitwork_memory_allocated_bytes", _G, "Memory that placements hold, overhead of their VMMs included.", _NODE
+)
+MEMORY_AVAILABLE = Metric("zeitwork_memory_available_bytes", _G, "Memory that is free.", _NODE)
+NODE_PLACEMENTS = Metric("zeitwork_node_placements", _G, "Placements on a node that are not removed.", _NODE)
+NODES = Metric("zeitwork_nodes", _G, "Nodes that are not terminated, by state.", ("state",))
+INSTANCES = Metric("zeitwork_instances", _G, "Instances by observed state.", ("state",))
+IMAGES = Metric("zeitwork_images", _G, "Images that are not deleted, by status.", ("status",))
+PLACEMENTS = Metric("zeitwork_placements", _G, "Placements of this host that are not removed, by state.", ("state",))
+LEASE_POOL = Metric("zeitwork_lease_pool_addresses", _G, "Addresses that this host's pool can lease.", ("family",))
+LEASED = Metric("zeitwork_leases", _G, "Addresses of this host in use.", ("family",))
+RESTING = Metric(
+    "zeitwork_leases_resting", _G, "Addresses of this host that rest before they are used again.", ("family",)
+)
+
+CATALOGUE: tuple[Metric, ...] = (
+    INFO,
+    HTTP_REQUESTS,
+    HTTP_SECONDS,
+    ACTORS,
+    ACTOR_DEPTH,
+    ACTOR_OLDEST,
+    ACTOR_HANDLED,
+    ACTOR_RESTARTS,
+    DEAD_LETTERS,
+    STORE_UP,
+    STORE_UNITS,
+    STORE_FAILURES,
+    STORE_SECONDS,
+    STORE_RETRIES,
+    STORE_CANCELLED,
+    STORE_UNKNOWN,
+    STORE_CONNECTS,
+    STORE_CONNECT_FAILURES,
+    STORE_NOTIFICATIONS,
+    STORE_RECONNECTS,
+    STORE_IN_FLIGHT,
+    STORE_WAITING,
+    STORE_CONNECTIONS,
+    STORE_LISTENING,
+    NODES,
+    VCPU_CAPACITY,
+    VCPU_ALLOCATED,
+    VCPU_AVAILABLE,
+    MEMORY_CAPACITY,
+    MEMORY_ALLOCATED,
+    MEMORY_AVAILABLE,
+    NODE_PLACEMENTS,
+    INSTANCES,
+    IMAGES,
+    PLACEMENTS,
+    LEASE_POOL,
+    LEASED,
+    RESTING,
+    *PROCESS,
+)
+
+
+def markdown() -> str:
+    """Return the catalogue as a Markdown table, one metric a line."""
+    lines = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
+    for metric in CATALOGUE:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.shown}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,67 @@
+"""Resources, nodes, instances, images, placements and leases, read from the store at each scrape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from prometheus_client.metrics_core import Metric as Family
+
+from actors.ipam_lease.store import PoolUsage
+from actors.model.states import ImageStatus, InstanceState, NodeState, PlacementState
+from actors.model.units import MIB
+from zeitwork.metrics import catalogue
+from zeitwork.metrics.families import family
+from zeitwork.store.rows import ResourcesRow
+
+if TYPE_CHECKING:
+    from zeitwork.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What the database said, at one moment."""
+
+    resources: tuple[ResourcesRow, ...]
+    instances: dict[InstanceState, int]
+    images: dict[ImageStatus, int]
+    placements: dict[PlacementState, int]
+    pools: tuple[PoolUsage, ...]
+
+
+async def read(store: Store, node_id: UUID) -> Domain:
+    """Read all of it. Raises `Unavailable` while the database is away."""
+    placements = Counter(placement.state for placement in await store.placements.placements(node_id))
+    return Domain(
+        resources=await store.nodes.resources(),
+        instances=await store.instances.counts(),
+        images=await store.images.counts(),
+        placements={state: placements[state] for state in PlacementState if state is not PlacementState.REMOVED},
+        pools=await store.leases.usage(node_id),
+    )
+
+
+def families(domain: Domain) -> Iterator[Family]:
+    """Yield the families of one reading."""
+    rows = {(str(row.node_id), row.hostname): row for row in domain.resources}
+    yield family(catalogue.VCPU_CAPACITY, {labels: row.vcpu for labels, row in rows.items()})
+    yield family(catalogue.VCPU_ALLOCATED, {labels: row.vcpu_used for labels, row in rows.items()})
+    yield family(catalogue.VCPU_AVAILABLE, {labels: row.vcpu_free for labels, row in rows.items()})
+    yield family(catalogue.MEMORY_CAPACITY, {labels: row.memory * MIB for labels, row in rows.items()})
+    yield family(catalogue.MEMORY_ALLOCATED, {labels: row.memory_used * MIB for labels, row in rows.items()})
+    yield family(catalogue.MEMORY_AVAILABLE, {labels: row.memory_free * MIB for labels, row in rows.items()})
+    yield family(catalogue.NODE_PLACEMENTS, {labels: row.placements for labels, row in rows.items()})
+    states = Counter(row.state for row in domain.resources)
+    yield family(
+        catalogue.NODES, {(state.value,): states[state] for state in NodeState if state is not NodeState.TERMINATED}
+    )
+    yield family(catalogue.INSTANCES, {(state.value,): count for state, count in domain.instances.items()})
+    yield family(catalogue.IMAGES, {(status.value,): count for status, count in domain.images.items()})
+    yield family(catalogue.PLACEMENTS, {(state.value,): count for state, count in domain.placements.items()})
+    pools = {(f"ipv{pool.family}",): pool for pool in domain.pools}
+    yield family(catalogue.LEASE_POOL, {labels: pool.size for labels, pool in pools.items()})
+    yield family(catalogue.LEASED, {labels: pool.leased for labels, pool in pools.items()})
+    yield family(catalogue.RESTING, {labels: pool.resting for labels, pool in pools.items()})
