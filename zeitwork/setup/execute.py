@@ -18,7 +18,6 @@ from zeitwork.setup.options import SetupOptions
 from zeitwork.setup.step import (
     Action,
     BuildHello,
-    BuildInitramfs,
     FetchFirecracker,
     FetchKernel,
     InstallPackages,
@@ -63,11 +62,9 @@ class Executor:
                 for path, mode in wanted:
                     self._directory(path, mode)
             case FetchKernel(target):
-                self._made("tree", target, lambda: guest.fetch_kernel(self._options, line))
-            case BuildInitramfs(target):
-                self._made("tree", target, lambda: guest.build_initramfs(self._options))
+                self._made("tree", target, lambda: self._kernel(line))
             case BuildHello(target):
-                self._made("file", target, lambda: guest.build_hello(self._options, self._tools))
+                self._made("file", target, lambda: guest.build_hello(self._options))
             case FetchFirecracker(target):
                 self._made("file", target, lambda: firecracker.fetch(target, self._tools, line))
             case LoadModule(name, file):
@@ -101,13 +98,23 @@ class Executor:
         for entry in entries:
             self._manifest.finish("package", entry.subject)
 
+    def _kernel(self, line: Line) -> None:
+        apt = Apt(self._tools, self._layout.package_lists)
+        apt.refresh(line)
+        try:
+            guest.fetch_kernel(self._options, line)
+        except Unavailable:  # the lists may name a version that the mirror dropped
+            apt.refresh(line, force=True)
+            guest.fetch_kernel(self._options, line)
+
     def _busybox(self, target: Path, line: Line) -> None:
         def unpack() -> None:
             Apt(self._tools, self._layout.package_lists).refresh(line)
             with tempfile.TemporaryDirectory(prefix=".busybox-", dir=target.parent) as scratch:
                 folder = Path(scratch)
-                # apt drops to its own user for downloads when that may write there; a warning otherwise.
-                ran = self._tools.run(["apt-get", "download", "busybox-static"], timeout=300, cwd=folder, line=line)
+                # Its own user, which apt would download as, may not write into our directory.
+                argv = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "busybox-static"]
+                ran = self._tools.run(argv, timeout=300, cwd=folder, line=line)
                 files = sorted(folder.glob("busybox-static_*.deb"))
                 if not ran.ok or not files:
                     raise Unavailable(f"apt-get download busybox-static: {ran.last_words}", fix="apt-get update")

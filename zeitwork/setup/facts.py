@@ -46,7 +46,6 @@ class Facts:
     groups: frozenset[str]
     directories: Mapping[Path, int]
     kernel: str | None
-    initramfs: bool
     hello: bool
     kvm: bool
     firecracker: str | None
@@ -147,7 +146,6 @@ def look(options: SetupOptions, tools: Tools) -> Facts:
         groups=names(layout.group),
         directories=modes(tuple(path for path, _ in directories(options))),
         kernel=guest.kernel_release(options),
-        initramfs=guest.has_initramfs(options),
         hello=options.hello.is_file(),
         kvm=kvm,
         firecracker=usable_firecracker(options, tools),

@@ -12,7 +12,6 @@ from zeitwork.setup.needs import BUSYBOX, NEEDS, Need
 from zeitwork.setup.options import GROUP, SetupOptions
 from zeitwork.setup.step import (
     BuildHello,
-    BuildInitramfs,
     FetchFirecracker,
     FetchKernel,
     InstallPackages,
@@ -191,7 +190,6 @@ def _accounts(now: Facts, options: SetupOptions) -> list[Step]:
 
 def _guest(now: Facts, options: SetupOptions) -> list[Step]:
     steps = []
-    renewed = False
     if options.kernel is None and now.kernel is None:
         if not now.distribution.debian:
             raise WrongMachine(
@@ -199,27 +197,15 @@ def _guest(now: Facts, options: SetupOptions) -> list[Step]:
                 field="kernel",
                 fix="give one with --kernel PATH (and --initrd PATH, when its drivers are modules)",
             )
-        renewed = True
         steps.append(
             Step(
                 name="kernel",
                 present="no guest kernel",
-                change=f"download the distribution's cloud kernel package and unpack it to {options.paths.guest}; "
-                "it is not installed, so this machine's next boot does not change",
+                change=f"download the distribution's cloud kernel package, unpack it to {options.paths.guest} and make "
+                "the guests' initramfs of it; it is not installed, so this machine's next boot does not change",
                 command="apt-get download linux-image-…-cloud-amd64 && dpkg-deb --extract …",
                 undo="remove it",
                 action=FetchKernel(options.paths.guest),
-            )
-        )
-    if options.initrd is None and (renewed or not now.initramfs):
-        steps.append(
-            Step(
-                name="initramfs",
-                present="no guest initramfs" if not now.initramfs else "the initramfs belongs to another kernel",
-                change=f"make the guests' initramfs in {options.paths.guest}: Zeitwork's init and the kernel's modules",
-                command="zeitwork setup",
-                undo="remove it",
-                action=BuildInitramfs(options.paths.guest),
             )
         )
     if not now.hello:

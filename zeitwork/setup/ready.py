@@ -43,8 +43,8 @@ def ensure_ready(options: SetupOptions, *, hello: bool = False) -> list[Missing]
         missing.append(Missing("kernel", f"a guest kernel in {options.paths.guest}"))
     elif options.kernel is not None and not options.kernel.is_file():
         missing.append(Missing("kernel", f"the guest kernel {options.kernel}", "give --kernel a file that exists"))
-    if options.initrd is None and not guest.has_initramfs(options):
-        missing.append(Missing("initramfs", f"the guests' initramfs in {options.paths.guest}"))
+    if options.initrd is not None and not options.initrd.is_file():
+        missing.append(Missing("initrd", f"the initramfs {options.initrd}", "give --initrd a file that exists"))
     if hello and not options.hello.is_file():
         missing.append(Missing("hello", f"the hello app's image {options.hello}"))
     if not layout.tun.exists():

@@ -43,14 +43,7 @@ class MakeDirectories:
 
 @dataclass(frozen=True, slots=True)
 class FetchKernel:
-    """Put the distribution's kernel and its modules under a directory, without installing the package."""
-
-    target: Path
-
-
-@dataclass(frozen=True, slots=True)
-class BuildInitramfs:
-    """Make the guests' initramfs from our init and the kernel's modules."""
+    """Put the distribution's kernel, its modules and our initramfs under a directory; no package is installed."""
 
     target: Path
 
@@ -100,7 +93,6 @@ Action = (
     | MakeUser
     | MakeDirectories
     | FetchKernel
-    | BuildInitramfs
     | BuildHello
     | FetchFirecracker
     | LoadModule

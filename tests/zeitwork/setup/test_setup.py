@@ -30,19 +30,14 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     def fetch_kernel(options, line) -> None:
         (options.paths.guest / "vmlinux").write_text("6.1.0-56-cloud-amd64")
 
-    def build_initramfs(options) -> None:
-        (options.paths.guest / "initramfs").write_text("init")
-
-    def build_hello(options, tools) -> None:
+    def build_hello(options) -> None:
         options.hello.write_text("hello")
 
     monkeypatch.setattr(guest, "fetch_kernel", fetch_kernel)
-    monkeypatch.setattr(guest, "build_initramfs", build_initramfs)
     monkeypatch.setattr(guest, "build_hello", build_hello)
     monkeypatch.setattr(
         guest, "kernel_release", lambda options: "6.1" if (options.paths.guest / "vmlinux").exists() else None
     )
-    monkeypatch.setattr(guest, "has_initramfs", lambda options: (options.paths.guest / "initramfs").exists())
     return made
 
 
@@ -66,7 +61,7 @@ def remove(world: World, **more) -> SetupResult:
 
 def test_everything_comes_and_the_second_run_has_nothing_to_do(world: World) -> None:
     result = set_up(world)
-    assert result.done == ("directories", "packages", "group", "user", "kernel", "initramfs", "hello", "forwarding")
+    assert result.done == ("directories", "packages", "group", "user", "kernel", "hello", "forwarding")
     assert world.layout.sysctl("net/ipv4/ip_forward").read_text() == "1"
     assert "zeitwork:" in world.layout.group.read_text()
     calls = len(world.calls)
@@ -309,7 +304,7 @@ def ensure_missing(world: World) -> list[str]:
 
 
 def test_the_quick_look_names_what_is_missing(world: World) -> None:
-    assert {"group", "user", "kernel", "initramfs", "hello"} <= set(ensure_missing(world))
+    assert {"group", "user", "kernel", "hello"} <= set(ensure_missing(world))
     set_up(world)
     assert ensure_missing(world) == []
 
