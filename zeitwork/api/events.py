@@ -33,7 +33,7 @@ _BATCH = 200
 log = structlog.get_logger()
 
 EventId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-EventCursor = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,18}$", description="next_cursor of the page before")]
+EventCursor = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,18}$(?!\n)", description="next_cursor of the page before")]
 
 
 class InstanceEventQuery(Input):

@@ -41,8 +41,8 @@ def is_loopback_host(host: str) -> bool:
     """Whether a Host header names this machine's loopback. Any port will do: ``ssh -L`` may change it."""
     name, port = host, ""
     if host.startswith("["):
-        name, _, rest = host[1:].partition("]")
-        if rest and not rest.startswith(":"):
+        name, closed, rest = host[1:].partition("]")
+        if not closed or (rest and not rest.startswith(":")):
             return False
         port = rest[1:]
     elif ":" in host:

@@ -41,7 +41,7 @@ class ImageQuery(PageQuery):
 class NewImageQuery(Input):
     """``name`` is what an uploaded archive is called in lists."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f/]{1,200}$")] | None = None
+    name: Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f/]{1,200}$(?!\n)")] | None = None
 
 
 class NewImage(Input):
@@ -114,7 +114,7 @@ def present(row: ImageRow) -> Image:
     """Return an image as the API shows it."""
     return Image(
         id=row.id,
-        source=row.source,
+        source=spool.shown_source(row.source),
         status=row.status,
         digest=row.digest,
         config=None if row.config is None else _defaults(row.config),
@@ -184,13 +184,16 @@ async def _upload(call: Call) -> Response:
         )
     key = key_of(call.request)
     query: NewImageQuery = call.query
+    name = query.name or "upload"
+    if len(name.encode()) > spool.NAME_LIMIT:
+        raise InvalidInput(f"the name is longer than {spool.NAME_LIMIT} bytes", field="name", fix="shorten it")
     directory = call.deps.paths.spool
     async with spool.receive(call.request, directory, str(call.deps.new_id()), call.deps.upload_limit) as received:
 
         async def work(token: UUID) -> Answer:
-            kept = received.keep(directory, token)
+            kept = received.keep(directory, token, name)
             try:
-                row = await call.deps.store.images.create(f"archive:/{query.name or token}", id=token)
+                row = await call.deps.store.images.create(spool.source_of(kept), id=token)
             except OutcomeUnknown:
                 raise  # The row may exist, and then it needs its archive. The same goes for a cancellation.
             except Exception:

@@ -18,6 +18,7 @@ from zeitwork.api.decode import Input
 from zeitwork.api.desired import wish
 from zeitwork.api.events import InstanceEventQuery, page_of
 from zeitwork.api.paging import PageQuery
+from zeitwork.api.spool import shown_source
 from zeitwork.store.rows import InstanceRow, NewInstance, Page, PlacementRow
 
 #: Bounds of a request, in MiB. Below, no kernel boots; above, the number is a typing error.
@@ -27,8 +28,8 @@ DISK_RANGE = (32, 16 * 1024 * 1024)
 CONFIGURATION_LIMIT = 256 * 1024
 
 Size = Annotated[int | str, msgspec.Meta(description="MiB, or text such as 512MiB or 1.5GiB", examples=[1024, "1GiB"])]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="a DNS label")]
-VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,254}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)", description="a DNS label")]
+VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,254}$(?!\n)")]
 VariableValue = Annotated[str, msgspec.Meta(max_length=65536)]
 Word = Annotated[str, msgspec.Meta(max_length=65536)]
 StopTimeout = Annotated[float, msgspec.Meta(ge=0, le=3600, description="seconds the app gets before it is killed")]
@@ -179,7 +180,7 @@ def present(row: InstanceRow) -> Instance:
         id=row.id,
         name=row.name or short_id(row.id),
         image_id=row.image_id,
-        image=row.image_source,
+        image=shown_source(row.image_source),
         pinned_node_id=row.pinned_node_id,
         resources=_given(row.resources),
         default_port=row.default_port,

@@ -117,8 +117,8 @@ class _Exchange:
         await self._send(message)
 
     def _has_body(self) -> bool:
-        names = {name.lower() for name, _ in self.scope["headers"]}
-        return b"content-length" in names or b"transfer-encoding" in names
+        headers = {name.lower(): value for name, value in self.scope["headers"]}
+        return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
     async def _drain(self) -> None:
         size = 0

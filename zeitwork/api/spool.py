@@ -16,6 +16,10 @@ from starlette.requests import Request
 from actors.model.errors import InvalidInput, Problem
 from zeitwork.api.decode import stalling_stream, too_large
 
+#: What stands before an archive's path in an image's source (`actors.images.pull`).
+ARCHIVE = "archive:"
+#: Bytes that an archive's name may have, so that it and the id before it fit a file name.
+NAME_LIMIT = 200
 _PARTIAL = ".part"
 _BUFFER = 1 << 20
 
@@ -28,17 +32,24 @@ class Received:
     digest: bytes
     size: int
 
-    def keep(self, directory: Path, image_id: UUID) -> Path:
+    def keep(self, directory: Path, image_id: UUID, name: str) -> Path:
         """Give the archive its final name and return it. Doing it again for the same image replaces the file."""
-        final = archive_path(directory, image_id)
+        final = directory / f"{image_id}_{name}"
         self.path.rename(final)
         _sync_directory(directory)
         return final
 
 
-def archive_path(spool: Path, image_id: UUID) -> Path:
-    """Return where the archive that image ``image_id`` is made of lies."""
-    return spool / f"{image_id}.tar"
+def source_of(path: Path) -> str:
+    """Return the source of an image that is made from the archive at ``path``, as the images actor reads it."""
+    return f"{ARCHIVE}{path}"
+
+
+def shown_source(source: str) -> str:
+    """Return a source as people see it: an archive by the name they gave it, not by where it waits."""
+    if not source.startswith(ARCHIVE):
+        return source
+    return ARCHIVE + source.rpartition("/")[2].partition("_")[2]
 
 
 def discard_partial(spool: Path) -> None:
