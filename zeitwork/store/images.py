@@ -2,13 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
+from actors.model.errors import Conflict, NotFound
 from actors.model.image import ImageConfig
 from actors.model.records import ImageRecord
 from actors.model.states import ImageStatus
+from zeitwork.store.events import announce, record
+from zeitwork.store.identifiers import new_id
+from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.rows import HistoryRow, ImageRow, Page
-from zeitwork.store.units import Units
+from zeitwork.store.units import Cursor, Units
+
+_SELECT = """
+select i.*, (select count(*) from instances where image_id = i.id and state <> 'terminated') as used_by from images i
+"""
+#: Instances that a refusal names.
+_NAMED = 5
+
+
+def config_to_json(config: ImageConfig) -> Jsonb:
+    """Return an image's configuration as the database keeps it."""
+    return Jsonb(asdict(config))
+
+
+def config_from_json(value: Mapping[str, Any]) -> ImageConfig:
+    """Return what `config_to_json` wrote; fields of a newer version are left out."""
+    return ImageConfig(
+        entrypoint=tuple(value.get("entrypoint", ())),
+        cmd=tuple(value.get("cmd", ())),
+        env=tuple(value.get("env", ())),
+        working_dir=value.get("working_dir", "/"),
+        user=value.get("user", ""),
+        exposed_ports=tuple(value.get("exposed_ports", ())),
+        stop_signal=value.get("stop_signal", "SIGTERM"),
+        labels=dict(value.get("labels", {})),
+    )
+
+
+def _config(row: Mapping[str, Any]) -> ImageConfig | None:
+    return None if row["config"] is None else config_from_json(row["config"])
+
+
+def _image_row(row: Mapping[str, Any]) -> ImageRow:
+    return ImageRow(
+        id=row["id"],
+        source=row["source"],
+        status=ImageStatus(row["status"]),
+        digest=row["digest"],
+        config=_config(row),
+        size=row["size"],
+        percent=row["percent"],
+        message=row["message"],
+        error=row["error"],
+        error_field=row["error_field"],
+        error_fix=row["error_fix"],
+        node_id=row["node_id"],
+        used_by=row["used_by"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        deleted_at=row["deleted_at"],
+    )
+
+
+def _get(cursor: Cursor, image_id: UUID) -> ImageRow:
+    cursor.execute(f"{_SELECT} where i.id = %s".encode(), (image_id,))
+    row = cursor.fetchone()
+    if row is None:
+        raise _missing(image_id)
+    return _image_row(row)
+
+
+def _missing(image_id: UUID) -> NotFound:
+    return NotFound(f"there is no image {image_id}", fix="`zeitwork images` lists them")
+
+
+def _changed(cursor: Cursor, image_id: UUID, status: ImageStatus, message: str, who: str) -> None:
+    """Keep a change of status in the image's history and announce it."""
+    cursor.execute(
+        "insert into image_history (image_id, status, message, who) values (%s, %s, %s, %s)",
+        (image_id, status, message, who),
+    )
+    record(cursor, who, "image.status", "image", image_id, {"status": status, "message": message})
+    announce(cursor, "zw_images", image_id)
+
+
+def _wake_instances(cursor: Cursor, image_id: UUID) -> None:
+    """Tell the scheduler about the instances that wait for this image."""
+    cursor.execute(
+        "select pg_notify('zw_instances', id::text) from instances where image_id = %s and state = 'pending'",
+        (image_id,),
+    )
 
 
 class Images:
@@ -22,46 +111,179 @@ class Images:
 
         Creating the same ``id`` again returns what there is.
         """
-        raise NotImplementedError
+        image_id = id or new_id()
+
+        def unit(cursor: Cursor) -> ImageRow:
+            cursor.execute(
+                "insert into images (id, source) values (%s, %s) on conflict (id) do nothing", (image_id, source)
+            )
+            if cursor.rowcount:
+                _changed(cursor, image_id, ImageStatus.PENDING, f"asked for {source}", who)
+            return _get(cursor, image_id)
+
+        return await self._units.run(unit, name="images.create")
 
     async def get(self, image_id: UUID) -> ImageRow:
         """Return an image, a deleted one too. Raises `NotFound`."""
-        raise NotImplementedError
+        return await self._units.read(lambda cursor: _get(cursor, image_id), name="images.get")
 
     async def list(
         self, *, status: ImageStatus | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page[ImageRow]:
         """Return images that are not deleted, oldest first."""
-        raise NotImplementedError
+        after = parse_cursor(cursor)
+        check_limit(limit)
+
+        def unit(cursor: Cursor) -> Page[ImageRow]:
+            cursor.execute(
+                f"{_SELECT} where i.id > %(after)s and i.deleted_at is null "
+                "and (%(status)s::text is null or i.status = %(status)s) order by i.id limit %(limit)s".encode(),
+                {"after": after, "status": status, "limit": limit + 1},
+            )
+            return page(cursor.fetchall(), limit, _image_row)
+
+        return await self._units.read(unit, name="images.list")
 
     async def delete(self, image_id: UUID, *, who: str = "api") -> ImageRow:
         """Delete an image. Raises `Conflict` with the instances that use it; deleting it twice is harmless."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> ImageRow:
+            cursor.execute("select deleted_at from images where id = %s for update", (image_id,))
+            row = cursor.fetchone()
+            if row is None:
+                raise _missing(image_id)
+            if row["deleted_at"] is None:
+                _refuse_while_used(cursor, image_id)
+                cursor.execute("update images set deleted_at = now(), updated_at = now() where id = %s", (image_id,))
+                record(cursor, who, "image.deleted", "image", image_id)
+                announce(cursor, "zw_images", image_id)
+            return _get(cursor, image_id)
+
+        return await self._units.run(unit, name="images.delete")
 
     async def history(self, image_id: UUID) -> tuple[HistoryRow, ...]:
         """Return every change of an image's status, oldest first. Raises `NotFound`."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> tuple[HistoryRow, ...]:
+            _get(cursor, image_id)
+            cursor.execute(
+                "select at, status, message, who from image_history where image_id = %s order by id", (image_id,)
+            )
+            return tuple(
+                HistoryRow(row["at"], ImageStatus(row["status"]), row["message"], row["who"]) for row in cursor
+            )
+
+        return await self._units.read(unit, name="images.history")
 
     async def claim_pending(self, node_id: UUID) -> ImageRecord | None:
         """Take the oldest pending image for this host (``FOR UPDATE SKIP LOCKED``) and make it ``building``."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> ImageRecord | None:
+            cursor.execute(
+                "update images set status = 'building', node_id = %s, percent = 0, message = '', updated_at = now() "
+                "where id = (select id from images where status = 'pending' and deleted_at is null order by id "
+                "limit 1 for update skip locked) returning *",
+                (node_id,),
+            )
+            row = cursor.fetchone()
+            if row is None:
+                return None
+            _changed(cursor, row["id"], ImageStatus.BUILDING, "", "images")
+            return ImageRecord(
+                id=row["id"],
+                source=row["source"],
+                status=ImageStatus.BUILDING,
+                digest=row["digest"],
+                config=_config(row),
+                size=row["size"],
+                error=row["error"],
+            )
+
+        return await self._units.run(unit, name="images.claim_pending")
 
     async def reclaim(self, node_id: UUID) -> int:
         """Make this host's ``building`` images pending again (it died in the middle); return how many."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> int:
+            cursor.execute(
+                "update images set status = 'pending', node_id = null, percent = 0, message = '', updated_at = now() "
+                "where node_id = %s and status = 'building' returning id",
+                (node_id,),
+            )
+            rows = cursor.fetchall()
+            for row in rows:
+                _changed(cursor, row["id"], ImageStatus.PENDING, "its host was restarted", "images")
+            return len(rows)
+
+        return await self._units.run(unit, name="images.reclaim")
 
     async def progress(self, image_id: UUID, percent: int, message: str) -> None:
         """Record how far a pull is, 0-100."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> None:
+            cursor.execute(
+                "update images set percent = %s, message = %s, updated_at = now() "
+                "where id = %s and status = 'building'",
+                (percent, message, image_id),
+            )
+            if cursor.rowcount:
+                announce(cursor, "zw_images", image_id)
+
+        await self._units.run(unit, name="images.progress")
 
     async def ready(self, image_id: UUID, digest: str, config: ImageConfig, size: int) -> None:
         """Record that the root filesystem exists on this host; ``size`` in bytes."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> None:
+            # A doubled report changes nothing: the first one's answer may have been lost.
+            cursor.execute(
+                "update images set status = 'ready', digest = %s, config = %s, size = %s, percent = 100, message = '', "
+                "error = null, error_field = null, error_fix = null, updated_at = now() "
+                "where id = %s and not (status = 'ready' and digest = %s)",
+                (digest, config_to_json(config), size, image_id, digest),
+            )
+            if cursor.rowcount:
+                _changed(cursor, image_id, ImageStatus.READY, digest, "images")
+                _wake_instances(cursor, image_id)
+
+        await self._units.run(unit, name="images.ready")
 
     async def failed(self, image_id: UUID, error: str, field: str | None, fix: str | None) -> None:
         """Record why the image can't be had."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> None:
+            cursor.execute(
+                "update images set status = 'failed', error = %s, error_field = %s, error_fix = %s, message = '', "
+                "updated_at = now() where id = %s and status in ('pending', 'building')",
+                (error, field, fix, image_id),
+            )
+            if cursor.rowcount:
+                _changed(cursor, image_id, ImageStatus.FAILED, error, "images")
+                _wake_instances(cursor, image_id)
+
+        await self._units.run(unit, name="images.failed")
 
     async def digests_in_use(self) -> set[str]:
         """Return digests of images not deleted: the others may be collected."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> set[str]:
+            cursor.execute("select distinct digest from images where deleted_at is null and digest is not null")
+            return {row["digest"] for row in cursor}
+
+        return await self._units.read(unit, name="images.digests_in_use")
+
+
+def _refuse_while_used(cursor: Cursor, image_id: UUID) -> None:
+    cursor.execute(
+        "select coalesce(name, id::text) as name, count(*) over () as total from instances "
+        "where image_id = %s and state <> 'terminated' order by id limit %s",
+        (image_id, _NAMED),
+    )
+    rows = cursor.fetchall()
+    if rows:
+        named = ", ".join(row["name"] for row in rows)
+        more = rows[0]["total"] - len(rows)
+        raise Conflict(
+            f"the image is used by {named}{f' and {more} more' if more else ''}",
+            fix="delete those instances first",
+        )

@@ -2,11 +2,115 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
-from actors.model.states import InstanceDesired, InstanceState
-from zeitwork.store.rows import EventRow, InstanceRow, NewInstance, Page, PlacementRow
-from zeitwork.store.units import Units
+from psycopg.types.json import Jsonb
+
+from actors.model.errors import Conflict, InvalidInput, NotFound
+from actors.model.resources import Resources
+from actors.model.states import InstanceDesired, InstanceState, NodeState, Outcome
+from zeitwork.store.events import announce, event_row, record
+from zeitwork.store.identifiers import new_id
+from zeitwork.store.nodes import resource_rows
+from zeitwork.store.paging import check_limit, page, parse_cursor
+from zeitwork.store.rows import EventRow, InstanceRow, NewInstance, Page, PlacementRow, ResourcesRow
+from zeitwork.store.units import Cursor, Units
+
+_SELECT = """
+select i.*, m.source as image_source, p.id as placement_id, p.node_id, p.v4, p.v6
+from instances i join images m on m.id = i.image_id left join lateral (
+    select id, node_id, v4, v6 from placements where instance_id = i.id and state <> 'removed'
+    order by generation desc limit 1) p on true
+"""
+_ENDED = (InstanceState.STOPPED, InstanceState.FAILED, InstanceState.CRASH_LOOP)
+
+
+def lock_instance(cursor: Cursor, instance_id: UUID) -> dict[str, Any] | None:
+    """Return an instance's row, locked until the transaction ends, None when there is none."""
+    cursor.execute("select * from instances where id = %s for no key update", (instance_id,))
+    return cursor.fetchone()
+
+
+def write_observed(
+    cursor: Cursor,
+    instance: Mapping[str, Any],
+    state: InstanceState,
+    reason: str,
+    *,
+    generation: int,
+    outcome: Outcome | None = None,
+    exit_status: int | None = None,
+    who: str,
+) -> None:
+    """Write what an instance is when that differs from what its (locked) row says."""
+    before = (instance["state"], instance["reason"], instance["observed_generation"])
+    if before == (state, reason, generation):
+        return
+    cursor.execute(
+        "update instances set state = %(state)s, reason = %(reason)s, observed_generation = %(generation)s, "
+        "outcome = %(outcome)s, exit_status = %(exit_status)s, updated_at = now(), "
+        "state_changed_at = case when state = %(state)s then state_changed_at else now() end where id = %(id)s",
+        {
+            "state": state,
+            "reason": reason,
+            "generation": generation,
+            "outcome": outcome,
+            "exit_status": exit_status,
+            "id": instance["id"],
+        },
+    )
+    data = {"from": instance["state"], "to": state, "reason": reason, "generation": generation}
+    record(cursor, who, "instance.state", "instance", instance["id"], data)
+    announce(cursor, "zw_instances", instance["id"])
+
+
+def has_live_placement(cursor: Cursor, instance_id: UUID) -> bool:
+    """Say whether a placement of the instance is not yet removed."""
+    cursor.execute("select from placements where instance_id = %s and state <> 'removed' limit 1", (instance_id,))
+    return cursor.fetchone() is not None
+
+
+def _instance_row(row: Mapping[str, Any]) -> InstanceRow:
+    return InstanceRow(
+        id=row["id"],
+        name=row["name"],
+        image_id=row["image_id"],
+        image_source=row["image_source"],
+        pinned_node_id=row["pinned_node_id"],
+        resources=Resources(row["vcpu"], row["memory"], row["disk"]),
+        default_port=row["default_port"],
+        environment=dict(row["environment"]),
+        command=tuple(row["command"]),
+        stop_timeout=row["stop_timeout"],
+        desired=InstanceDesired(row["desired"]),
+        generation=row["generation"],
+        state=InstanceState(row["state"]),
+        observed_generation=row["observed_generation"],
+        reason=row["reason"],
+        outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
+        exit_status=row["exit_status"],
+        node_id=row["node_id"],
+        placement_id=row["placement_id"],
+        v4=row["v4"],
+        v6=row["v6"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        state_changed_at=row["state_changed_at"],
+    )
+
+
+def _get(cursor: Cursor, instance_id: UUID) -> InstanceRow:
+    cursor.execute(f"{_SELECT} where i.id = %s".encode(), (instance_id,))
+    row = cursor.fetchone()
+    if row is None:
+        raise _missing(instance_id)
+    return _instance_row(row)
+
+
+def _missing(instance_id: UUID) -> NotFound:
+    return NotFound(f"there is no instance {instance_id}", fix="`zeitwork ps` lists them")
 
 
 class Instances:
@@ -21,15 +125,64 @@ class Instances:
         Raises `InvalidInput` that names the field when the image or node does not exist or no node could ever hold
         it (with the numbers), `Conflict` when the name is taken. Creating the same ``id`` again returns what there is.
         """
-        raise NotImplementedError
+        instance_id = new.id or new_id()
+
+        def unit(cursor: Cursor) -> InstanceRow:
+            cursor.execute("select from instances where id = %s", (instance_id,))
+            if cursor.fetchone() is not None:
+                return _get(cursor, instance_id)
+            _check_image(cursor, new.image_id)
+            _check_room(new, resource_rows(cursor))
+            cursor.execute(
+                "insert into instances (id, name, image_id, pinned_node_id, vcpu, memory, disk, default_port, "
+                "environment, command, stop_timeout) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+                "on conflict do nothing",
+                (
+                    instance_id,
+                    new.name,
+                    new.image_id,
+                    new.node_id,
+                    new.resources.vcpu,
+                    new.resources.memory,
+                    new.resources.disk,
+                    new.default_port,
+                    Jsonb(dict(new.environment)),
+                    Jsonb(list(new.command)),
+                    new.stop_timeout,
+                ),
+            )
+            if cursor.rowcount:
+                # Not the environment: it may hold secrets, and events are shown to everyone.
+                data = {"name": new.name, "image_id": str(new.image_id)}
+                record(cursor, who, "instance.created", "instance", instance_id, data)
+                announce(cursor, "zw_instances", instance_id)
+            else:
+                cursor.execute("select from instances where id = %s", (instance_id,))
+                if cursor.fetchone() is None:
+                    raise Conflict(
+                        f"an instance named {new.name} exists already",
+                        field="name",
+                        fix=f"choose another name, or remove it first: zeitwork rm {new.name}",
+                    )
+            return _get(cursor, instance_id)
+
+        return await self._units.run(unit, name="instances.create")
 
     async def get(self, instance_id: UUID) -> InstanceRow:
         """Return an instance, a terminated one too. Raises `NotFound`."""
-        raise NotImplementedError
+        return await self._units.read(lambda cursor: _get(cursor, instance_id), name="instances.get")
 
     async def find(self, name: str) -> InstanceRow:
         """Return the instance of that name that is not terminated. Raises `NotFound`."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> InstanceRow:
+            cursor.execute(f"{_SELECT} where i.name = %s and i.state <> 'terminated'".encode(), (name,))
+            row = cursor.fetchone()
+            if row is None:
+                raise NotFound(f"there is no instance named {name}", fix="`zeitwork ps` lists them")
+            return _instance_row(row)
+
+        return await self._units.read(unit, name="instances.find")
 
     async def list(
         self,
@@ -40,7 +193,19 @@ class Instances:
         cursor: str | None = None,
     ) -> Page[InstanceRow]:
         """Return instances, oldest first; terminated ones only when ``state`` asks for them."""
-        raise NotImplementedError
+        after = parse_cursor(cursor)
+        check_limit(limit)
+
+        def unit(cursor: Cursor) -> Page[InstanceRow]:
+            shown = "i.state <> 'terminated'" if state is None else "i.state = %(state)s"
+            cursor.execute(
+                f"{_SELECT} where i.id > %(after)s and {shown} and (%(node)s::uuid is null or p.node_id = %(node)s) "
+                "order by i.id limit %(limit)s".encode(),
+                {"after": after, "state": state, "node": node_id, "limit": limit + 1},
+            )
+            return page(cursor.fetchall(), limit, _instance_row)
+
+        return await self._units.read(unit, name="instances.list")
 
     async def set_desired(
         self,
@@ -57,28 +222,178 @@ class Instances:
         ``force`` skips the graceful part of a stop, ``stop_timeout`` (seconds) replaces its wait. Raises `NotFound`,
         and `Conflict` for anything but terminated on a terminated one.
         """
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> InstanceRow:
+            row = _lock_alive(cursor, instance_id, desired)
+            if desired is InstanceDesired.RUNNING:
+                if row["desired"] != desired or row["state"] in _ENDED:
+                    _next_generation(cursor, row, force=False, stop_wait=None, what="instance.started", who=who)
+            else:
+                _end(cursor, row, desired, force, stop_timeout, who)
+            return _get(cursor, instance_id)
+
+        return await self._units.run(unit, name="instances.set_desired")
 
     async def restart(
         self, instance_id: UUID, *, force: bool = False, stop_timeout: float | None = None, who: str = "api"
     ) -> InstanceRow:
         """Start the next generation whatever the state; the present one is stopped first."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> InstanceRow:
+            row = _lock_alive(cursor, instance_id, InstanceDesired.RUNNING)
+            _next_generation(cursor, row, force=force, stop_wait=stop_timeout, what="instance.restarted", who=who)
+            return _get(cursor, instance_id)
+
+        return await self._units.run(unit, name="instances.restart")
 
     async def delete(
         self, instance_id: UUID, *, force: bool = False, stop_timeout: float | None = None, who: str = "api"
     ) -> InstanceRow:
         """Ask an instance to terminate; its state is ``terminated`` once the host confirms that nothing is left."""
-        raise NotImplementedError
+        return await self.set_desired(
+            instance_id, InstanceDesired.TERMINATED, force=force, stop_timeout=stop_timeout, who=who
+        )
 
     async def placements(self, instance_id: UUID) -> tuple[PlacementRow, ...]:
         """Return every try to run it, oldest first. Raises `NotFound`."""
-        raise NotImplementedError
+        # Placements know instances (they write their state), so the row's form is looked up late.
+        from zeitwork.store.placements import placement_row
+
+        def unit(cursor: Cursor) -> tuple[PlacementRow, ...]:
+            _get(cursor, instance_id)
+            cursor.execute("select * from placements where instance_id = %s order by generation", (instance_id,))
+            return tuple(placement_row(row) for row in cursor)
+
+        return await self._units.read(unit, name="instances.placements")
 
     async def events(self, instance_id: UUID, *, after: int = 0, limit: int = 100) -> tuple[EventRow, ...]:
-        """Return what happened to it, oldest first. Raises `NotFound`."""
-        raise NotImplementedError
+        """Return what happened to it and its placements, oldest first. Raises `NotFound`."""
+        check_limit(limit)
+
+        def unit(cursor: Cursor) -> tuple[EventRow, ...]:
+            _get(cursor, instance_id)
+            cursor.execute(
+                "select * from events where id > %(after)s and (subject_id = %(id)s or subject_id in "
+                "(select id from placements where instance_id = %(id)s)) order by id limit %(limit)s",
+                {"after": after, "id": instance_id, "limit": limit},
+            )
+            return tuple(event_row(row) for row in cursor)
+
+        return await self._units.read(unit, name="instances.events")
 
     async def counts(self) -> dict[InstanceState, int]:
         """Return how many instances are in each state, zeros included."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> dict[InstanceState, int]:
+            cursor.execute("select state, count(*) as count from instances group by state")
+            return dict.fromkeys(InstanceState, 0) | {InstanceState(row["state"]): row["count"] for row in cursor}
+
+        return await self._units.read(unit, name="instances.counts")
+
+
+def _lock_alive(cursor: Cursor, instance_id: UUID, desired: InstanceDesired) -> dict[str, Any]:
+    row = lock_instance(cursor, instance_id)
+    if row is None:
+        raise _missing(instance_id)
+    if row["desired"] == InstanceDesired.TERMINATED and desired is not InstanceDesired.TERMINATED:
+        raise Conflict("the instance is terminated or about to be: that is final", fix="create another one")
+    return row
+
+
+def _next_generation(
+    cursor: Cursor, row: Mapping[str, Any], *, force: bool, stop_wait: float | None, what: str, who: str
+) -> None:
+    """Want the next generation to run. A live placement becomes unwanted by it, and its host stops it first."""
+    cursor.execute(
+        "update instances set desired = 'running', generation = generation + 1, stop_force = %s, stop_wait = %s, "
+        "updated_at = now() where id = %s returning generation",
+        (force, stop_wait, row["id"]),
+    )
+    changed = cursor.fetchone()
+    assert changed is not None
+    record(cursor, who, what, "instance", row["id"], {"generation": changed["generation"], "force": force})
+    if not has_live_placement(cursor, row["id"]):
+        write_observed(cursor, row, InstanceState.PENDING, "", generation=row["observed_generation"], who=who)
+    _announce_desired(cursor, row["id"])
+
+
+def _end(
+    cursor: Cursor,
+    row: Mapping[str, Any],
+    desired: InstanceDesired,
+    force: bool,
+    stop_wait: float | None,
+    who: str,
+) -> None:
+    """Want an instance stopped or terminated; what has no live placement is so at once."""
+    if row["desired"] == desired and not (force and not row["stop_force"]) and stop_wait in (None, row["stop_wait"]):
+        return
+    cursor.execute(
+        "update instances set desired = %s, stop_force = stop_force and desired <> 'running' or %s, "
+        "stop_wait = coalesce(%s, case when desired <> 'running' then stop_wait end), updated_at = now() "
+        "where id = %s",
+        (desired, force, stop_wait, row["id"]),
+    )
+    record(cursor, who, "instance.desired", "instance", row["id"], {"desired": desired, "force": force})
+    if not has_live_placement(cursor, row["id"]):
+        state = InstanceState(desired.value)
+        reason = row["reason"] if row["state"] in _ENDED else "it was not running"
+        write_observed(
+            cursor,
+            row,
+            state,
+            reason,
+            generation=row["observed_generation"],
+            outcome=row["outcome"],
+            exit_status=row["exit_status"],
+            who=who,
+        )
+    _announce_desired(cursor, row["id"])
+
+
+def _announce_desired(cursor: Cursor, instance_id: UUID) -> None:
+    """Wake the scheduler, and the hosts that have a placement of it."""
+    announce(cursor, "zw_instances", instance_id)
+    cursor.execute(
+        "select pg_notify('zw_placements', id::text) from placements where instance_id = %s and state <> 'removed'",
+        (instance_id,),
+    )
+
+
+def _check_image(cursor: Cursor, image_id: UUID) -> None:
+    # The lock makes a concurrent deletion of the image wait, and then see this instance.
+    cursor.execute("select deleted_at from images where id = %s for share", (image_id,))
+    row = cursor.fetchone()
+    if row is None or row["deleted_at"] is not None:
+        raise InvalidInput(f"there is no image {image_id}", field="image_id", fix="`zeitwork images` lists them")
+
+
+def _check_room(new: NewInstance, nodes: tuple[ResourcesRow, ...]) -> None:
+    """Refuse what no node could hold even when it were empty. Raises `InvalidInput` with the numbers."""
+    if new.node_id is not None:
+        nodes = tuple(node for node in nodes if node.node_id == new.node_id)
+        if not nodes:
+            raise InvalidInput(f"there is no node {new.node_id}", field="node_id", fix="`zeitwork nodes` lists them")
+    known = [node for node in nodes if node.capacity is not None and node.state is not NodeState.TERMINATED]
+    if not known:
+        return
+    asked = new.resources
+    most_vcpu = max(node.vcpu for node in known)
+    if asked.vcpu > most_vcpu:
+        raise InvalidInput(
+            f"{asked.vcpu} vCPU asked for, the largest host has {most_vcpu} for instances",
+            field="resources.vcpu",
+            fix=f"ask for {most_vcpu} or less" if most_vcpu else "the host keeps all of its CPUs for the system",
+        )
+    usable = {node.node_id: node.memory - (node.capacity.memory_overhead if node.capacity else 0) for node in known}
+    most_memory = max(0, *usable.values())
+    if asked.memory > most_memory:
+        raise InvalidInput(
+            f"{asked.memory} MiB asked for, the largest host has {most_memory} MiB for one instance",
+            field="resources.memory",
+            fix=f"ask for {most_memory} MiB or less",
+        )
+    if not any(node.vcpu >= asked.vcpu and usable[node.node_id] >= asked.memory for node in known):
+        raise InvalidInput(
+            f"no host has {asked.vcpu} vCPU and {asked.memory} MiB together", field="resources", fix="ask for less"
+        )

@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from uuid import UUID
 
 from actors.ipam_lease.store import PoolUsage
-from zeitwork.store.units import Units
+from zeitwork.store.units import Cursor, Units
+
+#: Seconds that a released address rests, so that what others remember of its last owner is gone before its next.
+REST = 60.0
+
+
+def lease(
+    cursor: Cursor,
+    network: IPv4Network | IPv6Network,
+    address: IPv4Address | IPv6Address,
+    node_id: UUID,
+    placement_id: UUID,
+) -> None:
+    """Lease an address that `zeitwork.store.pools.pick` chose, taking over a row whose rest is over."""
+    cursor.execute(
+        "insert into leases (address, pool, node_id, placement_id) values (%s, %s, %s, %s) "
+        "on conflict (address) do update set state = 'leased', rest_until = null, leased_at = now(), "
+        "node_id = excluded.node_id, placement_id = excluded.placement_id, pool = excluded.pool "
+        "where leases.state = 'resting' and leases.rest_until <= now()",
+        (address, network, node_id, placement_id),
+    )
+    if cursor.rowcount != 1:
+        raise AssertionError(f"{address} was chosen although it is in use")
+
+
+def release(cursor: Cursor, placement_id: UUID, rest: float = REST) -> None:
+    """Let the addresses of a removed placement rest."""
+    cursor.execute(
+        "update leases set state = 'resting', rest_until = now() + make_interval(secs => %s) "
+        "where placement_id = %s and state = 'leased'",
+        (rest, placement_id),
+    )
+
+
+def forget_node(cursor: Cursor, node_id: UUID) -> None:
+    """Delete what rests on a node that is being deleted."""
+    cursor.execute("delete from leases where node_id = %s and state = 'resting'", (node_id,))
 
 
 class Leases:
@@ -16,8 +53,29 @@ class Leases:
 
     async def usage(self, node_id: UUID) -> tuple[PoolUsage, ...]:
         """Return how full the host's pools are."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> tuple[PoolUsage, ...]:
+            cursor.execute(
+                "select family, network, last_offset - first_offset + 1 as size, "
+                "(select count(*) from leases where pool = network and state = 'leased') as leased, "
+                "(select count(*) from leases where pool = network and state = 'resting' and rest_until > now()) "
+                "as resting from pools where node_id = %s order by family",
+                (node_id,),
+            )
+            return tuple(
+                PoolUsage(row["family"], str(row["network"]), row["size"], row["leased"], row["resting"])
+                for row in cursor
+            )
+
+        return await self._units.read(unit, name="leases.usage")
 
     async def expire_rested(self, node_id: UUID) -> int:
         """Delete leases whose rest is over; return how many."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> int:
+            cursor.execute(
+                "delete from leases where node_id = %s and state = 'resting' and rest_until <= now()", (node_id,)
+            )
+            return cursor.rowcount
+
+        return await self._units.run(unit, name="leases.expire_rested")

@@ -1,14 +1,137 @@
-"""Hosts. Writes the tables ``nodes`` and ``pools``."""
+"""Hosts. Writes the table ``nodes`` and, through `zeitwork.store.pools`, ``pools``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 from uuid import UUID
 
+from actors.model.errors import Conflict, InvalidInput, NotFound
+from actors.model.network import HostNetwork
 from actors.model.resources import Capacity
 from actors.model.states import NodeDesired, NodeState
-from zeitwork.store.rows import HostRegistration, NodeRow, Page, ResourcesRow
-from zeitwork.store.units import Units
+from zeitwork.store.cluster import default_region_id, ensure_region
+from zeitwork.store.events import announce, record
+from zeitwork.store.identifiers import new_id
+from zeitwork.store.leases import forget_node
+from zeitwork.store.paging import check_limit, page, parse_cursor
+from zeitwork.store.pools import drop_pools, ensure_pools
+from zeitwork.store.rows import HostRegistration, NodeRow, Page, RegionRow, ResourcesRow
+from zeitwork.store.units import Cursor, Units
+
+#: A host that was heard of less than this many seconds ago is alive.
+ALIVE_WITHIN = 30.0
+
+_SELECT = """
+select n.*, r.name as region_name, r.v6 as region_v6, r.v4 as region_v4,
+    (select network from pools where node_id = n.id and family = 4) as pool_v4,
+    (select network from pools where node_id = n.id and family = 6) as pool_v6
+from nodes n join regions r on r.id = n.region_id
+"""
+_RESOURCES = """
+select n.*, coalesce(u.vcpu, 0) as vcpu_used, coalesce(u.memory, 0) as memory_used, coalesce(u.count, 0) as count
+from nodes n left join lateral (
+    select sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory, count(*) as count
+    from placements where node_id = n.id and state <> 'removed') u on true
+"""
+_CAPACITY_FIELDS = (
+    "vcpu_total",
+    "memory_total",
+    "vcpu_reserved",
+    "memory_reserved",
+    "vcpu_overcommit",
+    "memory_overcommit",
+    "memory_overhead",
+)
+
+
+def capacity_of(row: Mapping[str, Any]) -> Capacity | None:
+    """Return a node's capacity, None while it is not known."""
+    if row["vcpu_total"] is None:
+        return None
+    return Capacity(**{name: row[name] for name in _CAPACITY_FIELDS})
+
+
+def lock_node(cursor: Cursor, node_id: UUID) -> dict[str, Any] | None:
+    """Return a node's row, locked until the transaction ends, None when there is none."""
+    cursor.execute("select * from nodes where id = %s for no key update", (node_id,))
+    return cursor.fetchone()
+
+
+def resource_rows(cursor: Cursor, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
+    """Return what is free on one node, or on each that is not terminated."""
+    cursor.execute(
+        f"{_RESOURCES} where n.id = %(id)s or (%(id)s::uuid is null and n.state <> 'terminated') order by 1".encode(),
+        {"id": node_id},
+    )
+    return tuple(_resources_row(row) for row in cursor)
+
+
+def _resources_row(row: Mapping[str, Any]) -> ResourcesRow:
+    vcpu, memory = row["vcpu_capacity"] or 0, row["memory_capacity"] or 0
+    # sum() of integers is a bigint here, but numeric over bigints: int() makes both the same to callers.
+    vcpu_used, memory_used = int(row["vcpu_used"]), int(row["memory_used"])
+    return ResourcesRow(
+        node_id=row["id"],
+        hostname=row["hostname"],
+        state=NodeState(row["state"]),
+        capacity=capacity_of(row),
+        vcpu=vcpu,
+        memory=memory,
+        vcpu_used=vcpu_used,
+        memory_used=memory_used,
+        vcpu_free=max(0, vcpu - vcpu_used),
+        memory_free=max(0, memory - memory_used),
+        placements=row["count"],
+    )
+
+
+def _node_row(row: Mapping[str, Any]) -> NodeRow:
+    v4 = row["pool_v4"]
+    return NodeRow(
+        id=row["id"],
+        hostname=row["hostname"],
+        region=RegionRow(row["region_id"], row["region_name"], row["region_v6"], row["region_v4"]),
+        ip_address=row["ip_address"],
+        desired=NodeDesired(row["desired"]),
+        desired_generation=row["desired_generation"],
+        state=NodeState(row["state"]),
+        reason=row["reason"],
+        generation=row["generation"],
+        boot_id=row["boot_id"],
+        version=row["version"],
+        network=None if v4 is None else HostNetwork(row["pool_v6"] if row["ipv6"] else None, v4),
+        capacity=capacity_of(row),
+        last_seen_at=row["last_seen_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def _get(cursor: Cursor, node_id: UUID) -> NodeRow:
+    cursor.execute(f"{_SELECT} where n.id = %s".encode(), (node_id,))
+    row = cursor.fetchone()
+    if row is None:
+        raise _missing(node_id)
+    return _node_row(row)
+
+
+def _missing(node_id: UUID) -> NotFound:
+    return NotFound(f"there is no node {node_id}", fix="`zeitwork nodes` lists them")
+
+
+def _set_state(cursor: Cursor, row: Mapping[str, Any], state: NodeState, reason: str, who: str) -> None:
+    """Write a node's state when it differs; the row must be locked."""
+    if state is NodeState.READY and row["desired"] == NodeDesired.DRAINING:
+        state = NodeState.DRAINING
+    if (row["state"], row["reason"]) == (state, reason):
+        return
+    cursor.execute(
+        "update nodes set state = %s, reason = %s, updated_at = now() where id = %s", (state, reason, row["id"])
+    )
+    record(cursor, who, "node.state", "node", row["id"], {"from": row["state"], "to": state, "reason": reason})
+    announce(cursor, "zw_nodes", row["id"])
 
 
 class Nodes:
@@ -21,9 +144,43 @@ class Nodes:
         """Write that this host's process starts, and return its node.
 
         The same ``host_id`` gets the same node with ``generation`` + 1. A new one takes over a node that was created
-        through the API under its hostname and never came, else it is a new node; either way it gets its pools.
+        through the API under its hostname and never came, else it is a new node; either way it gets its pools. Its
+        state is ``booting`` until `set_state`. Raises `Conflict` when the region has no network left for it.
         """
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> NodeRow:
+            region = ensure_region(cursor, host.region, host.region_v6, host.region_v4)
+            cursor.execute(
+                "select id, region_id, state from nodes where host_id = %(host)s or (host_id is null "
+                "and hostname = %(name)s and state <> 'terminated') order by host_id nulls last limit 1 for update",
+                {"host": host.host_id, "name": host.hostname},
+            )
+            known = cursor.fetchone()
+            if known is None:
+                node_id = new_id()
+                cursor.execute(
+                    "insert into nodes (id, hostname, region_id) values (%s, %s, %s)",
+                    (node_id, host.hostname, region.id),
+                )
+            else:
+                node_id = known["id"]
+                if known["region_id"] != region.id:
+                    _move(cursor, node_id, region)
+            cursor.execute(
+                "update nodes set host_id = %s, hostname = %s, ip_address = coalesce(%s, ip_address), boot_id = %s, "
+                "version = %s, ipv6 = %s, generation = generation + 1, state = 'booting', reason = '', "
+                "last_seen_at = now(), updated_at = now() where id = %s returning generation",
+                (host.host_id, host.hostname, host.ip_address, host.boot_id, host.version, host.ipv6, node_id),
+            )
+            row = cursor.fetchone()
+            assert row is not None
+            ensure_pools(cursor, node_id, region, ipv6=host.ipv6)
+            data = {"hostname": host.hostname, "generation": row["generation"], "boot_id": host.boot_id}
+            record(cursor, "host", "node.registered", "node", node_id, data)
+            announce(cursor, "zw_nodes", node_id)
+            return _get(cursor, node_id)
+
+        return await self._units.run(unit, name="nodes.register")
 
     async def create(
         self,
@@ -34,39 +191,169 @@ class Nodes:
         id: UUID | None = None,
         who: str = "api",
     ) -> NodeRow:
-        """Write that a host is expected; it is ``booting`` until its process registers."""
-        raise NotImplementedError
+        """Write that a host is expected; it is ``booting`` until its process registers.
+
+        Raises `InvalidInput` for an unknown region and `Conflict` when that host is expected already. Creating the
+        same ``id`` again returns what there is.
+        """
+        node_id = id or new_id()
+
+        def unit(cursor: Cursor) -> NodeRow:
+            region = region_id or default_region_id(cursor)
+            cursor.execute("select from regions where id = %s", (region,))
+            if cursor.fetchone() is None:
+                raise InvalidInput(f"there is no region {region}", field="region_id")
+            cursor.execute(
+                "insert into nodes (id, hostname, region_id, ip_address) values (%s, %s, %s, %s) "
+                "on conflict do nothing",
+                (node_id, hostname, region, ip_address),
+            )
+            if cursor.rowcount:
+                record(cursor, who, "node.created", "node", node_id, {"hostname": hostname})
+                announce(cursor, "zw_nodes", node_id)
+            else:
+                cursor.execute("select from nodes where id = %s", (node_id,))
+                if cursor.fetchone() is None:
+                    raise Conflict(f"a node with hostname {hostname} is expected already", field="hostname")
+            return _get(cursor, node_id)
+
+        return await self._units.run(unit, name="nodes.create")
 
     async def get(self, node_id: UUID) -> NodeRow:
         """Return a node. Raises `NotFound`."""
-        raise NotImplementedError
+        return await self._units.read(lambda cursor: _get(cursor, node_id), name="nodes.get")
 
     async def list(
         self, *, state: NodeState | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page[NodeRow]:
         """Return nodes, oldest first; terminated ones only when ``state`` asks for them."""
-        raise NotImplementedError
+        after = parse_cursor(cursor)
+        check_limit(limit)
+
+        def unit(cursor: Cursor) -> Page[NodeRow]:
+            cursor.execute(
+                f"{_SELECT} where n.id > %(after)s and case when %(state)s::text is null "
+                "then n.state <> 'terminated' else n.state = %(state)s end order by n.id limit %(limit)s".encode(),
+                {"after": after, "state": state, "limit": limit + 1},
+            )
+            return page(cursor.fetchall(), limit, _node_row)
+
+        return await self._units.read(unit, name="nodes.list")
 
     async def delete(self, node_id: UUID, *, who: str = "api") -> None:
         """Terminate a node and free its pools. Raises `Conflict` while placements are on it or its process lives."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> None:
+            row = lock_node(cursor, node_id)
+            if row is None:
+                raise _missing(node_id)
+            if row["state"] == NodeState.TERMINATED:
+                return
+            cursor.execute(
+                "select count(*) as live, (select last_seen_at > now() - make_interval(secs => %s) from nodes "
+                "where id = %s) as alive from placements where node_id = %s and state <> 'removed'",
+                (ALIVE_WITHIN, node_id, node_id),
+            )
+            use = cursor.fetchone()
+            assert use is not None
+            if use["live"]:
+                raise Conflict(
+                    f"{use['live']} placements are still on {row['hostname']}",
+                    fix="drain it first, or stop and delete its instances",
+                )
+            if use["alive"]:
+                raise Conflict(f"{row['hostname']} is alive", fix="stop `zeitwork run` there first")
+            forget_node(cursor, node_id)
+            drop_pools(cursor, node_id)
+            _set_state(cursor, row, NodeState.TERMINATED, "deleted", who)
+
+        await self._units.run(unit, name="nodes.delete")
 
     async def set_desired(self, node_id: UUID, desired: NodeDesired, *, who: str = "api") -> NodeRow:
         """Ask a node to be ready or to take nothing new (draining)."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> NodeRow:
+            row = lock_node(cursor, node_id)
+            if row is None:
+                raise _missing(node_id)
+            if row["state"] == NodeState.TERMINATED:
+                raise Conflict(f"{row['hostname']} is terminated")
+            if row["desired"] != desired:
+                cursor.execute(
+                    "update nodes set desired = %s, desired_generation = desired_generation + 1, updated_at = now() "
+                    "where id = %s",
+                    (desired, node_id),
+                )
+                record(cursor, who, "node.desired", "node", node_id, {"from": row["desired"], "to": desired})
+                announce(cursor, "zw_nodes", node_id)
+                if row["state"] in (NodeState.READY, NodeState.DRAINING):
+                    _set_state(cursor, {**row, "desired": desired}, NodeState.READY, row["reason"], who)
+            return _get(cursor, node_id)
+
+        return await self._units.run(unit, name="nodes.set_desired")
 
     async def set_state(self, node_id: UUID, state: NodeState, reason: str = "", *, who: str = "host") -> NodeRow:
         """Write what a node is. ``ready`` becomes ``draining`` while that is desired."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> NodeRow:
+            row = lock_node(cursor, node_id)
+            if row is None:
+                raise _missing(node_id)
+            if row["state"] == NodeState.TERMINATED:
+                raise Conflict(f"{row['hostname']} is terminated", fix="start `zeitwork run` there to bring it back")
+            _set_state(cursor, row, state, reason, who)
+            return _get(cursor, node_id)
+
+        return await self._units.run(unit, name="nodes.set_state")
 
     async def heartbeat(self, node_id: UUID, generation: int) -> bool:
         """Write that the process of this generation lives; False when another generation has registered since."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> bool:
+            cursor.execute(
+                "update nodes set last_seen_at = now() where id = %s and generation = %s and state <> 'terminated'",
+                (node_id, generation),
+            )
+            return cursor.rowcount == 1
+
+        return await self._units.run(unit, name="nodes.heartbeat")
 
     async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
         """Write what the host can give. May be below what is placed: then free is zero, never negative."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> None:
+            row = lock_node(cursor, node_id)
+            if row is None:
+                raise _missing(node_id)
+            if capacity_of(row) == capacity:
+                return
+            assignments = ", ".join(f"{name} = %({name})s" for name in _CAPACITY_FIELDS)
+            values = {name: getattr(capacity, name) for name in _CAPACITY_FIELDS}
+            cursor.execute(
+                f"update nodes set {assignments}, updated_at = now() where id = %(id)s".encode(),
+                {**values, "id": node_id},
+            )
+            data = {"vcpu": capacity.vcpu, "memory": capacity.memory}
+            record(cursor, "resource-monitor", "node.capacity", "node", node_id, data)
+            announce(cursor, "zw_nodes", node_id)
+
+        await self._units.run(unit, name="nodes.record_capacity")
 
     async def resources(self, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
         """Return capacity, use and what is free, of one node or of each that is not terminated."""
-        raise NotImplementedError
+        return await self._units.read(lambda cursor: resource_rows(cursor, node_id), name="nodes.resources")
+
+
+def _move(cursor: Cursor, node_id: UUID, region: RegionRow) -> None:
+    """Take a node to another region: its pools go, which its leases must allow."""
+    cursor.execute("select count(*) as live from placements where node_id = %s and state <> 'removed'", (node_id,))
+    row = cursor.fetchone()
+    if row is not None and row["live"]:
+        raise Conflict(
+            f"this host cannot move to region {region.name} while {row['live']} placements are on it",
+            field="region",
+            fix="start it with the region it had, or stop its instances first",
+        )
+    forget_node(cursor, node_id)
+    drop_pools(cursor, node_id)
+    cursor.execute("update nodes set region_id = %s where id = %s", (region.id, node_id))

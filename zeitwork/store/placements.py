@@ -2,33 +2,228 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 from uuid import UUID
 
+from actors.model.errors import NotFound
+from actors.model.ids import short_id
+from actors.model.network import Lease
 from actors.model.records import Observation, Placement
-from actors.model.states import PlacementState
+from actors.model.resources import Resources
+from actors.model.states import InstanceDesired, Outcome, PlacementState
+from zeitwork.store.derive import ending, instance_state
+from zeitwork.store.events import announce, record
+from zeitwork.store.images import config_from_json
+from zeitwork.store.instances import lock_instance, write_observed
+from zeitwork.store.leases import REST, release
 from zeitwork.store.rows import PlacementRow
-from zeitwork.store.units import Units
+from zeitwork.store.units import Cursor, Units
+
+_FOR_HOST = """
+select p.*, i.name, i.desired, i.generation as desired_generation, i.default_port, i.environment, i.command,
+    i.stop_force, coalesce(i.stop_wait, i.stop_timeout) as stop_timeout, i.image_id, m.digest, m.config
+from placements p join instances i on i.id = p.instance_id join images m on m.id = i.image_id
+where p.node_id = %s and p.state <> 'removed' order by p.id
+"""
+
+
+def insert_placement(
+    cursor: Cursor,
+    placement_id: UUID,
+    instance: Mapping[str, Any],
+    node_id: UUID,
+    v4: IPv4Address,
+    v6: IPv6Address | None,
+) -> None:
+    """Place an instance's present generation. Raises `CapacityExceeded`, from the database itself."""
+    cursor.execute(
+        "insert into placements (id, instance_id, generation, node_id, vcpu, memory, disk, v4, v6) "
+        "values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        (
+            placement_id,
+            instance["id"],
+            instance["generation"],
+            node_id,
+            instance["vcpu"],
+            instance["memory"],
+            instance["disk"],
+            v4,
+            v6,
+        ),
+    )
+
+
+def _optional_outcome(value: str | None) -> Outcome | None:
+    return None if value is None else Outcome(value)
+
+
+def placement_row(row: Mapping[str, Any]) -> PlacementRow:
+    """Return a row of the table as what is handed out."""
+    return PlacementRow(
+        id=row["id"],
+        instance_id=row["instance_id"],
+        generation=row["generation"],
+        node_id=row["node_id"],
+        resources=Resources(row["vcpu"], row["memory"], row["disk"]),
+        memory_overhead=row["memory_overhead"],
+        state=PlacementState(row["state"]),
+        reason=row["reason"],
+        outcome=_optional_outcome(row["outcome"]),
+        exit_status=row["exit_status"],
+        hypervisor=row["hypervisor"],
+        pid=row["pid"],
+        boot_id=row["boot_id"],
+        v4=row["v4"],
+        v6=row["v6"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        running_at=row["running_at"],
+        removed_at=row["removed_at"],
+    )
+
+
+def _for_host(row: Mapping[str, Any]) -> Placement:
+    return Placement(
+        id=row["id"],
+        instance_id=row["instance_id"],
+        generation=row["generation"],
+        node_id=row["node_id"],
+        wanted=row["desired"] == InstanceDesired.RUNNING and row["desired_generation"] == row["generation"],
+        image_id=row["image_id"],
+        image_digest=row["digest"],
+        image_config=config_from_json(row["config"]),
+        resources=Resources(row["vcpu"], row["memory"], row["disk"]),
+        lease=Lease(v6=row["v6"], v4=row["v4"]),
+        default_port=row["default_port"],
+        state=PlacementState(row["state"]),
+        hostname=row["name"] or f"i-{short_id(row['instance_id'])}",
+        environment=dict(row["environment"]),
+        command=tuple(row["command"]),
+        stop_timeout=row["stop_timeout"],
+        force=row["stop_force"],
+        boot_id=row["boot_id"],
+    )
 
 
 class Placements:
-    """Placements; also `actors.host.store.PlacementStore`."""
+    """Placements; also `actors.host.store.PlacementStore`. ``rest`` is how long released addresses rest, in seconds."""
 
-    def __init__(self, units: Units) -> None:
+    def __init__(self, units: Units, *, rest: float = REST) -> None:
         self._units = units
+        self._rest = rest
 
     async def get(self, placement_id: UUID) -> PlacementRow:
         """Return a placement, a removed one too. Raises `NotFound`."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> PlacementRow:
+            cursor.execute("select * from placements where id = %s", (placement_id,))
+            row = cursor.fetchone()
+            if row is None:
+                raise NotFound(f"there is no placement {placement_id}")
+            return placement_row(row)
+
+        return await self._units.read(unit, name="placements.get")
 
     async def placements(self, node_id: UUID) -> list[Placement]:
         """Return every placement of ``node_id`` that is not removed, wanted or not."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> list[Placement]:
+            cursor.execute(_FOR_HOST, (node_id,))
+            return [_for_host(row) for row in cursor]
+
+        return await self._units.read(unit, name="placements.placements")
 
     async def observe(self, placement_id: UUID, expected: Collection[PlacementState], observation: Observation) -> bool:
-        """Compare-and-set a placement's observed state; the instance's follows in the same transaction."""
-        raise NotImplementedError
+        """Compare-and-set a placement's observed state; the instance's follows in the same transaction.
+
+        False when the placement's state is not in ``expected`` (someone else decided otherwise: re-read). Writing
+        `PlacementState.REMOVED` frees its capacity and lets its addresses rest. Idempotent: observing what is
+        already written answers True. Raises `NotFound` for a placement that the database does not know.
+        """
+        wanted = frozenset(expected)
+
+        def unit(cursor: Cursor) -> bool:
+            return _observe(cursor, placement_id, wanted, observation, self._rest)
+
+        return await self._units.run(unit, name="placements.observe")
 
     async def tombstones(self, node_id: UUID, placement_ids: Collection[UUID]) -> set[UUID]:
         """Return those of ``placement_ids`` that the database knows as removed: only these may be destroyed."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> set[UUID]:
+            cursor.execute(
+                "select id from placements where node_id = %s and state = 'removed' and id = any(%s)",
+                (node_id, list(placement_ids)),
+            )
+            return {row["id"] for row in cursor}
+
+        return await self._units.read(unit, name="placements.tombstones")
+
+
+def _observe(
+    cursor: Cursor, placement_id: UUID, expected: frozenset[PlacementState], seen: Observation, rest: float
+) -> bool:
+    cursor.execute("select instance_id from placements where id = %s", (placement_id,))
+    found = cursor.fetchone()
+    if found is None:
+        raise NotFound(f"there is no placement {placement_id}")
+    # The instance before its placement, as everyone who locks both does.
+    instance = lock_instance(cursor, found["instance_id"])
+    assert instance is not None  # a foreign key holds it
+    cursor.execute("select * from placements where id = %s for no key update", (placement_id,))
+    row = cursor.fetchone()
+    assert row is not None
+    if row["state"] not in expected or row["state"] == PlacementState.REMOVED:
+        return bool(row["state"] == seen.state)
+    removed = seen.state is PlacementState.REMOVED
+    reason = ending(seen) if removed and not seen.reason else seen.reason
+    cursor.execute(
+        "update placements set state = %(state)s, state_version = state_version + 1, reason = %(reason)s, "
+        "outcome = coalesce(%(outcome)s, outcome), exit_status = coalesce(%(status)s, exit_status), "
+        "hypervisor = coalesce(%(hypervisor)s, hypervisor), pid = coalesce(%(pid)s, pid), "
+        "boot_id = coalesce(%(boot_id)s, boot_id), updated_at = now(), "
+        "running_at = case when %(state)s = 'running' then coalesce(running_at, now()) else running_at end, "
+        "removed_at = case when %(state)s = 'removed' then now() end where id = %(id)s",
+        {
+            "state": seen.state,
+            "reason": reason,
+            "outcome": seen.outcome,
+            "status": seen.exit_status,
+            "hypervisor": seen.hypervisor,
+            "pid": seen.pid,
+            "boot_id": seen.boot_id,
+            "id": placement_id,
+        },
+    )
+    if removed:
+        release(cursor, placement_id, rest)
+    if row["state"] != seen.state or row["reason"] != reason:
+        data = {
+            "instance_id": str(instance["id"]),
+            "node_id": str(row["node_id"]),
+            "from": row["state"],
+            "to": seen.state,
+            "reason": reason,
+            "outcome": seen.outcome,
+            "exit_status": seen.exit_status,
+        }
+        record(cursor, "host", "placement.state", "placement", placement_id, data)
+        announce(cursor, "zw_placements", placement_id)
+    superseded = instance["generation"] != row["generation"]
+    state, sentence = instance_state(InstanceDesired(instance["desired"]), superseded, seen)
+    write_observed(
+        cursor,
+        instance,
+        state,
+        sentence,
+        generation=row["generation"],
+        outcome=seen.outcome if removed else None,
+        exit_status=seen.exit_status if removed else None,
+        who="host",
+    )
+    if removed:
+        # Room was freed and perhaps a next generation may be placed: the scheduler must look, whatever the state.
+        announce(cursor, "zw_instances", instance["id"])
+    return True

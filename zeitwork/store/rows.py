@@ -51,6 +51,10 @@ class RegionRow:
     v4: IPv4Network
 
 
+#: What a new region's hosts take their IPv4 pools from when nobody says otherwise.
+DEFAULT_REGION_V4 = IPv4Network("10.128.0.0/16")
+
+
 @dataclass(frozen=True, slots=True)
 class HostRegistration:
     """What a host says of itself when its process starts.
@@ -64,7 +68,7 @@ class HostRegistration:
     boot_id: str
     region: str = "default"
     region_v6: IPv6Network | None = None
-    region_v4: IPv4Network = IPv4Network("10.128.0.0/16")
+    region_v4: IPv4Network = DEFAULT_REGION_V4
     ipv6: bool = True
     ip_address: IPv4Address | IPv6Address | None = None
     version: str = ""

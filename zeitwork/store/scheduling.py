@@ -2,8 +2,37 @@
 
 from __future__ import annotations
 
-from actors.scheduler.store import Plan, Postponed, Snapshot
-from zeitwork.store.units import Units
+from ipaddress import IPv4Address, IPv6Address
+from uuid import UUID
+
+from actors.model.records import PendingInstance
+from actors.model.resources import Resources
+from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeState
+from actors.scheduler.store import Assignment, NodeView, Plan, Postponed, Snapshot
+from zeitwork.store.events import announce, record
+from zeitwork.store.identifiers import new_id
+from zeitwork.store.instances import has_live_placement, lock_instance, write_observed
+from zeitwork.store.leases import lease
+from zeitwork.store.nodes import lock_node, resource_rows
+from zeitwork.store.placements import insert_placement
+from zeitwork.store.pools import pick
+from zeitwork.store.problems import CapacityExceeded, PoolExhausted
+from zeitwork.store.units import Cursor, Units
+
+#: Instances that one evaluation looks at, oldest first.
+MAX_PENDING = 5000
+
+# An earlier placement must be gone first: one instance never runs twice. An instance that failed for good before it
+# was placed (its image failed) stays failed until someone starts its next generation.
+_PENDING = """
+select i.id, i.generation, i.pinned_node_id, i.image_id, i.vcpu, i.memory, i.disk, m.status, m.error
+from instances i join images m on m.id = i.image_id
+where i.desired = 'running' and i.state <> 'terminated'
+    and not exists (select from placements where instance_id = i.id
+        and (generation = i.generation or state <> 'removed'))
+    and not (i.state = 'failed' and i.observed_generation = i.generation)
+order by i.id limit %s
+"""
 
 
 class Scheduling:
@@ -14,8 +43,136 @@ class Scheduling:
 
     async def snapshot(self) -> Snapshot:
         """Return pending instances and the nodes that could take them."""
-        raise NotImplementedError
+
+        def unit(cursor: Cursor) -> Snapshot:
+            cursor.execute(_PENDING, (MAX_PENDING,))
+            pending = tuple(
+                PendingInstance(
+                    id=row["id"],
+                    generation=row["generation"],
+                    node_id=row["pinned_node_id"],
+                    image_id=row["image_id"],
+                    image_status=ImageStatus(row["status"]),
+                    image_error=row["error"],
+                    resources=Resources(row["vcpu"], row["memory"], row["disk"]),
+                )
+                for row in cursor
+            )
+            nodes = tuple(
+                NodeView(
+                    id=row.node_id,
+                    hostname=row.hostname,
+                    state=row.state,
+                    vcpu=row.vcpu,
+                    memory=row.memory,
+                    vcpu_free=row.vcpu_free,
+                    memory_free=row.memory_free,
+                    memory_overhead=row.capacity.memory_overhead if row.capacity else 0,
+                )
+                for row in resource_rows(cursor)
+            )
+            return Snapshot(pending, nodes)
+
+        return await self._units.read(unit, name="scheduling.snapshot")
 
     async def apply_plan(self, plan: Plan) -> tuple[Postponed, ...]:
-        """Commit each assignment with its addresses, and each reason; return those that were refused."""
-        raise NotImplementedError
+        """Commit each assignment with its addresses, and each reason; return those that were refused.
+
+        One transaction for each assignment: a refusal of one (checked by the database itself) leaves the others.
+        Applying the same assignment twice makes one placement.
+        """
+        refused: list[Postponed] = []
+        for assignment in plan.assignments:
+            reason = await self._assign(assignment)
+            if reason is not None:
+                refused.append(Postponed(assignment.instance_id, assignment.generation, reason))
+        reasons = (*plan.postponed, *refused)
+        if reasons:
+
+            def unit(cursor: Cursor) -> None:
+                # In one order everywhere, or two of these could wait for each other.
+                for postponed in sorted(reasons, key=lambda one: one.instance_id):
+                    _postpone(cursor, postponed)
+
+            await self._units.run(unit, name="scheduling.postpone")
+        return tuple(refused)
+
+    async def _assign(self, assignment: Assignment) -> str | None:
+        try:
+            return await self._units.run(lambda cursor: _assign(cursor, assignment), name="scheduling.assign")
+        except (CapacityExceeded, PoolExhausted) as refusal:
+            return str(refusal)
+
+
+def _assign(cursor: Cursor, assignment: Assignment) -> str | None:
+    """Place an instance, or return why not."""
+    instance = lock_instance(cursor, assignment.instance_id)
+    if (
+        instance is None
+        or instance["generation"] != assignment.generation
+        or instance["desired"] != InstanceDesired.RUNNING
+    ):
+        return "it is not wanted any more as it was planned"
+    cursor.execute(
+        "select from placements where instance_id = %s and generation = %s",
+        (assignment.instance_id, assignment.generation),
+    )
+    if cursor.fetchone() is not None:
+        return None  # applied before, and the answer was lost
+    if has_live_placement(cursor, assignment.instance_id):
+        return "its earlier placement is still being removed"
+    cursor.execute("select status, deleted_at from images where id = %s", (instance["image_id"],))
+    image = cursor.fetchone()
+    if image is None or image["status"] != ImageStatus.READY:
+        return "waiting for its image"
+    node = lock_node(cursor, assignment.node_id)
+    if node is None or node["state"] != NodeState.READY:
+        return f"the host is {node['state'] if node else 'gone'}"
+    placement_id = new_id()
+    v4_pool, v4 = pick(cursor, assignment.node_id, 4)
+    assert isinstance(v4, IPv4Address)
+    v6_pool, v6 = pick(cursor, assignment.node_id, 6) if node["ipv6"] else (None, None)
+    assert v6 is None or isinstance(v6, IPv6Address)
+    insert_placement(cursor, placement_id, instance, assignment.node_id, v4, v6)
+    lease(cursor, v4_pool, v4, assignment.node_id, placement_id)
+    if v6 is not None and v6_pool is not None:
+        lease(cursor, v6_pool, v6, assignment.node_id, placement_id)
+    _announce_placement(cursor, placement_id, instance["id"], assignment, v4, v6)
+    write_observed(cursor, instance, InstanceState.STARTING, "", generation=assignment.generation, who="scheduler")
+    return None
+
+
+def _announce_placement(
+    cursor: Cursor,
+    placement_id: UUID,
+    instance_id: UUID,
+    assignment: Assignment,
+    v4: IPv4Address,
+    v6: IPv6Address | None,
+) -> None:
+    data = {
+        "instance_id": str(instance_id),
+        "node_id": str(assignment.node_id),
+        "generation": assignment.generation,
+        "v4": str(v4),
+        "v6": str(v6) if v6 else None,
+    }
+    record(cursor, "scheduler", "placement.assigned", "placement", placement_id, data)
+    announce(cursor, "zw_placements", placement_id)
+
+
+def _postpone(cursor: Cursor, postponed: Postponed) -> None:
+    """Write why an instance still waits, or that it never will run, unless it has changed since."""
+    instance = lock_instance(cursor, postponed.instance_id)
+    if (
+        instance is None
+        or instance["generation"] != postponed.generation
+        or instance["desired"] != InstanceDesired.RUNNING
+        or has_live_placement(cursor, postponed.instance_id)
+    ):
+        return
+    if postponed.final:
+        state, generation = InstanceState.FAILED, postponed.generation
+    else:
+        state, generation = InstanceState.PENDING, instance["observed_generation"]
+    write_observed(cursor, instance, state, postponed.reason, generation=generation, who="scheduler")
