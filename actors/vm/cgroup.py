@@ -1,0 +1,126 @@
+"""A monitor's own cgroup, outside of our service's: what ends our service must not end virtual machines.
+
+Version 2, version 1 and both at once ("hybrid") are served alike: the group is made below every hierarchy that is
+mounted and writable. Limits are another matter; here it is membership only.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_MOUNTINFO = Path("/proc/self/mountinfo")
+#: Seconds for the kernel to notice that a group's last process is gone.
+_REMOVE_DEADLINE = 2.0
+_CPUSET = ("cpuset.cpus", "cpuset.mems")
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """One group, named relative to each hierarchy's root: ``zeitwork/abcdefghij``."""
+
+    name: str
+    roots: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, name: str, mountinfo: Path = _MOUNTINFO) -> Cgroup:
+        """Return the group in all hierarchies that this process sees."""
+        return cls(name, hierarchies(mountinfo.read_text()))
+
+    def create(self) -> tuple[Path, ...]:
+        """Make the group; return the ``cgroup.procs`` files that a process must enter. Blocking.
+
+        Hierarchies that refuse are left out: a container may mount them read-only.
+        """
+        entries = []
+        for root in self.roots:
+            directory = root / self.name
+            try:
+                _make(directory, root)
+            except OSError:
+                continue
+            entries.append(directory / "cgroup.procs")
+        return tuple(entries)
+
+    def members(self) -> frozenset[int]:
+        """Return the processes in the group, in whichever hierarchy. Blocking."""
+        found: set[int] = set()
+        for root in self.roots:
+            try:
+                text = (root / self.name / "cgroup.procs").read_text()
+            except OSError:
+                continue
+            found.update(int(word) for word in text.split())
+        return frozenset(found)
+
+    def remove(self) -> None:
+        """Remove the group, and its parent once that is empty. Blocking; idempotent.
+
+        Raises `OSError` when processes are still in it after two seconds.
+        """
+        deadline = time.monotonic() + _REMOVE_DEADLINE
+        for root in self.roots:
+            directory = root / self.name
+            while True:
+                try:
+                    directory.rmdir()
+                except FileNotFoundError:
+                    pass
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
+                    continue
+                break
+            try:
+                directory.parent.rmdir()
+            except OSError:
+                continue  # another virtual machine is there, or it is gone already
+
+
+def hierarchies(mountinfo: str) -> tuple[Path, ...]:
+    """Return the mount points of cgroup hierarchies in the text of ``/proc/self/mountinfo``, each once."""
+    found: dict[Path, None] = {}
+    for line in mountinfo.splitlines():
+        before, separator, after = line.partition(" - ")
+        if separator and after.split(" ", 1)[0] in ("cgroup", "cgroup2"):
+            found[Path(before.split(" ")[4].replace("\\040", " "))] = None
+    return tuple(found)
+
+
+def groups_below(parent: str, roots: tuple[Path, ...]) -> frozenset[str]:
+    """Return the names of groups below ``parent`` (``zeitwork``) in any hierarchy. Blocking."""
+    found: set[str] = set()
+    for root in roots:
+        try:
+            found.update(entry.name for entry in (root / parent).iterdir() if entry.is_dir())
+        except OSError:
+            continue
+    return frozenset(found)
+
+
+def is_member(pid: int, name: str) -> bool:
+    """Return whether a process is in the group ``name`` of any hierarchy. Blocking, reads ``/proc`` only."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split(":", 2)[-1].endswith(f"/{name}") for line in lines)
+
+
+def _make(directory: Path, root: Path) -> None:
+    for _ in range(3):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            break
+        except FileNotFoundError:
+            continue  # another host removed the empty parent in between
+    else:
+        directory.mkdir()
+    # A v1 cpuset accepts nobody until it says which CPUs and memory nodes it has.
+    if (root / "cpuset.cpus").exists() and not (root / "cgroup.controllers").exists():
+        for group in (directory.parent, directory):
+            for name in _CPUSET:
+                if not (group / name).read_text().strip():
+                    (group / name).write_text((group.parent / name).read_text())

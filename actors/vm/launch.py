@@ -1,0 +1,75 @@
+"""From a machine description to a monitor that runs its guest; on failure to nothing at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from actors.model.errors import Failed, Problem
+from actors.vm.cgroup import Cgroup
+from actors.vm.files import last_words
+from actors.vm.machine import Hypervisor, MachineSpec
+from actors.vm.process import PidFile, VmProcess, spawn
+
+
+async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, PidFile]:
+    """Spawn a monitor, write its PID file, configure it and start its guest.
+
+    Cancelled or failed, its process is killed and reaped before this returns; run directory and cgroup are left to
+    the caller. Raises `Failed` with the monitor's own words.
+    """
+    cgroup = Cgroup.of(spec.cgroup)
+    enter = await trio.to_thread.run_sync(_prepare, spec, cgroup)
+    command = hypervisor.command(spec)
+    # No checkpoint from here to the PID file: a cancelled task must not leave a process that nobody knows.
+    process = spawn(command.argv, stdout=command.stdout, stderr=spec.log, enter=enter)
+    try:
+        pid_file = PidFile(process.identity, spec.cgroup, bool(enter), hypervisor.name)
+        pid_file.write(spec.run)
+        await _boot(hypervisor, spec, process)
+        pid_file = pid_file.update(spec.run, booted=True)
+    except BaseException:
+        await process.kill()
+        process.close()
+        raise
+    return process, pid_file
+
+
+def _prepare(spec: MachineSpec, cgroup: Cgroup) -> tuple[Path, ...]:
+    for path in (spec.console, spec.log):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+    spec.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return cgroup.create()
+
+
+async def _boot(hypervisor: Hypervisor, spec: MachineSpec, process: VmProcess) -> None:
+    """Boot, unless the monitor ends first: then nobody answers on its socket, and its log says why."""
+    gone = False
+    status: int | None = None
+    problem: Problem | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            nonlocal gone, status
+            status = await process.wait()
+            gone = True
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        try:
+            await hypervisor.boot(spec)
+        except Problem as error:
+            problem = error
+            # Its socket may have closed because it is just ending; then its own reason is the better one.
+            with trio.move_on_after(0.2):
+                await process.wait()
+        nursery.cancel_scope.cancel()
+    if gone:
+        words = await trio.to_thread.run_sync(last_words, spec.log)
+        how = f"was ended by signal {-status}" if status is not None and status < 0 else f"exited with status {status}"
+        raise Failed(f"{hypervisor.name} {how} at its start: {words or 'it said nothing'}")
+    if problem is not None:
+        words = await trio.to_thread.run_sync(last_words, spec.log)
+        raise Failed(f"{problem.detail}{f' (its log ends: {words[-600:]})' if words else ''}", fix=problem.fix)

@@ -1,0 +1,92 @@
+"""QEMU, with KVM or translating in software, controlled through QMP."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.model.errors import Failed
+from actors.vm.machine import Acceleration, Command, MachineSpec
+from actors.vm.qmp import Qmp
+from actors.vm.version import program_version
+
+SOCKET = "qmp.sock"
+#: Seconds until a fresh process listens: under load and translation it takes its time.
+_LISTEN, _CALL = 10.0, 5.0
+#: MiB for translated code. The default is a quarter of the *host's* idea of RAM per guest, far too much for small ones.
+_TB_SIZE = 32
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_KEYS = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
+
+
+@dataclass(frozen=True, slots=True)
+class Qemu:
+    """The hypervisor `actors.vm.machine.Hypervisor` over ``qemu-system-x86_64``."""
+
+    binary: Path
+    acceleration: Acceleration
+    name: str = "qemu"
+
+    async def version(self) -> str:
+        """Return for example ``7.2.22``. Raises `Unavailable`."""
+        return await program_version(self.binary, r"QEMU emulator version (\S+)")
+
+    def command(self, spec: MachineSpec) -> Command:
+        """Return its command line: only the devices that are named, no window, no monitor but QMP, confined."""
+        argv = [
+            str(self.binary),
+            *("-name", f"guest={spec.id}", "-uuid", str(spec.id)),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *("-sandbox", _SANDBOX),
+            *("-M", "q35", "-m", f"{spec.memory}M", "-smp", str(spec.vcpu)),
+            *self._acceleration(),
+            *("-kernel", str(spec.kernel), "-append", spec.cmdline),
+        ]
+        if spec.initrd is not None:
+            argv += ["-initrd", str(spec.initrd)]
+        argv += ["-chardev", f"file,id=console,path={_escape(spec.console)},append=on", "-serial", "chardev:console"]
+        argv += ["-chardev", f"socket,id=qmp,path={_escape(spec.run / SOCKET)},server=on,wait=off"]
+        argv += ["-mon", "chardev=qmp,mode=control"]
+        for drive in spec.drives:
+            argv += ["-blockdev", json.dumps(_blockdev(drive.name, drive.path, drive.read_only))]
+            argv += ["-device", f"virtio-blk-pci,drive={drive.name},serial={drive.name}"]
+        if spec.nic is not None:
+            # The TAP exists already; QEMU must neither make one nor run scripts.
+            argv += ["-netdev", f"tap,id=eth0,ifname={spec.nic.tap},script=no,downscript=no,vhost=off"]
+            argv += ["-device", f"virtio-net-pci,netdev=eth0,mac={spec.nic.mac},romfile="]
+        argv += ["-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=entropy"]
+        return Command(tuple(argv), stdout=spec.log)
+
+    def _acceleration(self) -> tuple[str, ...]:
+        if self.acceleration is Acceleration.KVM:
+            return "-accel", "kvm", "-cpu", "host"
+        # Everything that translation can offer: libraries built for x86-64-v2 and v3 refuse less.
+        return "-accel", f"tcg,tb-size={_TB_SIZE}", "-cpu", "max,la57=off"
+
+    async def boot(self, spec: MachineSpec) -> None:
+        """Wait until it answers on QMP and says that the guest runs. Raises `Failed`."""
+        async with await Qmp.connect(spec.run / SOCKET, _LISTEN) as qmp:
+            answer = await qmp.execute("query-status", _CALL)
+        status = answer.get("status") if isinstance(answer, dict) else None
+        if status != "running":
+            raise Failed(f"qemu started, but its guest is {status}")
+
+    async def request_shutdown(self, run: Path, attempt: int) -> None:
+        """Press the power button; on later attempts Ctrl-Alt-Del, which kernels without ACPI understand."""
+        async with await Qmp.connect(run / SOCKET, _CALL) as qmp:
+            if attempt == 0:
+                await qmp.execute("system_powerdown", _CALL)
+            else:
+                await qmp.execute("send-key", _CALL, {"keys": _KEYS})
+
+
+def _blockdev(name: str, path: Path, read_only: bool) -> dict[str, Any]:
+    file = {"driver": "file", "filename": str(path)}
+    return {"driver": "raw", "node-name": name, "read-only": read_only, "file": file}
+
+
+def _escape(path: Path) -> str:
+    """Commas separate options in QEMU's words, and two of them are one."""
+    return str(path).replace(",", ",,")
