@@ -19,6 +19,11 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self._limiter = trio.CapacityLimiter(limit)
 
+    @property
+    def taken(self) -> int:
+        """How many streams are open."""
+        return self._limiter.borrowed_tokens
+
     def take(self) -> object:
         """Take a slot and return the key that gives it back. Raises `Unavailable` when all are taken."""
         key = object()

@@ -68,7 +68,7 @@ class _Gathered(Collector):
         """Yield every family."""
         yield family(catalogue.INFO, self._info)
         yield from self._totals.families()
-        yield from units.families(self._store.units.metrics)
+        yield from units.families(self._store.metrics)
         yield family(catalogue.STORE_UP, 0 if self.domain is None else 1)
         if self.domain is not None:
             yield from domain.families(self.domain)
