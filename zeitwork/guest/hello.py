@@ -123,7 +123,7 @@ def _is_static(data: bytes) -> bool:
     size, count = struct.unpack_from("<HH", data, 54)
     try:
         kinds = [struct.unpack_from("<I", data, table + index * size)[0] for index in range(count)]
-    except struct.error:
+    except (struct.error, OverflowError):
         return False
     return _PT_INTERP not in kinds
 

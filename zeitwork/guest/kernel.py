@@ -188,7 +188,7 @@ def _initrd(dest: Path, modules: Path | None, kernel_sha256: str) -> Path:
 
 
 def _forget_others(dest: Path, manifest: Manifest) -> None:
-    """Remove unpacked kernels but the current and the one before it, which a running host may still start guests with."""
+    """Remove unpacked kernels but the current and the one before, which a running host may still use."""
     current = manifest.kernel.partition("/")[0]
     old = [path for path in dest.glob("linux-image-*") if path.is_dir() and path.name != current]
     old.sort(key=lambda path: path.stat().st_mtime)

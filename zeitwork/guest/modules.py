@@ -126,7 +126,7 @@ def _section(image: bytes, wanted: bytes) -> bytes:
         )
         headers = [struct.unpack_from("<IIQQQQ", image, table + index * entry_size) for index in range(count)]
         names_at = headers[names_index][4]
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise ValueError("a damaged ELF file") from error
     for name, _kind, _flags, _address, offset, size in headers:
         at = names_at + name
