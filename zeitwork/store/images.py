@@ -175,6 +175,15 @@ class Images:
 
         return await self._units.read(unit, name="images.history")
 
+    async def counts(self) -> dict[ImageStatus, int]:
+        """Return how many images that are not deleted have each status, zeros included."""
+
+        def unit(cursor: Cursor) -> dict[ImageStatus, int]:
+            cursor.execute("select status, count(*) as count from images where deleted_at is null group by status")
+            return dict.fromkeys(ImageStatus, 0) | {ImageStatus(row["status"]): row["count"] for row in cursor}
+
+        return await self._units.read(unit, name="images.counts")
+
     async def claim_pending(self, node_id: UUID) -> ImageRecord | None:
         """Take the oldest pending image for this host (``FOR UPDATE SKIP LOCKED``) and make it ``building``."""
 
