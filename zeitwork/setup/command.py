@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 
-from zeitwork.config import load
+from actors.model.errors import Failed
+from zeitwork.config import Config, load
 from zeitwork.setup import plan as planning
 from zeitwork.setup.facts import look
 from zeitwork.setup.manifest import Manifest
 from zeitwork.setup.options import SetupOptions, SetupResult
+from zeitwork.setup.ready import ensure_ready
 from zeitwork.setup.remove import plan_removal
 from zeitwork.setup.run import run_remove, run_setup
 from zeitwork.setup.terminal import TerminalUi
@@ -71,6 +73,25 @@ def setup(
     else:
         result = run_setup(options, ui, yes=yes, command=command)
     return _report(result, as_json=as_json)
+
+
+def setup_if_needed(config: Config | None = None, *, yes: bool, command: str = "demo") -> None:
+    """Run setup when a host of this configuration can't start yet; shows the plan and asks unless ``yes``.
+
+    For ``demo`` and its like, which need the hello app. Raises `Failed` when the person says no, and what `run_setup`
+    raises.
+    """
+    options = SetupOptions.of(config or Config())
+    missing = ensure_ready(options, hello=True)
+    if not missing:
+        return
+    result = run_setup(options, TerminalUi(), yes=yes, command=command)
+    if result.declined:
+        raise Failed(
+            f"zeitwork {command} can't start without: {', '.join(item.name for item in missing)}",
+            fix="zeitwork setup, or answer yes (--yes)",
+            code="setup-needed",
+        )
 
 
 def _report(result: SetupResult, *, as_json: bool) -> int:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from actors.model.errors import Failed, Problem, Unavailable
 from zeitwork.setup import firecracker, forwarding, guest
@@ -34,6 +35,9 @@ from zeitwork.store.system_user import useradd_command
 
 #: Seconds, for programs that only write a file or two.
 QUICK = 60.0
+
+#: `Entry.before` of users and groups that packages made.
+OF_PACKAGES = "packages"
 
 Line = Callable[[str], None]
 
@@ -94,9 +98,22 @@ class Executor:
             for name in simulation.new
         ]
         self._manifest.intend(*entries)
-        apt.install(names, line)
+        before = self._accounts()
+        try:
+            apt.install(names, line)
+        finally:
+            # Packages make users and groups that Debian leaves behind when they go.
+            made = self._accounts() - before
+            self._manifest.intend(
+                *(Entry(kind, name, before=OF_PACKAGES, mark=number, done=True) for kind, name, number in sorted(made))
+            )
         for entry in entries:
             self._manifest.finish("package", entry.subject)
+
+    def _accounts(self) -> set[tuple[Literal["user", "group"], str, str]]:
+        users = {("user", name, number) for name, number in account_ids(self._layout.passwd).items()}
+        groups = {("group", name, number) for name, number in account_ids(self._layout.group).items()}
+        return {*users, *groups}  # type: ignore[arg-type]
 
     def _kernel(self, line: Line) -> None:
         apt = Apt(self._tools, self._layout.package_lists)
@@ -134,7 +151,7 @@ class Executor:
         ran = self._tools.run(argv, timeout=QUICK)
         if not ran.ok:
             raise Failed(f"{argv[0]}: {ran.last_words}", fix=" ".join(argv))
-        number = account_id(self._layout.passwd if kind == "user" else self._layout.group, name)
+        number = account_ids(self._layout.passwd if kind == "user" else self._layout.group).get(name)
         self._manifest.finish(entry.kind, name, mark=number)
 
     def _directory(self, path: Path, mode: int) -> None:
@@ -191,7 +208,8 @@ class Executor:
     def _write(self, kind: str, file: Path, text: str) -> None:
         """Write a file of the machine in one step. Its sum tells removal whether a person changed it since."""
         entry = Entry("module" if kind == "module" else "file", str(file), mark=_sum(text))
-        self._manifest.intend(entry)
+        missing = [folder for folder in reversed(file.parents) if not folder.exists()]
+        self._manifest.intend(*(Entry("directory", str(folder), done=True) for folder in missing), entry)
         part = file.with_name(f".{file.name}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -204,13 +222,10 @@ class Executor:
         self._manifest.finish(entry.kind, entry.subject, mark=_sum(text))
 
 
-def account_id(file: Path, name: str) -> str | None:
-    """Return the uid or gid of a name in a passwd or group file."""
-    for line in file.read_text().splitlines():
-        fields = line.split(":")
-        if fields[0] == name:
-            return fields[2]
-    return None
+def account_ids(file: Path) -> dict[str, str]:
+    """Return the names in a passwd or group file, with their uid or gid."""
+    rows = (line.split(":") for line in file.read_text().splitlines())
+    return {fields[0]: fields[2] for fields in rows if len(fields) > 2}
 
 
 def as_problem(error: OSError) -> Problem:

@@ -11,7 +11,7 @@ from pathlib import Path
 from actors.model.errors import Conflict, Failed
 from zeitwork.setup import forwarding
 from zeitwork.setup.apt import Apt
-from zeitwork.setup.execute import QUICK, account_id
+from zeitwork.setup.execute import OF_PACKAGES, QUICK, account_ids
 from zeitwork.setup.holders import holders
 from zeitwork.setup.layout import Layout
 from zeitwork.setup.manifest import Entry, Kind, Manifest
@@ -24,7 +24,7 @@ Line = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One thing that goes: what it is called, and the entries that it undoes. No entries: data."""
+    """One thing that goes: what it is called, and the entries that it undoes."""
 
     name: str
     text: str
@@ -51,10 +51,13 @@ def plan_removal(manifest: Manifest, options: SetupOptions, *, purge: bool) -> t
     accounts = tuple(entry for entry in entries if entry.kind in ("user", "group"))
     rest = tuple(entry for entry in entries if entry not in (*packages, *directories, *accounts))
     database_stays = not purge and options.paths.postgres.exists()
-    removals = [Removal(f"{entry.kind} {entry.subject}", _sentence(entry), (entry,)) for entry in rest]
     data = data_paths(manifest, options) if purge else ()
+    inside = tuple(entry for entry in rest if any(Path(entry.subject).is_relative_to(path) for path in data))
+    removals = [
+        Removal(f"{entry.kind} {entry.subject}", _sentence(entry), (entry,)) for entry in rest if entry not in inside
+    ]
     if data:
-        removals.insert(0, Removal("data", f"delete for good: {', '.join(str(path) for path in data)}"))
+        removals.insert(0, Removal("data", f"delete for good: {', '.join(str(path) for path in data)}", inside))
     if packages:
         names = ", ".join(sorted(entry.subject for entry in packages))
         removals.append(Removal("packages", f"purge packages, as far as nothing else needs them: {names}", packages))
@@ -131,11 +134,12 @@ class Remover:
         self._tools = tools
         self._manifest = manifest
         self._purge = purge
+        self._stayed: tuple[str, ...] = ()
 
     def undo(self, removal: Removal, line: Line) -> tuple[str, ...]:
         """Take one thing away; returns sentences about what was kept, and why. Raises a `Problem` when it can't be."""
         if removal.name == "data":
-            return self._data()
+            return self._data(removal.entries)
         if removal.name == "packages":
             return self._packages(removal.entries, line)
         notes: list[str] = []
@@ -169,7 +173,7 @@ class Remover:
             case "package":
                 raise AssertionError("packages go together")
 
-    def _data(self) -> tuple[str, ...]:
+    def _data(self, entries: Sequence[Entry]) -> tuple[str, ...]:
         left = []
         for path in data_paths(self._manifest, self._options):
             if path.is_dir() and not path.is_symlink():
@@ -179,6 +183,7 @@ class Remover:
             if path.exists():
                 left.append(f"{path} could not be removed")
         self._firewall()
+        self._manifest.forget(*((entry.kind, entry.subject) for entry in entries if not Path(entry.subject).exists()))
         return tuple(left)
 
     def _firewall(self) -> None:
@@ -224,13 +229,15 @@ class Remover:
         return self._account(self._layout.passwd, entry, ["userdel", entry.subject])
 
     def _account(self, file: Path, entry: Entry, argv: Sequence[str]) -> Outcome:
-        number = account_id(file, entry.subject)
+        if entry.before == OF_PACKAGES and self._stayed:
+            return GONE  # theirs who need the package now
+        number = account_ids(file).get(entry.subject)
         if number is None:
             return GONE
         if entry.mark is not None and number != entry.mark:
             return Outcome(True, f"{entry.kind} {entry.subject} stays: it is not the one that setup made")
         ran = self._tools.run(argv, timeout=QUICK)
-        if account_id(file, entry.subject) is not None:
+        if entry.subject in account_ids(file):
             return kept(f"{entry.kind} {entry.subject} stays: {ran.last_words}")
         return GONE
 
@@ -257,6 +264,7 @@ class Remover:
         )
         older = [entry.subject for entry in entries if entry.before == "configuration"]
         apt.remove(going, staying, older, line)
+        self._stayed = staying
         left = set(going) & apt.installed()
         if left:
             raise Failed(f"apt did not remove {', '.join(sorted(left))}", fix="apt-get check")

@@ -45,7 +45,7 @@ def _carry_out(steps: tuple[Step, ...], options: SetupOptions, ui: SetupUi, tool
     done: list[str] = []
     warnings: list[str] = []
     for number, step in enumerate(steps, 1):
-        ui.begin(step.change, number, len(steps))
+        ui.begin(step.name, number, len(steps))
         try:
             _translated(lambda step=step: executor.do(step.action, ui.progress))  # type: ignore[misc]
         except Problem as problem:
@@ -88,7 +88,7 @@ def run_remove(
     done: list[str] = []
     notes: list[str] = []
     for number, removal in enumerate(removals, 1):
-        ui.begin(removal.text, number, len(removals))
+        ui.begin(removal.name, number, len(removals))
         kept = _translated(lambda removal=removal: remover.undo(removal, ui.progress))  # type: ignore[misc]
         notes += kept
         done.append(removal.name)

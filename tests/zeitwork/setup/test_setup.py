@@ -126,6 +126,7 @@ def test_a_package_that_something_else_needs_by_now_stays(world: World) -> None:
     world.needed_by["qemu-system-x86"] = "virt-manager"
     result = remove(world, purge=True)
     assert {"qemu-system-x86", "seabios", "libaio1"} <= set(world.installed)
+    assert "rdma" in world.layout.group.read_text()
     assert not world.installed["qemu-system-x86"]  # marked as automatic: apt's autoremove takes it when its time comes
     assert "tar2sqfs" not in world.installed
     assert any("qemu-system-x86" in warning for warning in result.warnings)

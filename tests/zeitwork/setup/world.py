@@ -126,6 +126,8 @@ class World:
         new = [name for name in wanted if name not in self.installed]
         if not simulate:
             self.installed.update({name: name in names for name in new})
+            if "libaio1" in new:  # as libibverbs1 does
+                self._append(self.layout.group, "rdma:x:101:")
         return Ran(0, "".join(f"Inst {name} (1.0 Debian:12 [amd64])\n" for name in new))
 
     def _remove(self, names: list[str], *, simulate: bool) -> Ran:
