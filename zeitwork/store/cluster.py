@@ -15,7 +15,6 @@ from zeitwork.store.identifiers import new_id
 from zeitwork.store.rows import DEFAULT_REGION_V4, ClusterRow, RegionRow
 from zeitwork.store.units import Cursor, Units
 
-
 _REGION_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 

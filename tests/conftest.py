@@ -1,0 +1,75 @@
+"""Real Postgres for every test that asks for it: one embedded server for the session, a fresh database for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+import trio
+from psycopg.conninfo import make_conninfo
+
+from zeitwork.store import Store, open_store
+from zeitwork.store.embedded import EmbeddedServer
+from zeitwork.store.system_user import create_user
+
+TEMPLATE = "zeitwork_template"
+
+
+@pytest.fixture(scope="session")
+def public_directory() -> Iterator[Path]:
+    """A directory for the session that other users may enter (pytest's own are closed) with a short path."""
+    path = Path(tempfile.mkdtemp(prefix="zwt-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(public_directory: Path) -> Iterator[EmbeddedServer]:
+    """An embedded server. It does not wait for the disk: nothing in the tests cuts the power."""
+    if os.geteuid() != 0:
+        pytest.skip("the embedded Postgres needs root to become its system user")
+    create_user()
+    relaxed = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "100"}
+    server = EmbeddedServer(public_directory / "pg", public_directory / "run-pg", overrides=relaxed)
+    trio.run(server.start)
+    try:
+        trio.run(_make_template, server.dsn)
+        yield server
+    finally:
+        trio.run(server.stop)
+
+
+@pytest.fixture
+def database_url(postgres_server: EmbeddedServer) -> Iterator[str]:
+    """A database of the test's own, with the schema in it."""
+    name = f"t_{uuid4().hex}"
+    with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {TEMPLATE}".encode())
+        yield make_conninfo(postgres_server.dsn, dbname=name)
+        connection.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    """A store on a database of the test's own, following notifications."""
+    async with open_store(database_url) as opened, trio.open_nursery() as nursery:
+        nursery.start_soon(opened.run)
+        yield opened
+        nursery.cancel_scope.cancel()
+
+
+async def _make_template(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"create database {TEMPLATE}".encode())
+    async with open_store(make_conninfo(dsn, dbname=TEMPLATE)):
+        pass
+    with psycopg.connect(make_conninfo(dsn, dbname=TEMPLATE), autocommit=True) as connection:
+        # Each copy gets an identity of its own when it is opened.
+        connection.execute("delete from cluster")
