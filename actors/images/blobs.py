@@ -122,6 +122,8 @@ class Download:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if self.offset == 0 and self._size:
+            self._blobs.partial(self._digest).unlink(missing_ok=True)
 
     def restart(self) -> None:
         """Forget what is there."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from pathlib import Path
@@ -366,10 +367,8 @@ def test_damaged_archives_are_refused_or_read_but_never_crash(
     assume(whole)
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(whole)
-    try:
+    with contextlib.suppress(ImageRefused):
         merged([Layer(Slice(path, 0, len(whole)), craft.digest(bytes(whole)))])
-    except ImageRefused:
-        pass
 
 
 def test_the_reader_agrees_with_the_standard_library(tmp_path: Path) -> None:

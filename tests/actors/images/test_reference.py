@@ -38,8 +38,9 @@ def test_reads_as_docker_does(text: str, full: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "   ", None, 7, "https://ghcr.io/a/b", "docker://nginx", "Nginx", "ghcr.io/Owner/App", "nginx:", "nginx:a b",
-        "nginx:.x", "nginx:" + "x" * 129, "nginx@sha256:12", "nginx@md5:" + "0" * 32, f"nginx@{SHA.upper()}",
+        "", "   ", None, 7, "https://ghcr.io/a/b", "docker://nginx", "Nginx", "ghcr.io/Owner/App", "nginx:",
+        "nginx:a b", "nginx:.x", "nginx:" + "x" * 129,
+        "nginx@sha256:12", "nginx@md5:" + "0" * 32, f"nginx@{SHA.upper()}",
         "/nginx", "nginx/", "a//b", "ghcr.io/", "ghcr.io:99999/a", "ghcr.io:0/a", "-a", "a-", "a..b/c", "../../etc",
         "[zz]:5000/app", "[::1:5000/app", "a" * 256, "a" * 600, "nginx latest", "ex ample.com/a", "a/b\0c", "näme",
     ],
