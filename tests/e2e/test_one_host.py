@@ -53,16 +53,16 @@ def whole_life(host: HostProcess) -> None:
     before = machine.links(), machine.routes(), machine.nft()
     host.start()
     with cleared(host):
-        free = host.get("/api/v1/resources")["total"]
+        free = host.get("/api/v1/resources")["available"]
         instance = host.cli("deploy", str(host.assets / "hello.tar"), "--memory", "128MiB", "--name", "hello", "--json")
         assert instance["state"] == "running"
         v6, v4 = f"http://[{instance['ipv6']}]:8080", f"http://{instance['ipv4']}:8080"
         for url in (v6, v4):
             assert "hello" in until(lambda url=url: answers(url) and fetch(url), url).lower()  # type: ignore[misc]
 
-        used = host.get("/api/v1/resources")["total"]
-        assert used["vcpu_available"] == free["vcpu_available"] - 1
-        assert used["memory_available"] <= free["memory_available"] - 128
+        used = host.get("/api/v1/resources")["available"]
+        assert used["vcpu"] == free["vcpu"] - 1
+        assert used["memory"] <= free["memory"] - 128
 
         pid = vm_pid(host, instance)
         with Watcher(v4) as watcher:
@@ -91,7 +91,7 @@ def whole_life(host: HostProcess) -> None:
         assert not answers(v4)
         gone = host.cli("rm", "hello", "--json")
         assert gone["state"] == "terminated"
-        assert host.get("/api/v1/resources")["total"] == free
+        assert host.get("/api/v1/resources")["available"] == free
         assert host.terminate() == 0
     # Nothing of the VM is left, and nothing of the host but its own data.
     assert machine.processes_with(str(host.data)) == []

@@ -32,7 +32,7 @@ def urls(instance: Any) -> list[str]:
 
 @click.command()
 @click.argument("source")
-@click.option("--name", help="Name of the instance.  [default: from the image]")
+@click.option("--name", help="Name of the instance, a DNS label.  [default: a short id]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port the app listens on.  [default: the image's, or 8080]")
 @click.option("--vcpu", type=click.IntRange(1), default=1, show_default=True, help="Virtual CPUs.")
 @click.option("--memory", default="256MiB", show_default=True, help="Memory, for example 512MiB or 1GiB.")
