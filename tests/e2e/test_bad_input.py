@@ -14,6 +14,7 @@ from tests.e2e import process as machine
 from tests.e2e.archives import write_image
 from tests.e2e.process import ROOT, HostProcess, running, until
 
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SHELL = {"Entrypoint": ["/bin/sh", "-c"], "User": "app", "WorkingDir": "/tmp"}
 
 
@@ -124,7 +125,7 @@ def test_removing_a_running_instance_asks_first(shared_host: HostProcess, assets
 def run_fails(*arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> str:
     done = subprocess.run(
         [*prefix, sys.executable, "-m", "zeitwork", "run", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment},
+        cwd=ROOT, capture_output=True, text=True, timeout=60, env={"PATH": SYSTEM_PATH, **environment},
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
