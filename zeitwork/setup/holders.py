@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+_MONITORS = ("qemu", "firecracker")
+_GROUP = re.compile(r"/zeitwork/([a-z0-9._-]+)$", re.MULTILINE)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -38,6 +40,22 @@ def holders(folders: tuple[Path, ...], processes: Path = Path("/proc")) -> tuple
     return tuple(found)
 
 
+def virtual_machines(processes: Path = Path("/proc")) -> tuple[Holder, ...]:
+    """Return the VMs of every Zeitwork host on this machine, whichever data directory they belong to.
+
+    Their monitors are in control groups of their own, so they are found also when their host was killed.
+    """
+    found = []
+    for entry in sorted(processes.iterdir(), key=lambda path: (len(path.name), path.name)):
+        name = _read(entry / "comm").strip() if entry.name.isdecimal() else ""
+        if not name.startswith(_MONITORS):
+            continue
+        group = _GROUP.search(_read(entry / "cgroup"))
+        if group is not None:
+            found.append(Holder(int(entry.name), name, f"a VM, {group[1]}", Path(group[0])))
+    return tuple(found)
+
+
 def _held(process: Path, roots: tuple[str, ...]) -> str | None:
     links = [process / "exe", process / "cwd"]
     with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
@@ -56,7 +74,7 @@ def _held(process: Path, roots: tuple[str, ...]) -> str | None:
 
 def _what(name: str, held: str) -> str:
     placement = _UUID.search(held)
-    if placement and name.startswith(("qemu", "firecracker")):
+    if placement and name.startswith(_MONITORS):
         return f"a VM, placement {placement[0]}"
     if name == "postgres":
         return "the embedded Postgres"

@@ -12,7 +12,7 @@ from actors.model.errors import Conflict, Failed
 from zeitwork.setup import forwarding
 from zeitwork.setup.apt import Apt
 from zeitwork.setup.execute import OF_PACKAGES, QUICK, account_ids
-from zeitwork.setup.holders import holders
+from zeitwork.setup.holders import holders, virtual_machines
 from zeitwork.setup.layout import Layout
 from zeitwork.setup.manifest import Entry, Kind, Manifest
 from zeitwork.setup.options import SetupOptions
@@ -32,11 +32,13 @@ class Removal:
 
 
 def refuse_while_used(options: SetupOptions) -> None:
-    """Raise `Conflict` naming them, when processes use the data directory: a host, its Postgres, VMs."""
+    """Raise `Conflict` naming the processes that use what would go: a host, its Postgres, VMs of any host."""
     found = holders((options.home, options.paths.data, options.paths.run), options.layout.processes)
+    pids = {holder.pid for holder in found}
+    found += tuple(vm for vm in virtual_machines(options.layout.processes) if vm.pid not in pids)
     if found:
         raise Conflict(
-            f"{options.paths.data} is in use by {'; '.join(str(holder) for holder in found[:5])}"
+            f"in use by {'; '.join(str(holder) for holder in found[:5])}"
             + (f" and {len(found) - 5} more" if len(found) > 5 else ""),
             code="in-use",
             fix="zeitwork rm --yes the instances, then end zeitwork run (systemctl stop zeitwork), then try again",

@@ -271,6 +271,18 @@ def test_removal_is_refused_while_a_process_holds_the_data(world: World) -> None
     assert world.options().manifest.exists()
 
 
+def test_removal_is_refused_while_a_vm_of_any_host_runs(world: World) -> None:
+    set_up(world)
+    process = world.root / "proc/4242"
+    process.mkdir()
+    (process / "comm").write_text("qemu-system-x86\n")
+    (process / "cgroup").write_text("1:name=systemd:/zeitwork/abcdefghij\n0::/\n")
+    with pytest.raises(Conflict, match="a VM, abcdefghij"):
+        remove(world)
+    (process / "cgroup").write_text("0::/machine.slice\n")  # somebody else's
+    assert remove(world).done
+
+
 def test_a_damaged_manifest_is_refused_not_guessed(world: World) -> None:
     set_up(world)
     world.options().manifest.write_text("{")
