@@ -1,0 +1,260 @@
+"""Real guests for tests: drives, a throwaway network, and a QEMU or Firecracker process with its console."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import re
+import secrets
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+from pyroute2 import NetNS
+
+from actors.model.errors import Unavailable
+from actors.model.network import GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Lease, guest_mac
+from actors.model.paths import HostPaths
+from zeitwork.guest.kernel import GuestKernel, fetch_kernel, load_guest
+
+LEASE = Lease(v6=IPv6Address("fd7a:77::2"), v4=IPv4Address("172.31.0.2"))
+CMDLINE = "console=ttyS0 reboot=k panic=1 quiet loglevel=1 random.trust_cpu=on"
+TAP = "zwtest0"
+NODAD = 0x02
+BOOT = 90.0  # seconds: emulated machines on a busy runner
+
+
+def cached_kernel() -> GuestKernel:
+    """The distribution's guest kernel, fetched once and kept between runs. Skips the test where apt can't bring it."""
+    cache = Path(os.environ.get("ZEITWORK_TEST_CACHE", "/var/tmp/zeitwork-test-cache"))
+    cache.mkdir(parents=True, exist_ok=True)
+    paths = HostPaths(cache, cache)
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            return load_guest(paths)
+        except Unavailable:
+            pass
+        try:
+            return fetch_kernel(paths.guest)
+        except Unavailable as error:
+            pytest.skip(f"no guest kernel: {error}")
+
+
+def root_tree(folder: Path, files: Mapping[str, str | bytes]) -> Path:
+    """A root directory with a static busybox and ``files``; those that start with #! are executable."""
+    for name in ("bin", "etc", "tmp", "www"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", folder / "bin/busybox")
+    applets = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True, timeout=10)
+    for applet in applets.stdout.split():
+        if applet != "busybox":
+            (folder / "bin" / applet).symlink_to("busybox")
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = content.encode() if isinstance(content, str) else content
+        path.write_bytes(data)
+        path.chmod(0o755 if data.startswith(b"#!") else 0o644)
+    return folder
+
+
+def squashfs(tree: Path, target: Path) -> Path:
+    """Uncompressed, because a guest kernel that is itself emulated inflates a few MiB in twenty seconds."""
+    command = ["mksquashfs", tree, target, "-noappend", "-quiet", "-no-progress"]
+    subprocess.run([*command, "-noI", "-noD", "-noF", "-noX"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    return target
+
+
+def ext4(target: Path, mebibytes: int = 32) -> Path:
+    with open(target, "wb") as file:
+        file.truncate(mebibytes << 20)
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", target], check=True, timeout=60)
+    return target
+
+
+@dataclass(frozen=True)
+class Drives:
+    root: Path
+    upper: Path
+    config: Path
+
+    @staticmethod
+    def make(folder: Path, root: Path, config: bytes) -> Drives:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config").write_bytes(config)
+        return Drives(root, ext4(folder / "upper"), folder / "config")
+
+    def ordered(self) -> list[tuple[Path, bool]]:
+        return [(self.root, True), (self.upper, False), (self.config, True)]
+
+
+class Network:
+    """A network namespace with one TAP, set up as a host sets up a placement's."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def inside(self, *argv: str) -> list[str]:
+        return ["nsenter", f"--net=/var/run/netns/{self.name}", *argv]
+
+    def fetch(self, url: str) -> str:
+        code = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=20).read().decode(), end='')"
+        command = self.inside(sys.executable, "-I", "-c", code, url)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@contextlib.contextmanager
+def network() -> Iterator[Network]:
+    name = f"zwt{secrets.token_hex(5)}"
+    with NetNS(name, flags=os.O_CREAT | os.O_EXCL) as netns:
+        try:
+            netns.link("add", ifname=TAP, kind="tuntap", mode="tap")
+            index = netns.link_lookup(ifname=TAP)[0]
+            netns.link("set", index=index, address=GATEWAY_MAC, state="up")
+            netns.addr("add", index=index, address=str(GATEWAY_V4), prefixlen=32)
+            netns.addr("add", index=index, address=str(GATEWAY_V6), prefixlen=64, flags=NODAD)
+            netns.route("add", dst=f"{LEASE.v4}/32", oif=index)
+            netns.route("add", dst=f"{LEASE.v6}/128", oif=index)
+            for address in (LEASE.v4, LEASE.v6):
+                netns.neigh("add", dst=str(address), lladdr=guest_mac(LEASE), ifindex=index, state=0x80)
+            yield Network(name)
+        finally:
+            netns.remove()
+
+
+class Machine:
+    """A running monitor; its standard output is the guest's console. Killed when the block ends."""
+
+    def __init__(self, argv: list[str], control: Path) -> None:
+        self.control = control
+        self.output = b""
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+        )
+        assert self.process.stdout is not None
+        self._pipe = self.process.stdout
+        os.set_blocking(self._pipe.fileno(), False)
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        self._pipe.close()
+
+    @property
+    def console(self) -> str:
+        """What the guest wrote so far; the kernel's own lines end in CR LF."""
+        return self.output.decode(errors="replace").replace("\r\n", "\n")
+
+    def wait_for(self, pattern: str, seconds: float = BOOT) -> re.Match[str]:
+        """Read the console until ``pattern`` (multi-line) is in it."""
+        end = time.monotonic() + seconds
+        while (found := re.search(pattern, self.console, re.MULTILINE)) is None:
+            if not self._read(end):
+                pytest.fail(f"no {pattern!r} on the console:\n{self.console[-4000:]}")
+        return found
+
+    def wait_exit(self, seconds: float = BOOT) -> int:
+        """Read the console to its end and return the monitor's exit status."""
+        end = time.monotonic() + seconds
+        while self._read(end):
+            pass
+        if time.monotonic() >= end:
+            pytest.fail(f"the machine did not end:\n{self.console[-4000:]}")
+        return self.process.wait(10)
+
+    def reports(self) -> list[str]:
+        """The init's lines, without the nonce."""
+        return re.findall(r"^\[zeitwork \S+\] (.*)$", self.console, re.MULTILINE)
+
+    def _read(self, end: float) -> bool:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pipe, selectors.EVENT_READ)
+            if not selector.select(max(0.0, end - time.monotonic())):
+                return False
+        data = os.read(self._pipe.fileno(), 65536)
+        self.output += data
+        return bool(data)
+
+
+class Qemu(Machine):
+    def __init__(self, folder: Path, kernel: GuestKernel, drives: Drives | None, net: Network | None = None) -> None:
+        control = folder / "qmp"
+        argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "192", "-smp", "1"]
+        argv += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
+        argv += ["-qmp", f"unix:{control},server=on,wait=off"]
+        argv += ["-kernel", str(kernel.vmlinux), "-initrd", str(kernel.initrd), "-append", CMDLINE]
+        for index, (path, read_only) in enumerate(drives.ordered() if drives is not None else []):
+            options = f"id=d{index},if=none,format=raw,file={path},readonly={'on' if read_only else 'off'}"
+            argv += ["-drive", options, "-device", f"virtio-blk-pci,drive=d{index}"]
+        card = f"virtio-net-pci,netdev=n,romfile=,mac={guest_mac(LEASE)}"
+        backend = "user,id=n" if net is None else f"tap,id=n,ifname={TAP},script=no,downscript=no"
+        if drives is not None:
+            argv += ["-netdev", backend, "-device", card]
+        super().__init__(argv if net is None else net.inside(*argv), control)
+
+    def command(self, name: str, **arguments: object) -> None:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(self.control))
+            with connection.makefile("rw") as stream:
+                for request in ({"execute": "qmp_capabilities"}, {"execute": name, "arguments": arguments}):
+                    stream.write(json.dumps(request) + "\n")
+                    stream.flush()
+                    while "return" not in (answer := json.loads(stream.readline())):
+                        assert "error" not in answer, answer
+
+    def power_button(self) -> None:
+        self.command("system_powerdown")
+
+    def ctrl_alt_del(self) -> None:
+        keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
+        self.command("send-key", keys=keys)
+
+
+class Firecracker(Machine):
+    def __init__(self, folder: Path, binary: str, kernel: GuestKernel, drives: Drives, net: Network) -> None:
+        control = folder / "api.sock"
+        configuration = {
+            "boot-source": {
+                "kernel_image_path": str(kernel.vmlinux),
+                "initrd_path": str(kernel.initrd),
+                "boot_args": f"{CMDLINE} pci=off",
+            },
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": 128},
+            "drives": [
+                {"drive_id": f"d{index}", "path_on_host": str(path), "is_root_device": False, "is_read_only": read_only}
+                for index, (path, read_only) in enumerate(drives.ordered())
+            ],
+            "network-interfaces": [{"iface_id": "eth0", "host_dev_name": TAP, "guest_mac": guest_mac(LEASE)}],
+        }
+        (folder / "vm.json").write_text(json.dumps(configuration))
+        (folder / "log").touch()
+        argv = [binary, "--api-sock", str(control), "--config-file", str(folder / "vm.json")]
+        super().__init__(net.inside(*argv, "--log-path", str(folder / "log")), control)
+
+    def ctrl_alt_del(self) -> None:
+        connection = http.client.HTTPConnection("localhost", timeout=20)
+        with contextlib.closing(connection), socket.socket(socket.AF_UNIX) as endpoint:
+            endpoint.settimeout(20)
+            endpoint.connect(str(self.control))
+            connection.sock = endpoint
+            connection.request("PUT", "/actions", json.dumps({"action_type": "SendCtrlAltDel"}))
+            assert connection.getresponse().status == 204
