@@ -90,17 +90,18 @@ class Apt:
 
     def install(self, packages: Sequence[str], line: Callable[[str], None]) -> None:
         """Install packages. Lists can name files that the mirror dropped: a failure is tried again after an update."""
-        ran = self._tools.run([*INSTALL, *packages], timeout=INSTALL_TIMEOUT, line=line)
+        ran = self._change([*INSTALL, *packages], line)
         if not ran.ok:
             self.refresh(line, force=True)
-            ran = self._tools.run([*INSTALL, *packages], timeout=INSTALL_TIMEOUT, line=line)
+            ran = self._change([*INSTALL, *packages], line)
         if not ran.ok:
             raise Unavailable(f"apt-get install: {ran.last_words}", fix=f"apt-get install {' '.join(packages)}")
 
     def installed(self) -> frozenset[str]:
-        """Return the names of all packages that are installed now."""
+        """Return the names of all packages that are on the machine now, those that were cut short included."""
+        gone = (" not-installed", " config-files")
         ran = self._query("-f", "${Package} ${db:Status-Status}\n")
-        return frozenset(line.split()[0] for line in ran.output.splitlines() if line.endswith(" installed"))
+        return frozenset(line.split()[0] for line in ran.output.splitlines() if not line.endswith(gone))
 
     def leftovers(self) -> frozenset[str]:
         """Return the names of packages that are removed but whose configuration somebody kept."""
@@ -145,9 +146,18 @@ class Apt:
         edited = [name for name in going if name in older or self._edited(name)]
         for verb, names in (("purge", [name for name in going if name not in edited]), ("remove", edited)):
             if names:
-                ran = self._tools.run([*_GET, verb, *names], timeout=INSTALL_TIMEOUT, line=line)
+                ran = self._change([*_GET, verb, *names], line)
                 if not ran.ok:
                     raise Failed(f"apt-get {verb}: {ran.last_words}", fix="mend that, then zeitwork setup --remove")
+
+    def repair(self, line: Callable[[str], None]) -> None:
+        """Let dpkg end what it was cut short in. Raises `Failed` in its own words."""
+        ran = self._change(["dpkg", "--configure", "-a"], line)
+        if not ran.ok:
+            raise Failed(f"dpkg --configure -a: {ran.last_words}", fix="dpkg --configure -a")
+
+    def _change(self, argv: Sequence[str], line: Callable[[str], None]) -> Ran:
+        return self._tools.run(argv, timeout=INSTALL_TIMEOUT, line=line, finish=True)
 
     def _would_remove(self, names: Sequence[str]) -> set[str]:
         ran = self._tools.run([*_GET, "remove", "--simulate", *names], timeout=ASK_TIMEOUT)

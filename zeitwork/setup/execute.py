@@ -80,6 +80,8 @@ class Executor:
 
     def _packages(self, names: tuple[str, ...], line: Line) -> None:
         apt = Apt(self._tools, self._layout.package_lists)
+        if any(entry.kind == "package" and not entry.done for entry in self._manifest.entries):
+            apt.repair(line)  # an earlier setup was cut short, and perhaps dpkg with it
         apt.refresh(line)
         simulation = apt.would_install(names)
         if simulation.removed:

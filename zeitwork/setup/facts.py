@@ -133,7 +133,8 @@ def look(options: SetupOptions, tools: Tools) -> Facts:
     simulation = None
     if missing and linux.debian and age is not None and tools.which("apt-get"):
         simulation = Apt(tools, layout.package_lists).try_install(missing)
-    kvm = os.access(layout.kvm, os.R_OK | os.W_OK)
+    # Root that may not open the device is in a container without it; another user is just not root.
+    kvm = layout.kvm.exists() and (os.geteuid() != 0 or os.access(layout.kvm, os.R_OK | os.W_OK))
     return Facts(
         uid=os.geteuid(),
         machine=platform.machine(),

@@ -260,6 +260,8 @@ class Remover:
 
     def _packages(self, entries: Sequence[Entry], line: Line) -> tuple[str, ...]:
         apt = Apt(self._tools, self._layout.package_lists)
+        if not all(entry.done for entry in entries):
+            apt.repair(line)
         going, staying = apt.removable(
             [entry.subject for entry in entries],
             [entry.subject for entry in entries if entry.mark == "requested"],

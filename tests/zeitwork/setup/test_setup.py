@@ -187,6 +187,7 @@ def test_packages_half_installed_at_a_power_cut_are_known(world: World) -> None:
     world.after = lambda _argv: None
     assert "qemu-system-x86" in world.installed
     remove(world, purge=True)
+    assert ("dpkg", "--configure", "-a") in world.calls
     assert "qemu-system-x86" not in world.installed
 
 
