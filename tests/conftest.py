@@ -1,4 +1,4 @@
-"""Real Postgres for every test that asks for it: one embedded server for the session, a fresh database for each test."""
+"""Real Postgres for every test that asks for it: one embedded server for the session, a database for each test."""
 
 from __future__ import annotations
 

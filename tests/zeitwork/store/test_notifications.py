@@ -8,15 +8,14 @@ import psycopg
 import pytest
 import trio
 
+from tests.zeitwork.store.world import until
 from zeitwork.store import Store
 from zeitwork.store.notifications import CHANNELS, MAX_IDS, Subscription, Wake
 from zeitwork.store.units import Units
 
 
 async def _listening(store: Store) -> None:
-    with trio.fail_after(20):
-        while not store.metrics.listening:
-            await trio.sleep(0.005)
+    await until(lambda: store.metrics.listening == 1)
 
 
 async def _drained(hints: Subscription) -> None:

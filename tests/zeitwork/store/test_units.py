@@ -12,6 +12,7 @@ import trio.testing
 from psycopg import sql
 
 from actors.model.errors import Unavailable
+from tests.zeitwork.store.world import until
 from zeitwork.store.embedded import EmbeddedServer
 from zeitwork.store.problems import OutcomeUnknown
 from zeitwork.store.units import Cursor, Units
@@ -55,7 +56,7 @@ async def _sessions(units: Units, like: str) -> int:
 
 async def _until_active(units: Units, like: str) -> None:
     with trio.fail_after(20):
-        while not await _sessions(units, like):
+        while not await _sessions(units, like):  # noqa: ASYNC110
             await trio.sleep(0.01)
 
 
@@ -91,10 +92,8 @@ async def test_a_cancelled_transaction_is_rolled_back(units: Units) -> None:
 
         nursery.start_soon(caller)
         await _until_active(units, "select pg_sleep(60)")
-        with trio.fail_after(20):
-            scope.cancel()
-            while not ended.is_set():
-                await trio.sleep(0.01)
+        scope.cancel()
+        await until(ended.is_set)
     # The caller was let go only after its thread had ended: nothing of it is left.
     assert scope.cancelled_caught
     assert ended.is_set()

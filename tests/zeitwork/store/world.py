@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from uuid import UUID, uuid4
+
+import trio
 
 from actors.model.image import ImageConfig
 from actors.model.records import Observation, Placement
@@ -30,6 +33,13 @@ STOPPED = Observation(PlacementState.REMOVED, outcome=Outcome.STOPPED)
 def host(**changes: object) -> HostRegistration:
     values: dict[str, object] = {"host_id": uuid4(), "hostname": f"host-{uuid4().hex[:6]}", "boot_id": "boot-1"}
     return HostRegistration(**{**values, **changes})  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread or process does and nobody announces."""
+    with trio.fail_after(20):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.005)
 
 
 async def ready_node(

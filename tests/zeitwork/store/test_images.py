@@ -1,0 +1,139 @@
+"""Images: asked for, claimed, ready or failed, deleted only when nobody uses them."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+import trio
+
+from actors.model.errors import Conflict, NotFound
+from actors.model.states import ImageStatus
+from tests.zeitwork.store.world import CONFIG, STOPPED, instance, place, ready_image, ready_node, see
+from zeitwork.store import Store
+
+
+async def test_the_way_of_an_image(store: Store) -> None:
+    node = await ready_node(store)
+    asked = await store.images.create("registry.example/app:1")
+    assert (asked.status, asked.percent, asked.node_id, asked.digest) == (ImageStatus.PENDING, 0, None, None)
+    claimed = await store.images.claim_pending(node.id)
+    assert claimed is not None
+    assert (claimed.id, claimed.source, claimed.status) == (asked.id, asked.source, ImageStatus.BUILDING)
+    await store.images.progress(asked.id, 40, "pulling 2 of 5 layers")
+    half = await store.images.get(asked.id)
+    assert (half.status, half.percent, half.message) == (ImageStatus.BUILDING, 40, "pulling 2 of 5 layers")
+    await store.images.ready(asked.id, "sha256:1", CONFIG, 12345)
+    await store.images.ready(asked.id, "sha256:1", CONFIG, 12345)
+    done = await store.images.get(asked.id)
+    assert (done.status, done.percent, done.digest, done.config, done.size) == (
+        ImageStatus.READY, 100, "sha256:1", CONFIG, 12345,
+    )  # fmt: skip
+    statuses = [row.status for row in await store.images.history(asked.id)]
+    assert statuses == [ImageStatus.PENDING, ImageStatus.BUILDING, ImageStatus.READY]
+    assert await store.images.digests_in_use() == {"sha256:1"}
+
+
+async def test_a_failure_keeps_its_words(store: Store) -> None:
+    node = await ready_node(store)
+    image = await store.images.create("nowhere.example/app")
+    await store.images.claim_pending(node.id)
+    await store.images.failed(image.id, "no such host", "reference", "check the name")
+    row = await store.images.get(image.id)
+    assert (row.status, row.error, row.error_field, row.error_fix) == (
+        ImageStatus.FAILED, "no such host", "reference", "check the name",
+    )  # fmt: skip
+    assert (await store.images.history(image.id))[-1].message == "no such host"
+    assert await store.images.claim_pending(node.id) is None
+
+
+async def test_each_image_is_claimed_once_and_the_oldest_first(store: Store) -> None:
+    node = await ready_node(store)
+    asked = [(await store.images.create(f"app:{number}")).id for number in range(12)]
+    claimed = []
+
+    async def worker() -> None:
+        while (record := await store.images.claim_pending(node.id)) is not None:
+            claimed.append(record.id)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(worker)
+    assert sorted(claimed) == sorted(asked)
+    assert len(set(claimed)) == 12
+
+
+async def test_what_a_dead_host_was_building_is_pending_again(store: Store) -> None:
+    node, other = await ready_node(store), await ready_node(store)
+    mine, theirs = await store.images.create("a"), await store.images.create("b")
+    await store.images.claim_pending(node.id)
+    await store.images.claim_pending(other.id)
+    assert await store.images.reclaim(node.id) == 1
+    assert await store.images.reclaim(node.id) == 0
+    assert (await store.images.get(mine.id)).status is ImageStatus.PENDING
+    assert (await store.images.get(theirs.id)).status is ImageStatus.BUILDING
+
+
+async def test_one_in_use_is_not_deleted(store: Store) -> None:
+    node = await ready_node(store)
+    image = await ready_image(store, node)
+    row = await instance(store, image, name="web")
+    assert (await store.images.get(image.id)).used_by == 1
+    with pytest.raises(Conflict) as caught:
+        await store.images.delete(image.id)
+    assert "web" in caught.value.detail
+    placement = await place(store, row, node)
+    await store.instances.delete(row.id)
+    with pytest.raises(Conflict):
+        await store.images.delete(image.id)  # it still runs
+    await see(store, placement, STOPPED)
+    gone = await store.images.delete(image.id)
+    assert gone.deleted_at is not None
+    assert (await store.images.delete(image.id)).deleted_at == gone.deleted_at
+    assert (await store.images.list()).items == ()
+    assert await store.images.digests_in_use() == set()
+
+
+async def test_deleting_and_using_one_at_once_never_both_succeed(store: Store) -> None:
+    node = await ready_node(store)
+    for _ in range(10):
+        image = await ready_image(store, node)
+        outcomes: list[str] = []
+
+        async def use() -> None:
+            try:
+                await instance(store, image)  # noqa: B023
+            except Exception as error:
+                outcomes.append(type(error).__name__)  # noqa: B023
+
+        async def delete() -> None:
+            try:
+                await store.images.delete(image.id)  # noqa: B023
+            except Conflict as error:
+                outcomes.append(type(error).__name__)  # noqa: B023
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use)
+            nursery.start_soon(delete)
+        assert outcomes in (["InvalidInput"], ["Conflict"])
+
+
+async def test_lists_by_status(store: Store) -> None:
+    node = await ready_node(store)
+    ready = await ready_image(store, node)
+    await store.images.create("later")
+    assert [row.id for row in (await store.images.list(status=ImageStatus.READY)).items] == [ready.id]
+    assert len((await store.images.list()).items) == 2
+
+
+async def test_creating_twice_makes_one(store: Store) -> None:
+    identifier = uuid4()
+    first = await store.images.create("app", id=identifier)
+    assert await store.images.create("app", id=identifier) == first
+    assert len(await store.images.history(identifier)) == 1
+
+
+async def test_a_stranger_is_not_found(store: Store) -> None:
+    for call in (store.images.get, store.images.delete, store.images.history):
+        with pytest.raises(NotFound):
+            await call(uuid4())
