@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from actors.model.records import Placement
+from actors.model.states import PlacementState
 from runtime import Message, Request
 
 
@@ -59,16 +59,22 @@ class Disowned(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Resync(Message):
+    """Answers `Disowned`: this is the state that the database holds now."""
+
+    state: PlacementState
+
+
+@dataclass(frozen=True, slots=True)
 class Leftover:
     """Something of a placement that this host's directories hold, whether or not the database knows it.
 
-    ``pid`` is its running monitor's, or None. ``cluster_id`` is the cluster that it was started for.
+    ``pid`` is its running monitor's, or None. ``cluster_id`` is the cluster that it was started for, ``tap`` the
+    name of its TAP.
     """
 
     placement_id: UUID
     cluster_id: str
     pid: int | None
     hypervisor: str | None
-
-
-__all__ = ["Disowned", "Leftover", "Look", "Placement", "Stop", "VmChanged", "VmView"]
+    tap: str

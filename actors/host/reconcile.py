@@ -1,0 +1,71 @@
+"""What differs between the placements that the database gives this host and what runs here. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from actors.model.records import Placement
+from actors.vm.messages import Leftover
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A virtual machine that has an actor. ``told`` is the stop that it was last sent: seconds and force."""
+
+    told: tuple[float, bool] | None = None
+    disowned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What to do. ``stop`` and ``resync`` are for children, ``orphans`` are left alone and told."""
+
+    start: tuple[Placement, ...] = ()
+    stop: tuple[tuple[UUID, float, bool], ...] = ()
+    resync: tuple[Placement, ...] = ()
+    destroy: tuple[Leftover, ...] = ()
+    orphans: tuple[Leftover, ...] = ()
+
+
+def unknown(placements: Collection[Placement], children: Collection[UUID], found: Collection[Leftover]) -> set[UUID]:
+    """Return what is here and not among ``placements``: whether it was removed has to be asked."""
+    listed = {placement.id for placement in placements}
+    return ({leftover.placement_id for leftover in found} | set(children)) - listed
+
+
+def decide(
+    placements: Collection[Placement],
+    children: Mapping[UUID, Child],
+    found: Collection[Leftover],
+    tombstones: Collection[UUID],
+    cluster_id: str,
+) -> Decisions:
+    """Return what to do so that what runs here becomes what the database wants.
+
+    Absence from the database alone destroys nothing: it may be the wrong database, or an old one restored. Only what
+    it says was removed, for the cluster that started it, is.
+    """
+    listed = {placement.id: placement for placement in placements}
+    start = tuple(placement for placement in placements if placement.id not in children)
+    stop = []
+    for identifier, child in children.items():
+        placement = listed.get(identifier)
+        if placement is not None and not placement.wanted:
+            wanted = (placement.stop_timeout, placement.force)
+        elif placement is None and identifier in tombstones:
+            wanted = (10.0, False)
+        else:
+            continue
+        if child.told != wanted:
+            stop.append((identifier, *wanted))
+    resync = tuple(listed[key] for key, child in children.items() if child.disowned and key in listed)
+    destroy: list[Leftover] = []
+    orphans: list[Leftover] = []
+    for leftover in found:
+        if leftover.placement_id in listed or leftover.placement_id in children:
+            continue
+        removed = leftover.placement_id in tombstones and leftover.cluster_id == cluster_id
+        (destroy if removed else orphans).append(leftover)
+    return Decisions(start, tuple(stop), resync, tuple(destroy), tuple(orphans))

@@ -1,0 +1,531 @@
+"""One virtual machine: carries out what its lifecycle decides and tells it what came of it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import trio
+
+from actors.host.store import PlacementStore
+from actors.images.messages import NAME as IMAGES
+from actors.images.messages import EnsureRoot
+from actors.model.errors import Problem, Unavailable
+from actors.model.ids import short_id
+from actors.model.image import RootImage
+from actors.model.records import Observation, Placement
+from actors.model.states import PlacementState
+from actors.tap.messages import TapDevice, TapDown, TapUp
+from actors.vm import lifecycle as life
+from actors.vm.console import ConsoleParser, Follower, gather, rotate
+from actors.vm.disk import make_disk
+from actors.vm.files import last_words
+from actors.vm.guest import CONSOLE, DISK, LOG
+from actors.vm.intent import Intent
+from actors.vm.lifecycle import Job, Phase
+from actors.vm.machine import Acceleration, Hypervisor
+from actors.vm.messages import Disowned, Look, Resync, Stop, VmChanged, VmView
+from actors.vm.outcome import Evidence
+from actors.vm.process import PidFile, VmProcess, boot_id
+from actors.vm.recover import Found, recover
+from actors.vm.settings import VmSettings, by_name
+from actors.vm.work import Launched, cgroup_name, choose, drop_disk, drop_machine, forget, start_machine
+from runtime import Actor, ActorError, Message, Ref
+
+#: Seconds for the images actor and for the TAP actor to answer.
+_ROOT, _TAP = 60.0, 40.0
+#: Seconds between looks at the console of a guest that boots, and at the size of every console.
+_BOOT_POLL, _ROTATE_EVERY = 0.02, 5.0
+#: First and largest wait in seconds before an observation is told to the database again.
+_RETRY_FIRST, _RETRY_MAX = 0.2, 10.0
+#: Bytes of a monitor's own log that are kept.
+_LOG_LIMIT = 1024 * 1024
+_ACTIVE = (Phase.BOOTING, Phase.RUNNING, Phase.STOPPING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact(Message):
+    """Something happened to the machine."""
+
+    event: life.Event
+
+
+@dataclass(frozen=True, slots=True)
+class _JobDone(Message):
+    job: Job
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _JobBroke(Message):
+    job: Job
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _JobDropped(Message):
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class _Announce(Message):
+    """Tell the host again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rotate(Message):
+    """Look at the console's size."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted(Message):
+    """Work on the side ended; ``error`` says how, if badly."""
+
+    what: str
+    error: Exception | None = None
+
+
+class VmActor(Actor):
+    """The virtual machine of one placement.
+
+    It looks first what an earlier process left: a monitor that runs is taken over, one that ended is told, a start
+    that was interrupted is cleaned and begun again. ``stop`` is set for a placement that is not wanted any more.
+    When the actor is stopped, the machine runs on.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        settings: VmSettings,
+        store: PlacementStore,
+        *,
+        tap: Ref,
+        host: Ref,
+        stop: Stop | None = None,
+    ) -> None:
+        self._placement = placement
+        self._settings = settings
+        self._store = store
+        self._tap = tap
+        self._host = host
+        self._initial_stop = stop
+        self._data = settings.paths.placement(placement.id)
+        self._run = settings.paths.vm_run(placement.id)
+        self._cgroup = cgroup_name(settings, placement)
+        self._console = self._data / CONSOLE
+        self._vm = life.fresh(placement.state, life.Limits())
+        self._scopes: dict[Job, trio.CancelScope] = {}
+        self._root: RootImage | None = None
+        self._tap_device: TapDevice | None = None
+        self._hypervisor: Hypervisor | None = None
+        self._intent: Intent | None = None
+        self._pid_file: PidFile | None = None
+        self._process: VmProcess | None = None
+        self._adopted = False
+        self._boot_slot = False
+        self._tick: Any = None
+        self._since = 0.0
+        self._shown: VmView | None = None
+
+    # --- beginning and end
+
+    async def init(self) -> None:
+        """Find out what is here already, then begin."""
+        placement = self._placement
+        found = await trio.to_thread.run_sync(
+            recover,
+            self._settings.paths,
+            self._cgroup,
+            placement.id,
+            placement.generation,
+            placement.state,
+            placement.boot_id,
+        )
+        for stray in found.strays:
+            self.ctx.log.warning("monitor of an interrupted start is ended", placement=str(placement.id), pid=stray.pid)
+            await stray.kill()
+            stray.close()
+        self._intent, self._pid_file = found.intent, found.pid_file
+        if found.intent is not None and found.found in (Found.RUNNING, Found.ENDED):
+            self._hypervisor = by_name(found.intent.hypervisor, found.intent.acceleration)
+        self._since = self.ctx.env.now()
+        now = self.ctx.env.monotonic()
+        events: list[life.Event] = [life.Begin()]
+        match found.found:
+            case Found.RUNNING:
+                assert found.process is not None
+                self._process, self._adopted = found.process, True
+                started = found.pid_file is not None and found.pid_file.app_started_at is not None
+                self._vm = life.adopted(placement.state, self._limits(), now, started=started)
+                self.ctx.log.info("running machine taken over", placement=str(placement.id), pid=found.process.pid)
+                self._aside("tap", partial(self._tap.ask, TapUp(), timeout=_TAP))
+            case Found.ENDED:
+                evidence = await trio.to_thread.run_sync(self._evidence, None)
+                self._vm = life.ended(placement.state, self._limits(), evidence)
+            case _:
+                leftovers = found.found is Found.HALF_MADE
+                self._vm = life.fresh(placement.state, life.Limits(), leftovers=leftovers)
+                if self._initial_stop is not None:
+                    events = []  # nothing is to be claimed for what is not wanted
+        if self._initial_stop is not None:
+            stop = self._initial_stop
+            events.append(life.StopWanted(stop.timeout, stop.force, stop.park))
+        self.ctx.every(_ROTATE_EVERY, _Rotate())
+        for event in events:
+            self.ctx.ref.tell(_Fact(event))
+
+    async def stopped(self, reason: object) -> None:
+        """Let go. The machine runs on; whoever comes next takes it over."""
+        del reason
+        self._free_slot()
+        if self._process is not None:
+            self._process.close()
+
+    # --- messages
+
+    async def receive(self, message: Message) -> None:
+        """Turn messages into the lifecycle's events."""
+        match message:
+            case _Fact(event=event):
+                self._feed(event)
+            case _JobDone(job=job, result=result):
+                self._scopes.pop(job, None)
+                self._job_done(job, result)
+            case _JobBroke(job=job, error=error):
+                self._scopes.pop(job, None)
+                self.ctx.log.warning("job failed", placement=str(self._placement.id), job=job, error=str(error))
+                self._feed(life.Broke(job, _sentence(error)))
+            case _JobDropped(job=job):
+                self._scopes.pop(job, None)
+                self._feed(life.Dropped(job))
+            case Stop(timeout=timeout, force=force, park=park):
+                self._feed(life.StopWanted(timeout, force, park))
+            case Resync(state=state):
+                self._feed(life.Resynced(state))
+            case Look():
+                self.ctx.reply(self._view())
+            case _Announce():
+                self._announce(again=True)
+            case _Rotate():
+                if self._vm.phase in _ACTIVE:
+                    self._aside("rotate", self._rotate)
+            case _Noted(what=what, error=error):
+                if error is not None:
+                    self.ctx.log.warning(
+                        "work on the side failed", placement=str(self._placement.id), what=what, error=str(error)
+                    )
+            case _:
+                self.ctx.log.warning("unknown message", message=type(message).__name__)
+
+    def _job_done(self, job: Job, result: Any) -> None:
+        match job:
+            case Job.REPORT:
+                self._feed(life.Reported(bool(result)))
+                return
+            case Job.ROOT:
+                self._root, self._hypervisor = result
+            case Job.TAP:
+                self._tap_device = result
+            case Job.LAUNCH:
+                launched: Launched = result
+                self._process, self._pid_file, self._intent = launched.process, launched.pid_file, launched.intent
+                self._vm = replace(self._vm, limits=self._limits())
+                self.ctx.log.info(
+                    "machine started",
+                    placement=str(self._placement.id),
+                    hypervisor=launched.intent.hypervisor,
+                    version=launched.intent.vmm_version,
+                    pid=launched.process.pid,
+                )
+            case _:
+                pass
+        self._feed(life.Done(job))
+
+    def _feed(self, event: life.Event) -> None:
+        before = self._vm.phase
+        self._vm, effects = life.step(self._vm, event, self.ctx.env.monotonic())
+        phase = self._vm.phase
+        if phase is not before:
+            self._since = self.ctx.env.now()
+            self.ctx.log.info(
+                "machine is " + phase,
+                placement=str(self._placement.id),
+                reason=self._vm.ending.reason if self._vm.ending else None,
+            )
+            if phase is Phase.RUNNING:
+                self._note_app_start()
+        if phase not in (Phase.SPAWNING, Phase.BOOTING) and Job.LAUNCH not in self._vm.jobs:
+            self._free_slot()
+        for effect in effects:
+            self._carry_out(effect)
+        self._arm()
+        self._announce()
+
+    def _note_app_start(self) -> None:
+        if self._pid_file is None or self._pid_file.app_started_at is not None:
+            return
+        try:
+            self._pid_file = self._pid_file.update(self._run, app_started_at=self.ctx.env.now())
+        except OSError as error:
+            # Only a later adoption would be slower for it: it then looks through the console.
+            self.ctx.log.warning("PID file not written", placement=str(self._placement.id), error=str(error))
+
+    def _arm(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        if self._vm.deadline is not None:
+            wait = max(0.0, self._vm.deadline - self.ctx.env.monotonic())
+            self._tick = self.ctx.after(wait, _Fact(life.Tick()))
+
+    # --- effects
+
+    def _carry_out(self, effect: life.Effect) -> None:
+        match effect:
+            case life.Start(job=job):
+                self._start(job, self._work(job))
+            case life.Ask(attempt=attempt):
+                self._start(Job.ASK, partial(self._ask_guest, attempt))
+            case life.Report():
+                self._start(Job.REPORT, partial(self._report, effect))
+            case life.Cancel(job=job):
+                scope = self._scopes.get(job)
+                if scope is not None:
+                    scope.cancel()
+            case life.Watch():
+                self._watch()
+            case life.Signal(kill=kill):
+                if self._process is not None:
+                    self._process.send(signal.SIGKILL if kill else signal.SIGTERM)
+            case life.Disown():
+                self.ctx.log.warning("the database refused an observation", placement=str(self._placement.id))
+                self._tell_host(Disowned(self._placement.id))
+            case life.Finish():
+                self._announce()
+                self.ctx.stop()
+
+    def _start(self, job: Job, work: Callable[[], Awaitable[Any]]) -> None:
+        """Run a job so that it always comes back, cancelled or not."""
+        scope = self._scopes[job] = trio.CancelScope()
+
+        async def run() -> Message:
+            with scope:
+                return _JobDone(job, await work())
+            return _JobDropped(job)
+
+        self.ctx.effect(
+            run, name=job, deadline=None, then=lambda message: message, failed=lambda error: _JobBroke(job, error)
+        )
+
+    def _aside(self, what: str, work: Callable[[], Awaitable[Any]]) -> None:
+        """Run work that the lifecycle does not wait for; its failure is logged."""
+        self.ctx.effect(
+            work,
+            name=what,
+            deadline=60.0,
+            then=lambda _: _Noted(what),
+            failed=lambda error: _Noted(what, error),
+        )
+
+    def _work(self, job: Job) -> Callable[[], Awaitable[Any]]:
+        match job:
+            case Job.ROOT:
+                return self._fetch_root
+            case Job.DISK:
+                return partial(make_disk, self._data / DISK, self._placement.resources.disk)
+            case Job.TAP:
+                return partial(self._tap.ask, TapUp(), timeout=_TAP)
+            case Job.LAUNCH:
+                return self._launch
+            case Job.PARK:
+                return partial(trio.to_thread.run_sync, self._park)
+            case Job.DROP_DISK:
+                return partial(trio.to_thread.run_sync, drop_disk, self._data)
+            case Job.DROP_TAP:
+                return partial(self._tap.ask, TapDown(), timeout=_TAP)
+            case Job.DROP_MACHINE:
+                return partial(trio.to_thread.run_sync, drop_machine, self._run, self._cgroup)
+            case Job.FORGET:
+                return partial(trio.to_thread.run_sync, forget, self._data)
+            case _:
+                raise AssertionError(f"{job} is not started this way")
+
+    async def _fetch_root(self) -> tuple[RootImage, Hypervisor]:
+        hypervisor = await choose(self._settings)
+        images = self.ctx.system.lookup(IMAGES)
+        if images is None:
+            raise Unavailable("the images actor is not there", fix="try again")
+        root = await images.ask(EnsureRoot(self._placement.image_digest), timeout=_ROOT)
+        return root, hypervisor
+
+    async def _launch(self) -> Launched:
+        assert self._root is not None
+        assert self._tap_device is not None
+        assert self._hypervisor is not None
+        await self._settings.boots.acquire()
+        self._boot_slot = True
+        return await start_machine(
+            self._settings,
+            self._placement,
+            hypervisor=self._hypervisor,
+            root=self._root,
+            tap=self._tap_device,
+            nonce=self.ctx.env.entropy(8).hex(),
+            epoch=self.ctx.env.now(),
+        )
+
+    def _park(self) -> None:
+        if self._intent is not None:
+            self._intent = self._intent.park(self._data)
+
+    async def _ask_guest(self, attempt: int) -> None:
+        if self._hypervisor is not None:
+            await self._hypervisor.request_shutdown(self._run, attempt)
+
+    async def _report(self, report: life.Report) -> bool:
+        """Tell the database until it is told: while it is away the machine runs on and this waits."""
+        ending = report.ending
+        reason = ending.reason if ending is not None else ""
+        if report.state is PlacementState.ASSIGNED:
+            reason = "the host was shut down"
+        observation = Observation(
+            state=report.state,
+            reason=reason,
+            outcome=ending.outcome if ending is not None else None,
+            exit_status=ending.status if ending is not None else None,
+            hypervisor=self._hypervisor.name if self._hypervisor is not None else None,
+            pid=self._process.pid if self._process is not None and report.state is PlacementState.RUNNING else None,
+            boot_id=boot_id(),
+        )
+        failures = 0
+        while True:
+            try:
+                return await self._store.observe(self._placement.id, report.expected, observation)
+            except Unavailable as error:
+                failures += 1
+                ceiling = min(_RETRY_MAX, _RETRY_FIRST * 2.0 ** min(failures, 10))
+                wait = self.ctx.env.random.uniform(ceiling / 2, ceiling)
+                self.ctx.log.warning(
+                    "the database is away; the observation is told later",
+                    placement=str(self._placement.id),
+                    state=report.state,
+                    retry_in=round(wait, 2),
+                    error=str(error),
+                )
+                await trio.sleep(wait)
+
+    # --- watching
+
+    def _watch(self) -> None:
+        process = self._process
+        assert process is not None
+        self.ctx.effect(
+            partial(self._await_end, process),
+            name="watch",
+            deadline=None,
+            then=_Fact,
+            failed=lambda error: _Noted("watch", error),
+        )
+        if not self._vm.started:
+            self.ctx.effect(
+                partial(self._await_app, process),
+                name="console",
+                deadline=None,
+                then=lambda started: _Fact(life.AppStarted()) if started else _Noted("console"),
+                failed=lambda error: _Noted("console", error),
+            )
+
+    async def _await_end(self, process: VmProcess) -> life.Exited:
+        status = await process.wait()
+        evidence = await trio.to_thread.run_sync(self._evidence, status)
+        return life.Exited(evidence)
+
+    async def _await_app(self, process: VmProcess) -> bool:
+        """Read the console from its beginning until the guest says that the app runs; False when it ended first."""
+        parser = ConsoleParser(self._intent.nonce if self._intent is not None else "-")
+        follower = Follower(self._console)
+        while True:
+            over = not process.running
+            data = follower.read()
+            if any(line.verb == "started" for line in parser.feed(data)):
+                return True
+            if not data:
+                if over:
+                    return False
+                await trio.sleep(_BOOT_POLL)
+            else:
+                await trio.lowlevel.checkpoint()
+
+    def _evidence(self, status: int | None) -> Evidence:
+        """Return what console, log and clock say about the end. Blocking."""
+        started_at = self._pid_file.app_started_at if self._pid_file is not None else None
+        nonce = self._intent.nonce if self._intent is not None else "-"
+        return gather(
+            self._console,
+            nonce,
+            started=started_at is not None,
+            vmm_status=status,
+            vmm_words=last_words(self._data / LOG, 500),
+            ran=max(0.0, self.ctx.env.now() - started_at) if started_at is not None and status is not None else None,
+        )
+
+    async def _rotate(self) -> None:
+        if await trio.to_thread.run_sync(rotate, self._console):
+            self.ctx.log.info("console rotated", placement=str(self._placement.id))
+        await trio.to_thread.run_sync(partial(rotate, self._data / LOG, _LOG_LIMIT, keep=2))
+
+    # --- the rest
+
+    def _limits(self) -> life.Limits:
+        acceleration = self._hypervisor.acceleration if self._hypervisor is not None else Acceleration.KVM
+        return self._settings.limits(acceleration)
+
+    def _free_slot(self) -> None:
+        if self._boot_slot:
+            self._boot_slot = False
+            self._settings.boots.release()
+
+    def _view(self) -> VmView:
+        intent = self._intent
+        alive = self._process is not None and self._process.running
+        return VmView(
+            placement_id=self._placement.id,
+            instance_id=self._placement.instance_id,
+            generation=self._placement.generation,
+            phase=self._vm.phase,
+            hypervisor=intent.hypervisor if intent is not None else None,
+            pid=self._process.pid if alive and self._process is not None else None,
+            adopted=self._adopted,
+            console=self._console,
+            since=self._since,
+            started_at=self._pid_file.app_started_at if self._pid_file is not None else None,
+        )
+
+    def _announce(self, *, again: bool = False) -> None:
+        view = self._view()
+        if again or view != self._shown:
+            self._shown = view
+            self._tell_host(VmChanged(view))
+
+    def _tell_host(self, message: Message) -> None:
+        try:
+            self._host.tell(message)
+        except ActorError as error:
+            self.ctx.log.warning("the host did not take a message", error=str(error))
+            if self._vm.phase is not Phase.REMOVED:
+                self.ctx.after(1.0, _Announce())
+
+
+def actor_name(placement: Placement) -> str:
+    """Return the name of a placement's virtual machine."""
+    return f"vm/{short_id(placement.id)}"
+
+
+def _sentence(error: Exception) -> str:
+    """Return what to tell people: a problem's own words, anything else with its type."""
+    if isinstance(error, Problem):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,76 @@
+"""What every guest of this host boots: kernel and initramfs, and the machine that a placement becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.model.image import RootImage
+from actors.model.network import guest_mac
+from actors.model.paths import HostPaths
+from actors.model.records import Placement
+from actors.tap.messages import TapDevice
+from actors.vm.config_drive import GuestConfig, stop_signal_number
+from actors.vm.machine import Drive, MachineSpec, Nic
+
+#: The same on every hypervisor. Secrets never come here: every process in the guest can read it.
+CMDLINE = "console=ttyS0 reboot=k panic=1 quiet loglevel=1 random.trust_cpu=on"
+
+CONSOLE, LOG, DISK, CONFIG = "console.log", "vmm.log", "upper.ext4", "config"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestImage:
+    """Kernel and initramfs of this host's guests. ``version`` is kept with each start, for people and for support."""
+
+    kernel: Path
+    initrd: Path
+    version: str
+
+
+def machine(
+    placement: Placement, *, guest: GuestImage, root: RootImage, tap: TapDevice, paths: HostPaths, cgroup: str
+) -> MachineSpec:
+    """Return the machine for a placement: its drives in the order that the guest's init expects. Pure."""
+    data, run = paths.placement(placement.id), paths.vm_run(placement.id)
+    return MachineSpec(
+        id=placement.id,
+        vcpu=placement.resources.vcpu,
+        memory=placement.resources.memory,
+        kernel=guest.kernel,
+        initrd=guest.initrd,
+        cmdline=CMDLINE,
+        drives=(
+            Drive("root", Path(root.rootfs), read_only=True),
+            Drive("upper", data / DISK, read_only=False),
+            Drive("config", run / CONFIG, read_only=True),
+        ),
+        nic=Nic(tap.name, tap.mac),
+        console=data / CONSOLE,
+        log=data / LOG,
+        run=run,
+        cgroup=cgroup,
+    )
+
+
+def guest_config(placement: Placement, *, nonce: str, dns: tuple[str, ...], epoch: float) -> GuestConfig:
+    """Return what the guest is told. Pure. Raises `InvalidInput` when the image can't be run as it is."""
+    image = placement.image_config
+    environment = dict(entry.partition("=")[::2] for entry in image.env if "=" in entry)
+    environment.setdefault("PORT", str(placement.default_port))
+    return GuestConfig(
+        nonce=nonce,
+        instance=str(placement.instance_id),
+        hostname=placement.hostname,
+        mac=guest_mac(placement.lease),
+        v4=placement.lease.v4,
+        v6=placement.lease.v6,
+        dns=dns,
+        argv=placement.command or image.argv,
+        env={**environment, **placement.environment},
+        cwd=image.working_dir or "/",
+        user=image.user,
+        stop_signal=stop_signal_number(image.stop_signal),
+        stop_timeout=placement.stop_timeout,
+        epoch=epoch,
+    )

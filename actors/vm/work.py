@@ -1,0 +1,131 @@
+"""The work behind a virtual machine's jobs: each function here does one thing to the host, or undoes it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from actors.model.errors import Failed, Unavailable
+from actors.model.ids import short_id
+from actors.model.image import RootImage
+from actors.model.records import Placement
+from actors.tap.messages import TapDevice
+from actors.vm.cgroup import Cgroup
+from actors.vm.config_drive import encode
+from actors.vm.console import shrink
+from actors.vm.files import write_atomic
+from actors.vm.guest import CONFIG, CONSOLE, DISK, guest_config, machine
+from actors.vm.intent import Intent
+from actors.vm.launch import launch
+from actors.vm.machine import Hypervisor
+from actors.vm.process import PidFile, VmProcess, boot_id
+from actors.vm.settings import VmSettings
+
+#: Bytes of console that stay after a placement is gone, to answer "why did it end?".
+KEPT_CONSOLE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A monitor that runs its guest."""
+
+    process: VmProcess
+    pid_file: PidFile
+    intent: Intent
+
+
+def cgroup_name(settings: VmSettings, placement: Placement) -> str:
+    """Return the group of a placement's monitor, relative to each hierarchy's root."""
+    return f"{settings.cgroup}/{short_id(placement.id)}"
+
+
+async def start_machine(
+    settings: VmSettings,
+    placement: Placement,
+    *,
+    hypervisor: Hypervisor,
+    root: RootImage,
+    tap: TapDevice,
+    nonce: str,
+    epoch: float,
+) -> Launched:
+    """Write config drive and intent, then launch. Raises `Problem`; then, or cancelled, no process is left."""
+    data, run = settings.paths.placement(placement.id), settings.paths.vm_run(placement.id)
+    cgroup = cgroup_name(settings, placement)
+    drive = encode(guest_config(placement, nonce=nonce, dns=settings.dns, epoch=epoch))
+    intent = Intent(
+        placement=str(placement.id),
+        instance=str(placement.instance_id),
+        generation=placement.generation,
+        cluster=settings.cluster_id,
+        cgroup=cgroup,
+        tap=tap.name,
+        hypervisor=hypervisor.name,
+        acceleration=hypervisor.acceleration,
+        vmm_version=await hypervisor.version(),
+        guest=settings.guest.version,
+        nonce=nonce,
+        boot_id=boot_id(),
+    )
+    try:
+        await trio.to_thread.run_sync(_write, run, drive, intent, data)
+    except OSError as error:
+        raise _no_room(error, data) from error
+    spec = machine(placement, guest=settings.guest, root=root, tap=tap, paths=settings.paths, cgroup=cgroup)
+    process, pid_file = await launch(hypervisor, spec)
+    return Launched(process, pid_file, intent)
+
+
+def _write(run: Path, drive: bytes, intent: Intent, data: Path) -> None:
+    # Sockets and a PID file of an interrupted start must not be taken for this one's.
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True, mode=0o700)
+    write_atomic(run / CONFIG, drive, durable=False, mode=0o600)
+    intent.write(data)
+
+
+def _no_room(error: OSError, data: Path) -> Failed:
+    return Failed(
+        f"the host could not write in {error.filename or data}: {error.strerror}",
+        code="disk-full" if error.errno in (28, 122) else None,
+        fix="free some space there" if error.errno in (28, 122) else None,
+    )
+
+
+def drop_disk(data: Path) -> None:
+    """Remove the writable layer. Blocking; idempotent."""
+    for path in (data / DISK, data / f".{DISK}.new"):
+        path.unlink(missing_ok=True)
+
+
+def drop_machine(run: Path, cgroup: str) -> None:
+    """Remove sockets, PID file, config drive and cgroup. Blocking; idempotent. Raises `OSError`."""
+    if run.exists():
+        shutil.rmtree(run)
+    Cgroup.of(cgroup).remove()
+
+
+def forget(data: Path) -> None:
+    """Remove all of a placement but the end of its console. Blocking; idempotent. Raises `OSError`."""
+    if not data.exists():
+        return
+    console = data / CONSOLE
+    if console.exists():
+        shrink(console, KEPT_CONSOLE)
+    for path in data.iterdir():
+        if path.name not in (CONSOLE, "intent.json"):
+            path.unlink()
+    Intent.forget(data)
+    if not console.exists() or console.stat().st_size == 0:
+        shutil.rmtree(data)
+
+
+async def choose(settings: VmSettings) -> Hypervisor:
+    """Return the hypervisor for a new guest, checked to be there still."""
+    hypervisor = await settings.hypervisors.get()
+    if not await trio.Path(settings.guest.kernel).exists():
+        raise Unavailable(f"the guest kernel {settings.guest.kernel} is missing", fix="run zeitwork setup")
+    return hypervisor
