@@ -16,11 +16,11 @@ from actors.images.progress import Progress
 from actors.images.pull import ARCHIVE, Pulled, Puller, explain
 from actors.images.settings import ImageSettings
 from actors.images.store import ImageStore
-from actors.model.errors import NotFound, Problem
+from actors.model.errors import NotFound, Problem, Unavailable
 from actors.model.image import RootImage
 from actors.model.paths import HostPaths
 from actors.model.records import ImageRecord
-from runtime import Actor, Message, Reply
+from runtime import Actor, Message, Reply, TooManyEffects
 
 #: Seconds between looks that nobody asked for, and between collections.
 SLOW_TIMER, COLLECT_TIMER = 15.0, 600.0
@@ -81,7 +81,7 @@ class Images(Actor):
         self._again = False
         self._reclaim_due = True
         self._failures = 0
-        self._collecting = False
+        self._collecting = self._collect_again = False
 
     async def init(self) -> None:
         """Clean up after an earlier life, then look for work."""
@@ -137,6 +137,8 @@ class Images(Actor):
                     self.ctx.log.warning("collecting images failed", error=str(error))
                 elif roots or files:
                     self.ctx.log.info("unused images removed", roots=roots, files=files)
+                if self._collect_again:
+                    self._collect()
             case _:
                 self.ctx.log.warning("unknown message", message=type(message).__name__)
 
@@ -272,14 +274,17 @@ class Images(Actor):
 
     def _answer(self, read: Callable[[], RootImage | ImageUsage], name: str) -> None:
         reply = self.ctx.reply_slot()
-        self.ctx.effect(
-            trio.to_thread.run_sync,
-            read,
-            name=name,
-            deadline=_READ_DEADLINE,
-            then=lambda value: _Answer(reply, value),
-            failed=lambda error: _Answer(reply, error=error),
-        )
+        try:
+            self.ctx.effect(
+                trio.to_thread.run_sync,
+                read,
+                name=name,
+                deadline=_READ_DEADLINE,
+                then=lambda value: _Answer(reply, value),
+                failed=lambda error: _Answer(reply, error=error),
+            )
+        except TooManyEffects:
+            reply.fail(Unavailable("too many questions about images at once", fix="try again in a moment"))
 
     def _root(self, digest: str) -> RootImage:
         found = self._puller.cache.find(digest)
@@ -298,6 +303,7 @@ class Images(Actor):
         return ImageUsage(roots, root_bytes, blobs, blob_bytes, cache.free_bytes(), len(self._active))
 
     def _collect(self) -> None:
+        self._collect_again = self._collecting
         if self._collecting:
             return
         self._collecting = True
