@@ -146,8 +146,8 @@ def invalid(message: str, noun: str = "field") -> InvalidInput:
             )
         return InvalidInput(f"the {noun} {field!r} is missing", field=field, fix="add it")
     if match and match["key"]:
-        return InvalidInput(f"a name in {field!r} is not allowed: {_lower(what)}", field=field)
-    return InvalidInput(_lower(what), field=field or None)
+        return InvalidInput(f"a name in {field!r} is not allowed: {_lower(what)}", field=field, fix="rename it")
+    return InvalidInput(_lower(what), field=field or None, fix=f"see /openapi.json for what the {noun} may be")
 
 
 def _lower(text: str) -> str:

@@ -12,7 +12,7 @@ import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from actors.model.errors import InvalidInput, Problem
+from actors.model.errors import Conflict, InvalidInput, Problem
 from zeitwork.api.call import Answer
 from zeitwork.api.deps import ApiDeps
 
@@ -45,11 +45,17 @@ async def once(
     """Do ``work(token)`` unless this key was answered already, in which case return that answer.
 
     Only success is kept: a refused or failed request gives the key back, so that it can be tried again after what
-    was wrong is mended. Raises `InvalidInput` when the key was used for another request.
+    was wrong is mended. Raises 422 when the key was used for another request, `Conflict`
+    while the first one is still being done.
     """
     if key is None:
         return encode(request, await work(deps.new_id()))
-    known = await deps.store.idempotency.begin(key, fingerprint(request, content))
+    try:
+        known = await deps.store.idempotency.begin(key, fingerprint(request, content))
+    except Conflict as conflict:
+        if conflict.code == "idempotency-key-reused":
+            conflict.status = 422  # no state to wait for: this request can never succeed under this key
+        raise
     if known.status is not None:
         response = render(request, known.status, known.body or b"")
         response.headers["Idempotency-Replayed"] = "true"

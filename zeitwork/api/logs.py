@@ -1,8 +1,7 @@
-"""Logs: what an instance's guest wrote to its console, from the file that the monitor appends to."""
+"""Logs: what an instance's guest wrote to its console, from the files that the monitor appends to."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp
 from actors.model.errors import NotFound, Problem, Unavailable
 from actors.model.states import PlacementState
 from zeitwork.api.call import Call
+from zeitwork.api.console_reader import ConsoleReader
 from zeitwork.api.decode import Input
 from zeitwork.api.stream import Slots, Stream, Write
 from zeitwork.store import Store
@@ -23,7 +23,6 @@ from zeitwork.store.rows import PlacementRow
 LOOK_S = 0.2
 #: Seconds between two looks at the placement while following, to notice its end when no notification came.
 _PLACEMENT_S = 2.0
-_CHUNK = 64 * 1024
 
 
 class LogQuery(Input):
@@ -56,59 +55,24 @@ async def logs(call: Call) -> ASGIApp:
         if query.follow:
             await _follow(call.deps.store, placement.id, path, query.tail, write)
         else:
-            await Reader(path).pump(write, tail=query.tail)
+            await _copy(path, query.tail, write)
 
     headers = {"X-Placement-Id": str(placement.id)} if placement else {}
     return Stream(produce, media_type="text/plain; charset=utf-8", closing=call.closing, slots=slots, headers=headers)
 
 
-class Reader:
-    """Reads a file that grows and now and then is cut to nothing (its old part having been copied away)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-        self._inode: int | None = None
-
-    async def pump(self, write: Write, tail: int | None = None) -> int:
-        """Write what is there and was not written yet; return how many bytes that was.
-
-        ``tail`` skips all but the last so many lines. A file that is not there yet is empty.
-        """
-        if tail is not None:
-            self._offset = await trio.to_thread.run_sync(_tail_offset, self._path, tail)
-        total = 0
-        # Not beyond what was there at first: a guest that writes faster than we read must not hold us here.
-        end: int | None = None
-        while end is None or self._offset < end:
-            chunk, size = await trio.to_thread.run_sync(self._read)
-            end = size if end is None else end
-            if not chunk:
-                break
+async def _copy(path: Path, tail: int | None, write: Write) -> ConsoleReader:
+    reader = await trio.to_thread.run_sync(ConsoleReader, path, tail)
+    try:
+        while chunk := await trio.to_thread.run_sync(reader.read_existing):
             await write(chunk)
-            total += len(chunk)
-        return total
-
-    def _read(self) -> tuple[bytes, int]:
-        try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return b"", 0
-        try:
-            status = os.fstat(descriptor)
-            if status.st_size < self._offset or (self._inode is not None and status.st_ino != self._inode):
-                self._offset = 0
-            self._inode = status.st_ino
-            chunk = os.pread(descriptor, _CHUNK, self._offset)
-        finally:
-            os.close(descriptor)
-        self._offset += len(chunk)
-        return chunk, status.st_size
+    finally:
+        reader.close()
+    return reader
 
 
 async def _follow(store: Store, placement_id: UUID, path: Path, tail: int | None, write: Write) -> None:
-    reader = Reader(path)
-    await reader.pump(write, tail=tail)
+    reader = await _copy(path, tail, write)
     ended = trio.Event()
 
     async def watch() -> None:
@@ -121,11 +85,15 @@ async def _follow(store: Store, placement_id: UUID, path: Path, tail: int | None
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        while not ended.is_set():
-            await reader.pump(write)
+        while True:
+            # Looked at before reading: what was written before the end is read after it was noticed.
+            over = ended.is_set()
+            while chunk := await trio.to_thread.run_sync(reader.read_new):
+                await write(chunk)
+            if over:
+                return
             with trio.move_on_after(LOOK_S):
                 await ended.wait()
-    await reader.pump(write)
 
 
 async def _is_over(store: Store, placement_id: UUID) -> bool:
@@ -146,30 +114,3 @@ def _choose(rows: tuple[PlacementRow, ...], wanted: UUID | None) -> PlacementRow
     raise NotFound(
         f"the instance has no placement {wanted}", field="placement_id", fix="see /api/v1/instances/{id}/placements"
     )
-
-
-def _tail_offset(path: Path, lines: int) -> int:
-    """Return where the last ``lines`` lines of a file begin; a last line without an end counts as one."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return 0
-    try:
-        position = end = os.fstat(descriptor).st_size
-        missing = lines
-        while position > 0 and missing >= 0:
-            start = max(0, position - _CHUNK)
-            chunk = os.pread(descriptor, position - start, start)
-            at = len(chunk)
-            if position == end and lines > 0 and chunk.endswith(b"\n"):
-                at -= 1
-            if lines == 0:
-                return end
-            while (at := chunk.rfind(b"\n", 0, at)) >= 0:
-                missing -= 1
-                if missing == 0:
-                    return start + at + 1
-            position = start
-        return 0
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,9 @@ from zeitwork.api.desired import wish
 from zeitwork.api.paging import PageQuery
 from zeitwork.store.rows import NodeRow, ResourcesRow
 
-Hostname = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$(?!\n)", max_length=253)]
+Hostname = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$(?!\n)", max_length=253)
+]
 
 
 class NodeQuery(PageQuery):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import Metric as Family
@@ -20,7 +20,8 @@ class ActorTotals:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._lives: dict[tuple[str, int], int] = {}
+        self._names: dict[str, int] = {}
         self._handled: defaultdict[str, int] = defaultdict(int)
         self._restarts: defaultdict[str, int] = defaultdict(int)
 
@@ -29,23 +30,24 @@ class ActorTotals:
         living: defaultdict[str, int] = defaultdict(int)
         depth: defaultdict[str, int] = defaultdict(int)
         oldest: defaultdict[str, float] = defaultdict(float)
-        seen: dict[str, tuple[int, int]] = {}
+        lives: dict[tuple[str, int], int] = {}
+        names: dict[str, int] = {}
         for info in self._system.snapshot():
             kind = info.name.partition("/")[0]
             living[kind] += 1
             depth[kind] += info.depth
             oldest[kind] = max(oldest[kind], info.oldest_age or 0.0)
-            handled, restarts = self._seen.get(info.name, (0, 0))
-            self._handled[kind] += _growth(handled, info.handled)
-            self._restarts[kind] += _growth(restarts, info.restarts)
-            seen[info.name] = (info.handled, info.restarts)
-        self._seen = seen
+            life = (info.name, info.generation)
+            self._handled[kind] += _growth(self._lives.get(life, 0), info.handled)
+            self._restarts[kind] += _growth(self._names.get(info.name, 0), info.restarts)
+            lives[life], names[info.name] = info.handled, info.restarts
+        self._lives, self._names = lives, names
         yield family(catalogue.ACTORS, _labelled(living))
         yield family(catalogue.ACTOR_DEPTH, _labelled(depth))
         yield family(catalogue.ACTOR_OLDEST, _labelled(oldest))
         yield family(catalogue.ACTOR_HANDLED, _labelled(self._handled))
         yield family(catalogue.ACTOR_RESTARTS, _labelled(self._restarts))
-        yield family(catalogue.DEAD_LETTERS, self._system.dead_letters.count)
+        yield family(catalogue.DEAD_LETTERS, _labelled(self._system.dead_letters.by_cause))
 
 
 def _growth(before: int, now: int) -> int:
@@ -53,5 +55,5 @@ def _growth(before: int, now: int) -> int:
     return now - before if now >= before else now
 
 
-def _labelled(values: dict[str, int] | dict[str, float]) -> dict[tuple[str, ...], float]:
+def _labelled(values: Mapping[str, int] | Mapping[str, float]) -> dict[tuple[str, ...], float]:
     return {(kind,): float(value) for kind, value in values.items()}

@@ -61,7 +61,7 @@ ACTOR_OLDEST = Metric(
 )
 ACTOR_HANDLED = Metric("zeitwork_actor_messages", _C, "Messages that actors handled.", ("kind",))
 ACTOR_RESTARTS = Metric("zeitwork_actor_restarts", _C, "Actors that failed and were started again.", ("kind",))
-DEAD_LETTERS = Metric("zeitwork_dead_letters", _C, "Messages and replies that reached nobody.")
+DEAD_LETTERS = Metric("zeitwork_dead_letters", _C, "Messages and replies that reached nobody, by why.", ("cause",))
 
 STORE_UP = Metric("zeitwork_store_up", _G, "1 when the database answered this scrape, else 0.")
 STORE_UNITS = Metric("zeitwork_store_units", _C, "Units of work that ended, by name.", ("unit",))

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from tests.zeitwork.api.conftest import World
+from zeitwork.api.deps import fresh_id
+
+
+async def test_the_host_itself(world: World) -> None:
+    (node,) = (await world.client.get("/api/v1/nodes")).json()["items"]
+    assert node["id"] == str(world.node.id)
+    assert node["hostname"] == "host-a"
+    assert node["state"] == "ready"
+    assert node["generation"] == 1
+    assert node["resources"] == {
+        "vcpu": 8,
+        "memory": 3584,
+        "vcpu_allocated": 0,
+        "memory_allocated": 0,
+        "vcpu_available": 8,
+        "memory_available": 3584,
+        "placements": 0,
+    }
+    assert node["ipv4_pool"]
+    assert (await world.client.get(f"/api/v1/nodes/{node['id']}")).json() == node
+
+
+async def test_an_expected_host_is_booting(world: World) -> None:
+    made = await world.client.post("/api/v1/nodes", json={"hostname": "host-b", "ip_address": "2001:db8::7"})
+    assert made.status_code == 201, made.text
+    node = made.json()
+    assert node["state"] == "booting"
+    assert node["generation"] == 0
+    assert node["ip_address"] == "2001:db8::7"
+    assert made.headers["location"] == f"/api/v1/nodes/{node['id']}"
+    listed = (await world.client.get("/api/v1/nodes", params={"state": "booting"})).json()["items"]
+    assert [one["id"] for one in listed] == [node["id"]]
+    gone = await world.client.delete(f"/api/v1/nodes/{node['id']}")
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert (await world.client.get("/api/v1/nodes", params={"state": "booting"})).json()["items"] == []
+
+
+BAD_HOSTS: list[tuple[dict[str, object], str]] = [
+    ({"ip_address": "10.0.0.1"}, "hostname"),
+    ({"hostname": "b"}, "ip_address"),
+    ({"hostname": "", "ip_address": "10.0.0.1"}, "hostname"),
+    ({"hostname": "a b", "ip_address": "10.0.0.1"}, "hostname"),
+    ({"hostname": "b\n", "ip_address": "10.0.0.1"}, "hostname"),
+    ({"hostname": "b", "ip_address": "10.0.0"}, "ip_address"),
+    ({"hostname": "b", "ip_address": "10.0.0.1/8"}, "ip_address"),
+    ({"hostname": "b", "ip_address": "10.0.0.1", "region_id": str(fresh_id())}, "region_id"),
+    ({"hostname": "b", "ip_address": "10.0.0.1", "resources": {"vcpu": 4}}, "resources"),
+]
+
+
+async def test_bad_hosts(world: World) -> None:
+    for body, field in BAD_HOSTS:
+        answer = await world.client.post("/api/v1/nodes", json=body)
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["field"] == field
+
+
+async def test_draining_and_back(world: World) -> None:
+    path = f"/api/v1/nodes/{world.node.id}/state"
+    drained = await world.client.put(path, json={"state": "draining"})
+    assert drained.status_code == 202
+    assert drained.json()["desired_state"] == "draining"
+    assert (await world.client.put(path, json={"state": "ready"})).json()["desired_state"] == "ready"
+    for state in ("booting", "down", "terminated", "error", "unknown"):
+        refused = await world.client.put(path, json={"state": state})
+        assert refused.status_code == 409
+        assert refused.json()["fix"] == "ask for one of: ready, draining"
+    assert (await world.client.put(path, json={"state": "asleep"})).status_code == 422
+
+
+async def test_a_living_host_is_not_deleted(world: World) -> None:
+    answer = await world.client.delete(f"/api/v1/nodes/{world.node.id}")
+    assert answer.status_code == 409
+
+
+async def test_resources_by_node_and_in_total(world: World) -> None:
+    await world.create(resources={"vcpu": 2, "memory": 1000})
+    await world.place()
+    found = (await world.client.get("/api/v1/resources")).json()
+    (node,) = found["nodes"]
+    assert node["capacity"] == {"vcpu": 8, "memory": 3584}
+    assert node["allocated"] == {"vcpu": 2, "memory": 1064}
+    assert node["available"] == {"vcpu": 6, "memory": 2520}
+    assert node["placements"] == 1
+    assert node["machine"]["memory_total"] == 4096
+    assert node["machine"]["memory_overhead"] == 64
+    assert {key: found[key] for key in ("capacity", "allocated", "available")} == {
+        key: node[key] for key in ("capacity", "allocated", "available")
+    }
+
+
+async def test_a_closed_host_has_nothing_available_in_total(world: World) -> None:
+    await world.client.put(f"/api/v1/nodes/{world.node.id}/state", json={"state": "draining"})
+    found = (await world.client.get("/api/v1/resources")).json()
+    assert found["nodes"][0]["state"] == "draining"
+    assert found["capacity"] == {"vcpu": 8, "memory": 3584}
+    assert found["available"] == {"vcpu": 0, "memory": 0}
