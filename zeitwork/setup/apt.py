@@ -17,6 +17,8 @@ INSTALL_TIMEOUT = 1800.0
 ASK_TIMEOUT = 60.0
 #: Lists older than this are fetched again before an install: a mirror drops old versions within days.
 LISTS_FRESH = 24 * 3600.0
+#: How often, a second apart, dpkg is asked while another one holds its lock.
+LOCK_TRIES = 180
 
 _GET = ("apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0")
 INSTALL = (*_GET, "install", "--no-install-recommends")
@@ -62,7 +64,12 @@ def lists_age(lists: Path, now: float) -> float | None:
 class Apt:
     """The package tools of this machine."""
 
-    def __init__(self, tools: Tools, lists: Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        lists: Path,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._tools = tools
         self._lists = lists
         self._now = now
@@ -151,8 +158,16 @@ class Apt:
                     raise Failed(f"apt-get {verb}: {ran.last_words}", fix="mend that, then zeitwork setup --remove")
 
     def repair(self, line: Callable[[str], None]) -> None:
-        """Let dpkg end what it was cut short in. Raises `Failed` in its own words."""
+        """Let dpkg end what it was cut short in. Raises `Failed` in its own words.
+
+        It has no patience for its lock, and the apt of a setup that was killed may still be at work.
+        """
         ran = self._change(["dpkg", "--configure", "-a"], line)
+        for _ in range(LOCK_TRIES):
+            if ran.ok or "lock" not in ran.output:
+                break
+            time.sleep(1)
+            ran = self._change(["dpkg", "--configure", "-a"], line)
         if not ran.ok:
             raise Failed(f"dpkg --configure -a: {ran.last_words}", fix="dpkg --configure -a")
 

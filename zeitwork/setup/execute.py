@@ -109,8 +109,7 @@ class Executor:
             self._manifest.intend(
                 *(Entry(kind, name, before=OF_PACKAGES, mark=number, done=True) for kind, name, number in sorted(made))
             )
-        for entry in entries:
-            self._manifest.finish("package", entry.subject)
+        self._manifest.finish_all(entries)
 
     def _accounts(self) -> set[tuple[Literal["user", "group"], str, str]]:
         users = {("user", name, number) for name, number in account_ids(self._layout.passwd).items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -71,6 +72,18 @@ class Manifest:
         entry = self._entries[kind, subject]
         self._entries[kind, subject] = replace(entry, done=True, mark=mark if mark is not None else entry.mark)
         self._save()
+
+    def finish_all(self, entries: Iterable[Entry]) -> None:
+        """Mark changes as made that were made together."""
+        for entry in entries:
+            key = (entry.kind, entry.subject)
+            self._entries[key] = replace(self._entries[key], done=True)
+        self._save()
+
+    def settle(self) -> None:
+        """Mark everything as made: nothing is missing any more, whoever cut an earlier setup short."""
+        if not all(entry.done for entry in self.entries):
+            self.finish_all(self.entries)
 
     def forget(self, *keys: tuple[Kind, str]) -> None:
         """Drop changes that are undone. The file goes with the last one."""

@@ -31,6 +31,8 @@ def run_setup(
     facts = look(options, tools)
     steps = planning.plan(facts, options)
     if not steps:
+        if facts.uid == 0:
+            Manifest(options.manifest).settle()
         ui.show("Nothing to do: this machine has all that a host needs.")
         return SetupResult()
     ui.show("This machine lacks something that a Zeitwork host needs. Setup would:\n\n" + planning.describe(steps))
@@ -41,7 +43,8 @@ def run_setup(
 
 
 def _carry_out(steps: tuple[Step, ...], options: SetupOptions, ui: SetupUi, tools: Tools) -> SetupResult:
-    executor = Executor(options, tools, open_manifest(options))
+    manifest = open_manifest(options)
+    executor = Executor(options, tools, manifest)
     done: list[str] = []
     warnings: list[str] = []
     for number, step in enumerate(steps, 1):
@@ -56,6 +59,8 @@ def _carry_out(steps: tuple[Step, ...], options: SetupOptions, ui: SetupUi, tool
         else:
             done.append(step.name)
             ui.end(None)
+    if not warnings:
+        manifest.settle()
     return SetupResult(tuple(done), tuple(warnings))
 
 

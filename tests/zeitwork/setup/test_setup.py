@@ -191,6 +191,24 @@ def test_packages_half_installed_at_a_power_cut_are_known(world: World) -> None:
     assert "qemu-system-x86" not in world.installed
 
 
+def test_dpkg_is_waited_for_while_an_earlier_apt_is_at_work(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = "dpkg: error: dpkg frontend lock was locked by another process with pid 1047"
+    world.options().home.mkdir(parents=True)
+    Manifest(world.options().manifest).intend(Entry("package", "seabios", mark="dependency"))
+    world.failing["dpkg --configure"] = locked
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            world.failing.clear()
+
+    monkeypatch.setattr("zeitwork.setup.apt.time.sleep", sleep)
+    set_up(world)
+    assert len(waited) == 3
+    assert all(entry.done for entry in Manifest(world.options().manifest).entries)
+
+
 def test_an_unreachable_mirror_is_told_in_apts_own_words(world: World) -> None:
     world.failing["apt-get update"] = "Err:1 http://deb.debian.org\nE: Could not resolve 'deb.debian.org'\n"
     with pytest.raises(Unavailable, match="Could not resolve"):
