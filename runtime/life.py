@@ -199,9 +199,10 @@ class Life:
         fatal: BaseException | None = None
         try:
             with self.scope:
-                await self._init()
-                self._become_ready()
-                await self._serve()
+                if not self.stopping:
+                    await self._init()
+                    self._become_ready()
+                    await self._serve()
         except BaseException as error:
             failure, fatal = sift(error)
         if self._failure is not None:

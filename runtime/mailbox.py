@@ -15,8 +15,6 @@ from runtime.reply import Reply
 #: When it was queued (monotonic seconds), what, and the slot of who waits for an answer.
 Entry: TypeAlias = tuple[float, Message, Reply | None]
 
-_IN, _OUT = outcome.Value(True), outcome.Value(False)
-
 
 class Mailbox:
     """Knows nothing of actors. ``queue`` is bounded by ``limit``.
@@ -81,7 +79,7 @@ class Mailbox:
             task = next(iter(self._writers))
             message, slot = self._writers.pop(task)
             self.queue.append((self._clock(), message, slot))
-            trio.lowlevel.reschedule(task, _IN)
+            trio.lowlevel.reschedule(task, outcome.Value(True))
 
     @property
     def crowded(self) -> bool:
@@ -112,5 +110,5 @@ class Mailbox:
         self.lane = None
         writers, self._writers = self._writers, None
         for task in writers or ():
-            trio.lowlevel.reschedule(task, _OUT)
+            trio.lowlevel.reschedule(task, outcome.Value(False))
         return rest

@@ -31,7 +31,7 @@ def passes_to_asker(error: BaseException) -> bool:
 class Reply:
     """The slot of one request. Filled once; revoked when the asker gives up, after which answers are dead letters."""
 
-    __slots__ = ("_life", "_outcome", "_state", "_task", "deadline", "request")
+    __slots__ = ("_life", "_state", "_task", "deadline", "request")
 
     def __init__(self, request: Request[Any], life: Life, deadline: float) -> None:
         self.request = request
@@ -39,7 +39,6 @@ class Reply:
         self.deadline = deadline
         self._life = life
         self._state = "open"
-        self._outcome: outcome.Outcome[Any] | None = None
         self._task: trio.lowlevel.Task | None = None
 
     @property
@@ -69,9 +68,7 @@ class Reply:
         if self._state == "open":
             self._state = "filled"
             self._life.forget_slot(self)
-            if self._task is None:
-                self._outcome = result
-            else:
+            if self._task is not None:
                 trio.lowlevel.reschedule(self._task, result)
         elif self._state == "revoked":
             self._state = "late"
@@ -81,7 +78,7 @@ class Reply:
             raise ProtocolError(f"{self._life.name} answered {type(self.request).__name__} twice")
 
     async def wait(self) -> Any:
-        """Wait for the answer. Cancelling revokes the slot."""
+        """Wait for the answer. Cancelling revokes the slot. No other task may run between making it and this."""
         self._task = trio.lowlevel.current_task()
         return await trio.lowlevel.wait_task_rescheduled(self._revoke)
 

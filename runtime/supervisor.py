@@ -54,6 +54,8 @@ class Supervisor:
         self._due: set[Name] = set()
         self._due_delay = 0.0
         self._regrouping = False
+        #: Set when a failure has made more children due since the present round began.
+        self._drawn_in = False
 
     @property
     def children(self) -> list[Name]:
@@ -134,6 +136,7 @@ class Supervisor:
         self._closing = True
         for child in reversed(tuple(self._children.values())):
             await self._stop(child)
+        await self._opened.wait()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
         await self._closed.wait()
@@ -167,9 +170,7 @@ class Supervisor:
         child.life = None
         if reason.kind == "failed":
             child.last_error = f"{type(reason.error).__name__}: {reason.error}"
-        if child.removed:
-            return
-        if self._closing:
+        if child.removed or self._closing:
             self._remove(child)
         elif not life.ready and child.restarts == 0:
             # It never was up: the one who started it hears of it and decides.
@@ -231,6 +232,7 @@ class Supervisor:
     def _regroup(self, names: tuple[str, ...], delay: float) -> None:
         self._due.update(Name(name) for name in names)
         self._due_delay = max(self._due_delay, delay)
+        self._drawn_in = True
         if not self._regrouping:
             self._regrouping = True
             self.run_beside(self._restart_due, f"{self.name}: restart of a group")
@@ -243,26 +245,28 @@ class Supervisor:
             self._regrouping = False
 
     async def _restart_group(self) -> None:
-        """Stop what is due, latest first; wait; start it again in order. Children that fail meanwhile become due."""
+        """Stop what is due, latest first; wait; start it again in order. A failure meanwhile begins another round."""
         delay, self._due_delay = self._due_delay, 0.0
-        for child in reversed([self._children[name] for name in self._children if name in self._due]):
+        self._drawn_in = False
+        for child in reversed(self._due_children()):
             if child.life is not None:
                 life = child.life
                 life.regrouped = True
                 life.stop(_STOPPED)
                 await life.join()
         await self.system.env.sleep_until(self.system.env.monotonic() + delay)
-        group = [child for name, child in self._children.items() if name in self._due]
-        if any(child.life is not None for child in group):
-            # Somebody who had not to be restarted when the stopping began has failed and drawn others in.
+        if self._drawn_in:
             return
-        for child in group:
+        for child in self._due_children():
             if child.removed or self._closing:
                 continue
-            if self._due_delay or child.name not in self._due:
-                return
             self._due.discard(child.name)
             self._begin_again(child)
-            if child.life is not None and not await child.life.started():
+            if child.life is not None:
+                await child.life.started()
+            if self._drawn_in:
                 return
         self._due.clear()
+
+    def _due_children(self) -> list[Child]:
+        return [child for name, child in self._children.items() if name in self._due]

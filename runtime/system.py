@@ -63,7 +63,9 @@ class System:
     def lookup(self, name: str) -> LifeRef | None:
         """Return a ref to the present life under ``name``, or None; also None before its restart."""
         child = self.registry.get(name)
-        return child.life.ref if child is not None and child.life is not None else None
+        if child is None or child.life is None or child.life.mailbox.closed:
+            return None
+        return child.life.ref
 
     def name(self, name: str) -> NamedRef:
         """Return a ref that finds whoever lives under ``name`` at each use, so it survives restarts."""
