@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.metrics_core import Metric as Family
 
@@ -55,5 +55,5 @@ def _growth(before: int, now: int) -> int:
     return now - before if now >= before else now
 
 
-def _labelled(values: Mapping[str, int] | Mapping[str, float]) -> dict[tuple[str, ...], float]:
+def _labelled(values: Mapping[Any, float]) -> dict[tuple[str, ...], float]:
     return {(kind,): float(value) for kind, value in values.items()}

@@ -25,7 +25,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STORE_DEADLINE_S = 2.0
 
 # A second series for each counter, with the time of its first increment, that nobody asks for.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 log = structlog.get_logger()
 
