@@ -26,6 +26,8 @@ MEMORY_RANGE = (32, 16 * 1024 * 1024)
 DISK_RANGE = (32, 16 * 1024 * 1024)
 #: All names and values of a guest's environment and command together, in bytes: they travel on a small drive.
 CONFIGURATION_LIMIT = 256 * 1024
+#: Bytes of one argument or KEY=VALUE: Linux takes no longer ones (MAX_ARG_STRLEN without the closing zero).
+STRING_LIMIT = 128 * 1024 - 1
 
 Size = Annotated[int | str, msgspec.Meta(description="MiB, or text such as 512MiB or 1.5GiB", examples=[1024, "1GiB"])]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)", description="a DNS label")]
@@ -333,18 +335,19 @@ def _mib(size: int | str, field: str, bounds: tuple[int, int]) -> int:
 
 
 def _check_configuration(body: NewInstanceBody) -> None:
-    size = sum(len(key.encode()) + len(value.encode()) + 2 for key, value in body.environment_variables.items())
-    if size > CONFIGURATION_LIMIT:
-        raise InvalidInput(
-            f"the variables together are {size} bytes, {CONFIGURATION_LIMIT} are allowed",
-            field="environment_variables",
-            fix="put large data into the image",
-        )
-    size = sum(len(word.encode()) + 1 for word in body.command)
-    if size > CONFIGURATION_LIMIT:
-        raise InvalidInput(
-            f"the command is {size} bytes, {CONFIGURATION_LIMIT} are allowed", field="command", fix="shorten it"
-        )
+    """Refuse what the guest could not be given. Lengths are those of UTF-8, which JSON's are not."""
+    variables = {f"environment_variables.{key}": f"{key}={value}" for key, value in body.environment_variables.items()}
+    words = {f"command[{index}]": word for index, word in enumerate(body.command)}
+    for field, text in (variables | words).items():
+        if (size := len(text.encode())) > STRING_LIMIT:
+            raise InvalidInput(f"it is {size} bytes, {STRING_LIMIT} are allowed", field=field, fix="shorten it")
+    for field, texts in (("environment_variables", variables), ("command", words)):
+        if (size := sum(len(text.encode()) + 1 for text in texts.values())) > CONFIGURATION_LIMIT:
+            raise InvalidInput(
+                f"together they are {size} bytes, {CONFIGURATION_LIMIT} are allowed",
+                field=field,
+                fix="put large data into the image",
+            )
     if body.command and not body.command[0]:
         raise InvalidInput("the program's name is empty", field="command[0]", fix="name a program of the image")
 

@@ -264,3 +264,14 @@ async def test_times_are_rfc_3339_in_utc(world: World) -> None:
     made = await world.create()
     for name in ("created_at", "updated_at", "state_changed_at"):
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", str(made[name]))
+
+
+async def test_websockets_are_refused_for_now(world: World) -> None:
+    port = int((world.listening.url or "").rpartition(":")[2])
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(
+        b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with trio.fail_after(20):
+        assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 403")

@@ -201,6 +201,8 @@ WHAT_ONLY_THE_HOST_CAN_JUDGE_IS_NAMED_TOO: list[tuple[dict[str, object], str]] =
     ({"resources": {"disk": "1KiB"}}, "resources.disk"),
     ({"resources": {"memory": "9" * 400 + "GiB"}}, "resources.memory"),
     ({"command": [""]}, "command[0]"),
+    ({"command": ["sh", "-c", "€" * 50_000]}, "command[2]"),
+    ({"environment_variables": {"BIG": "€" * 50_000}}, "environment_variables.BIG"),
     ({"environment_variables": {f"V{n}": "x" * 60000 for n in range(5)}}, "environment_variables"),
 ]
 

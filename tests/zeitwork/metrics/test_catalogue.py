@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from zeitwork.metrics.catalogue import CATALOGUE, PROCESS, Kind, markdown
 
@@ -35,3 +36,9 @@ def test_the_module_prints_the_table() -> None:
         [sys.executable, "-m", "zeitwork.metrics"], capture_output=True, text=True, timeout=30, check=True
     )
     assert printed.stdout == markdown()
+
+
+def test_the_readme_shows_the_table() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    shown = readme.partition("<!-- metrics -->")[2].partition("<!-- end metrics -->")[0]
+    assert shown.strip() == markdown().strip(), "renew it with: python -m zeitwork.metrics"
