@@ -1,0 +1,328 @@
+"""The composition root: the one place where a host process is put together.
+
+Order matters and is the reverse at the end: data directory, database, store, node, network, actors, doors. Doors open
+last, so that whoever reaches the endpoint reaches a host that can do its work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+import trio
+
+from actors.host.actor import NAME as HOST
+from actors.host.actor import Host
+from actors.host.messages import StopAll
+from actors.host.messages import Wake as HostWake
+from actors.images.actor import Images
+from actors.images.messages import NAME as IMAGES
+from actors.images.messages import Wake as ImagesWake
+from actors.ipam_lease.actor import IpamLease
+from actors.model.errors import Conflict, Failed, Problem
+from actors.model.ids import short_id
+from actors.model.paths import HostPaths
+from actors.model.records import Placement
+from actors.model.states import NodeState
+from actors.registrar.actor import Presence
+from actors.resource_monitor.actor import ResourceMonitor
+from actors.scheduler.actor import Scheduler
+from actors.scheduler.messages import Evaluate
+from actors.tap.actor import TapActor
+from actors.tap.actor import actor_name as tap_name
+from actors.tap.network import NetworkHost
+from actors.tap.pools import choose_region_pool, look_at_network
+from actors.vm.actor import VmActor
+from actors.vm.guest import CONSOLE, GuestImage
+from actors.vm.leftovers import VmLeftovers
+from actors.vm.machine import Hypervisor
+from actors.vm.messages import Stop
+from actors.vm.probe import Candidates, choose, find_qemu
+from actors.vm.settings import HypervisorChoice, VmSettings, cgroup_parent
+from runtime import ActorError, Message, RealEnvironment, Ref, Spec, System, branch
+from zeitwork import __version__, machine, ownership, systemd
+from zeitwork.api.app import build_app
+from zeitwork.api.bind import validate_http_bind
+from zeitwork.api.deps import ApiDeps
+from zeitwork.api.server import Listening, serve
+from zeitwork.config import Config
+from zeitwork.guest.kernel import load_guest
+from zeitwork.relay import Relay
+from zeitwork.store import Store, open_store
+from zeitwork.store.embedded import EmbeddedServer
+from zeitwork.store.problems import disk_full
+from zeitwork.store.rows import HostRegistration, NodeRow
+
+_log = structlog.get_logger()
+
+#: Seconds for VMs to stop when the process was told to stop them; each has its own, shorter, time.
+STOP_VMS_DEADLINE = 120.0
+
+
+@dataclass(slots=True)
+class RunningHost:
+    """A host that is up. ``lost`` is set when it must end by itself, with the reason in ``problem``."""
+
+    node_id: UUID
+    socket: Path
+    url: str | None
+    system: System
+    hypervisors: HypervisorChoice
+    lost: trio.Event = field(default_factory=trio.Event)
+    problem: Problem | None = None
+
+    async def hypervisor(self) -> str:
+        """Return what runs VMs here, such as ``qemu (tcg)``. Raises `Unavailable` when nothing can."""
+        chosen = await self.hypervisors.get()
+        return f"{chosen.name} ({chosen.acceleration.value})"
+
+    def lose(self, problem: Problem) -> None:
+        """Make the process end with ``problem``; VMs stay."""
+        if self.problem is None:
+            self.problem = problem
+            self.lost.set()
+
+
+async def run_host(config: Config) -> None:
+    """Run a host until cancelled. Raises `Problem` when it can't start, or can't go on."""
+    async with open_host(config) as host:
+        systemd.notify("READY=1")
+        _log.info("host is up", node=str(host.node_id), url=host.url, socket=str(host.socket))
+        try:
+            await host.lost.wait()
+        finally:
+            systemd.notify("STOPPING=1")
+        if host.problem is not None:
+            raise host.problem
+
+
+@asynccontextmanager
+async def open_host(config: Config) -> AsyncIterator[RunningHost]:
+    """Bring a host up, yield it, and take it down; VMs stay unless ``config.stop_vms``.
+
+    Raises `Problem` when something it needs is missing or in use; nothing then stays half-done.
+    """
+    paths, env = config.paths, RealEnvironment()
+    validate_http_bind(config.http)
+    with ownership.hold(config.data_dir):
+        guest = await trio.to_thread.run_sync(_prepare, config, paths)
+        host_id = machine.host_id(config.data_dir, env)
+        async with _database(config, paths) as dsn, _store(dsn) as store:
+            cluster = await store.cluster.identity()
+            node = await store.nodes.register(await _registration(config, host_id))
+            async with _network(config, node) as network:
+                hypervisors = HypervisorChoice(partial(_choose, config, paths, guest))
+                if config.hypervisor != "auto":
+                    # Whoever insists learns at once that it can't be; otherwise the first VM finds out.
+                    await hypervisors.get()
+                settings = VmSettings(
+                    paths=paths,
+                    cluster_id=str(cluster.id),
+                    guest=guest,
+                    hypervisors=hypervisors,
+                    cgroup=cgroup_parent(config.tag),
+                    dns=machine.resolvers(),
+                    boots=trio.Semaphore(max(1, len(os.sched_getaffinity(0)))),
+                )
+                async with System(env) as system:
+                    host = RunningHost(node.id, config.api_socket, None, system, hypervisors)
+                    await _start_actors(config, settings, store, node, network, host)
+                    async with _doors(config, store, system, node, paths) as listening:
+                        host.url = listening.url
+                        await store.nodes.set_state(node.id, NodeState.READY)
+                        try:
+                            yield host
+                        finally:
+                            with trio.CancelScope(shield=True):
+                                await _leave(config, store, host)
+
+
+def _prepare(config: Config, paths: HostPaths) -> GuestImage:
+    """Make directories and find the guest kernel. Runs in a thread: it may have to unpack one."""
+    try:
+        for directory in (paths.images, paths.spool, paths.placements, paths.run / "vm", config.api_socket.parent):
+            directory.mkdir(parents=True, exist_ok=True)
+        # Members of the socket's group pass through here; what is secret below has modes of its own.
+        paths.run.chmod(0o755)
+        paths.placements.chmod(0o700)
+        (paths.run / "vm").chmod(0o700)
+        paths.spool.chmod(0o700)
+    except OSError as error:
+        raise (
+            disk_full(error, config.data_dir)
+            or Failed(f"{error.filename} can't be made: {error.strerror}", field="data_dir")
+        ) from None
+    guest = load_guest(paths, kernel=config.kernel, initrd=config.initrd)
+    return GuestImage(guest.vmlinux, guest.initrd, guest.version)
+
+
+@asynccontextmanager
+async def _database(config: Config, paths: HostPaths) -> AsyncIterator[str]:
+    """Yield a DSN: the given one, or that of an embedded server which runs as long as this."""
+    if config.database_url is not None:
+        yield config.database_url
+        return
+    async with EmbeddedServer(paths.postgres, paths.run / "postgres").running() as server, trio.open_nursery() as tasks:
+        tasks.start_soon(server.supervise, name="embedded postgres")
+        yield server.dsn
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _store(dsn: str) -> AsyncIterator[Store]:
+    async with open_store(dsn) as store, trio.open_nursery() as tasks:
+        tasks.start_soon(store.run, name="store notifications")
+        yield store
+        tasks.cancel_scope.cancel()
+
+
+async def _registration(config: Config, host_id: UUID) -> HostRegistration:
+    facts = await trio.to_thread.run_sync(look_at_network)
+    v4 = config.ipv4_pool or choose_region_pool(facts)
+    return HostRegistration(
+        host_id=host_id,
+        hostname=machine.hostname(),
+        boot_id=machine.boot_id(),
+        region=config.region,
+        region_v6=config.ipv6_prefix,
+        region_v4=v4,
+        ipv6=facts.ipv6,
+        version=__version__,
+    )
+
+
+@asynccontextmanager
+async def _network(config: Config, node: NodeRow) -> AsyncIterator[NetworkHost]:
+    """Yield this host's network; its table and routes go with the last VM, not before."""
+    assert node.network is not None
+    network = NetworkHost(node.network, config.tag, config.data_dir / "sysctl.json")
+    await network.start()
+    try:
+        yield network
+    finally:
+        with trio.move_on_after(15, shield=True):
+            await network.close()
+
+
+async def _choose(config: Config, paths: HostPaths, guest: GuestImage) -> Hypervisor:
+    candidates = Candidates(
+        firecracker=find_firecracker(config, paths),
+        qemu=find_qemu(),
+        guest=guest,
+        run=paths.run,
+        cgroup=cgroup_parent(config.tag),
+    )
+    return await choose(config.hypervisor, candidates)
+
+
+def find_firecracker(config: Config, paths: HostPaths) -> Path | None:
+    """Return Firecracker's binary: the configured one, setup's, or the one on PATH."""
+    if config.firecracker is not None:
+        return config.firecracker
+    own = paths.bin / "firecracker"
+    if own.exists():
+        return own
+    found = shutil.which("firecracker")
+    return Path(found) if found else None
+
+
+async def _start_actors(
+    config: Config,
+    settings: VmSettings,
+    store: Store,
+    node: NodeRow,
+    network: NetworkHost,
+    host: RunningHost,
+) -> None:
+    """Start the tree below ``system``, in the order in which its parts need each other."""
+    paths, system = settings.paths, host.system
+
+    def make_tap(placement: Placement) -> Spec:
+        return Spec(tap_name(placement.id), lambda: TapActor(placement.id, placement.lease, network))
+
+    def make_vm(placement: Placement, tap: Ref, owner: Ref, stop: Stop | None) -> Spec:
+        # Temporary: the host itself notices an end and starts what is still wanted.
+        return Spec(
+            f"vm/{short_id(placement.id)}",
+            lambda: VmActor(placement, settings, store.placements, tap=tap, host=owner, stop=stop),
+            restart="temporary",
+            init_timeout=60.0,
+            stop_timeout=10.0,
+        )
+
+    def leader() -> list[Spec]:
+        return [Spec("scheduler", lambda: Scheduler(store.scheduling))]
+
+    def superseded() -> None:
+        host.lose(
+            Conflict(
+                "another process has registered as this host",
+                field="data_dir",
+                fix="two processes share a copy of one data directory: give one of them another",
+            )
+        )
+
+    leftovers = VmLeftovers(paths, settings.cgroup, lambda p, t: network.drop(p,t))
+    wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
+        HOST: (("zw_placements",), lambda: HostWake("notified")),
+        IMAGES: (("zw_images",), lambda: ImagesWake("notified")),
+        "scheduler": (("zw_instances", "zw_placements", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
+    }
+    for spec in (
+        Spec("presence", lambda: Presence(store.nodes, node.id, node.generation, superseded)),
+        Spec("resource-monitor", lambda: ResourceMonitor(store.nodes, node.id, None)),
+        Spec("ipam-lease", lambda: IpamLease(store.leases, node.id)),
+        Spec(IMAGES, lambda: Images(store.images, node.id, paths)),
+        Spec(
+            HOST,
+            lambda: Host(node.id, settings.cluster_id, store.placements, leftovers, make_tap, make_vm),
+            stop_timeout=15.0,
+        ),
+        branch("leader", leader),
+        Spec("relay", lambda: Relay(store.notifications, wakes)),
+    ):
+        await system.start(spec)
+
+
+@asynccontextmanager
+async def _doors(
+    config: Config, store: Store, system: System, node: NodeRow, paths: HostPaths
+) -> AsyncIterator[Listening]:
+    deps = ApiDeps(
+        store=store,
+        system=system,
+        paths=paths,
+        node_id=node.id,
+        version=__version__,
+        console=lambda placement_id: paths.placement(placement_id) / CONSOLE,
+    )
+    async with trio.open_nursery() as nursery:
+        listening: Listening = await nursery.start(
+            partial(serve, build_app(deps), http=config.http, socket=config.api_socket)
+        )
+        yield listening
+        nursery.cancel_scope.cancel()
+
+
+async def _leave(config: Config, store: Store, host: RunningHost) -> None:
+    """Say goodbye: stop VMs if told to, and write that this host's process is gone."""
+    if config.stop_vms and host.problem is None:
+        try:
+            stopped = await host.system.name(HOST).ask(StopAll(STOP_VMS_DEADLINE), timeout=STOP_VMS_DEADLINE + 5)
+        except ActorError as error:
+            _log.error("VMs not stopped", error=str(error))
+        else:
+            _log.info("VMs stopped", all=stopped)
+    if host.problem is None:
+        try:
+            with trio.fail_after(5):
+                await store.nodes.set_state(host.node_id, NodeState.DOWN, "its process was stopped")
+        except (Problem, trio.TooSlowError) as error:
+            _log.warning("not written that this host is down", error=str(error))
