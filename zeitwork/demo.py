@@ -114,7 +114,7 @@ async def run_demo(config: Config, summary: Summary, progress: Progress, stay: C
         progress.show("starting a host")
         async with open_host(config) as host:
             watch.lap("host")
-            summary.hypervisor = host.hypervisor
+            summary.hypervisor = await host.hypervisor()
             try:
                 clean = False
                 await _bring_up(host, config, summary, progress, watch)
