@@ -13,7 +13,7 @@ import trio
 from actors.host.store import PlacementStore
 from actors.images.messages import NAME as IMAGES
 from actors.images.messages import EnsureRoot
-from actors.model.errors import Problem, Unavailable
+from actors.model.errors import NotFound, Problem, Unavailable
 from actors.model.ids import short_id
 from actors.model.image import RootImage
 from actors.model.records import Observation, Placement
@@ -404,12 +404,14 @@ class VmActor(Actor):
         while True:
             try:
                 return await self._store.observe(self._placement.id, report.expected, observation)
-            except Unavailable as error:
+            except NotFound:
+                return False  # another database than the one that it came from
+            except Exception as error:  # whatever it was: what happened here must be told once that is mended
                 failures += 1
                 ceiling = min(_RETRY_MAX, _RETRY_FIRST * 2.0 ** min(failures, 10))
                 wait = self.ctx.env.random.uniform(ceiling / 2, ceiling)
                 self.ctx.log.warning(
-                    "the database is away; the observation is told later",
+                    "the observation could not be told; it is told later",
                     placement=str(self._placement.id),
                     state=report.state,
                     retry_in=round(wait, 2),

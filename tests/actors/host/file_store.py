@@ -1,0 +1,134 @@
+"""A double of the database in a directory: shared by the test and the host process that it kills and restarts."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import trio
+
+from actors.model.errors import NotFound, Unavailable
+from actors.model.image import ImageConfig
+from actors.model.network import Lease
+from actors.model.records import Observation, Placement
+from actors.model.resources import Resources
+from actors.model.states import PlacementState
+
+NODE = uuid.UUID(int=7)
+
+
+class FileStore:
+    """Implements `actors.host.store.PlacementStore`. The file ``away`` makes it unavailable."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def add(self, placement_id: UUID, **row: Any) -> UUID:
+        row = {"state": "assigned", "wanted": True, "boot_id": None, "observations": [], **row}
+        self._file(placement_id).write_text(json.dumps(row))
+        return placement_id
+
+    def row(self, placement_id: UUID) -> dict[str, Any]:
+        with self._lock():
+            return json.loads(self._file(placement_id).read_text())
+
+    def change(self, placement_id: UUID, **fields: Any) -> None:
+        with self._lock():
+            row = json.loads(self._file(placement_id).read_text())
+            self._file(placement_id).write_text(json.dumps({**row, **fields}))
+
+    def delete(self, placement_id: UUID) -> None:
+        with self._lock():
+            self._file(placement_id).unlink()
+
+    @property
+    def away(self) -> Path:
+        return self.directory / "away"
+
+    async def placements(self, node_id: UUID) -> list[Placement]:
+        return await trio.to_thread.run_sync(self._placements)
+
+    async def observe(self, placement_id: UUID, expected: Collection[PlacementState], observation: Observation) -> bool:
+        return await trio.to_thread.run_sync(self._observe, placement_id, set(expected), observation)
+
+    async def tombstones(self, node_id: UUID, placement_ids: Collection[UUID]) -> set[UUID]:
+        self._check()
+        found = set()
+        for item in placement_ids:
+            if self._file(item).exists() and self.row(item)["state"] == "removed":
+                found.add(item)
+        return found
+
+    def _placements(self) -> list[Placement]:
+        self._check()
+        found = []
+        for path in sorted(self.directory.glob("*.json")):
+            row = self.row(UUID(path.stem))
+            if row["state"] != "removed":
+                found.append(_placement(UUID(path.stem), row))
+        return found
+
+    def _observe(self, placement_id: UUID, expected: set[PlacementState], seen: Observation) -> bool:
+        self._check()
+        with self._lock():
+            if not self._file(placement_id).exists():
+                raise NotFound(f"there is no placement {placement_id}")
+            row = json.loads(self._file(placement_id).read_text())
+            if row["state"] not in expected or row["state"] == "removed":
+                return bool(row["state"] == seen.state)
+            row["state"] = seen.state
+            row["boot_id"] = seen.boot_id or row["boot_id"]
+            row["observations"].append(
+                {
+                    "state": seen.state,
+                    "reason": seen.reason,
+                    "outcome": seen.outcome,
+                    "exit_status": seen.exit_status,
+                    "hypervisor": seen.hypervisor,
+                    "pid": seen.pid,
+                }
+            )
+            self._file(placement_id).write_text(json.dumps(row))
+            return True
+
+    def _check(self) -> None:
+        if self.away.exists():
+            raise Unavailable("the database is away")
+
+    def _file(self, placement_id: UUID) -> Path:
+        return self.directory / f"{placement_id}.json"
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with open(self.directory / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _placement(identifier: UUID, row: dict[str, Any]) -> Placement:
+    return Placement(
+        id=identifier,
+        instance_id=uuid.uuid5(uuid.NAMESPACE_OID, str(identifier)),
+        generation=1,
+        node_id=NODE,
+        wanted=row["wanted"],
+        image_id=uuid.UUID(int=1),
+        image_digest=row.get("digest", "sha256:test"),
+        image_config=ImageConfig(entrypoint=tuple(row.get("argv", ())), env=("GREETING=hello",)),
+        resources=Resources(vcpu=1, memory=row.get("memory", 128), disk=64),
+        lease=Lease(v6=IPv6Address("fd7a:77::2"), v4=IPv4Address("172.31.0.2")),
+        default_port=80,
+        state=PlacementState(row["state"]),
+        hostname="test-guest",
+        stop_timeout=row.get("stop_timeout", 10.0),
+        force=row.get("force", False),
+        boot_id=row["boot_id"],
+    )

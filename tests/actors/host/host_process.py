@@ -1,0 +1,154 @@
+"""A host process around the real actors, to be killed: ``python -m tests.actors.host.host_process CONFIG.json``.
+
+Reads commands from standard input, one a line: ``wake``, ``view``, ``stop-all SECONDS``, ``end``; answers ``view``
+and ``stop-all`` with a JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import trio
+
+from actors.host.actor import Host
+from actors.host.messages import StopAll, Vms, Wake
+from actors.images.messages import NAME, EnsureRoot
+from actors.model.errors import NotFound
+from actors.model.image import ImageConfig, RootImage
+from actors.model.network import HostNetwork
+from actors.model.paths import HostPaths
+from actors.model.records import Placement
+from actors.tap.actor import TapActor
+from actors.tap.actor import actor_name as tap_name
+from actors.tap.network import NetworkHost
+from actors.vm.actor import VmActor, actor_name
+from actors.vm.firecracker import Firecracker
+from actors.vm.guest import GuestImage
+from actors.vm.leftovers import VmLeftovers
+from actors.vm.machine import Acceleration, Hypervisor
+from actors.vm.messages import Stop
+from actors.vm.qemu import Qemu
+from actors.vm.settings import HypervisorChoice, VmSettings, cgroup_parent
+from runtime import Actor, Message, Ref, Spec, System
+from tests.actors.host.file_store import NODE, FileStore
+from zeitwork import logs
+
+
+@dataclass(frozen=True)
+class Config:
+    """``tag`` keeps this host's TAPs, rules and cgroups apart."""
+
+    base: str
+    tag: str
+    cluster: str
+    hypervisor: str
+    binary: str
+    kernel: str
+    initrd: str
+    rootfs: str
+
+
+class OneImage(Actor):
+    def __init__(self, rootfs: str) -> None:
+        self._rootfs = rootfs
+
+    async def receive(self, message: Message) -> None:
+        assert isinstance(message, EnsureRoot)
+        if message.digest != "sha256:test":
+            self.ctx.fail(NotFound(f"image {message.digest} is not here", fix="pull it again"))
+            return
+        self.ctx.reply(RootImage("sha256:test", self._rootfs, ImageConfig()))
+
+
+async def main(config: Config) -> None:
+    base = Path(config.base)
+    paths = HostPaths(base / "data", base / "run")
+    store = FileStore(base / "store")
+    hypervisor: Hypervisor = Firecracker(Path(config.binary))
+    if config.hypervisor == "qemu":
+        hypervisor = Qemu(Path(config.binary), Acceleration.TCG)
+
+    async def choose() -> Hypervisor:
+        return hypervisor
+
+    settings = VmSettings(
+        paths=paths,
+        cluster_id=config.cluster,
+        guest=GuestImage(Path(config.kernel), Path(config.initrd), "test"),
+        hypervisors=HypervisorChoice(choose),
+        cgroup=cgroup_parent(config.tag),
+        boots=trio.Semaphore(1),
+    )
+    net = HostNetwork(IPv6Network("fd7a:77::/64"), IPv4Network("172.31.0.0/16"))
+    network = NetworkHost(net, config.tag, base / "data" / "sysctl.json")
+    await network.start()
+
+    async def drop_tap(placement_id: UUID, name: str) -> None:
+        from actors.tap import links
+
+        await trio.to_thread.run_sync(links.remove_tap, name)
+
+    def make_tap(placement: Placement) -> Spec:
+        factory = lambda: TapActor(placement.id, placement.lease, network)  # noqa: E731
+        return Spec(tap_name(placement.id), factory, restart="transient")
+
+    def make_vm(placement: Placement, tap: Ref, host: Ref, stop: Stop | None) -> Spec:
+        factory = lambda: VmActor(placement, settings, store, tap=tap, host=host, stop=stop)  # noqa: E731
+        return Spec(actor_name(placement), factory, restart="temporary", init_timeout=30)
+
+    leftovers = VmLeftovers(paths, settings.cgroup, drop_tap)
+    async with System() as system:
+        await system.start(Spec(NAME, lambda: OneImage(config.rootfs)))
+        host = await system.start(Spec("host", lambda: Host(NODE, config.cluster, store, leftovers, make_tap, make_vm)))
+        say({"up": True})
+        await commands(host)
+    say({"ended": True})
+
+
+async def commands(host: Ref) -> None:
+    async for line in lines():
+        match line.split():
+            case ["wake"]:
+                host.tell(Wake("test"))
+            case ["view"]:
+                view = await host.ask(Vms(), timeout=10)
+                say(
+                    {
+                        "vms": [
+                            {"id": str(vm.placement_id), "phase": vm.phase, "pid": vm.pid, "adopted": vm.adopted}
+                            for vm in view.vms
+                        ],
+                        "orphans": [str(orphan.placement_id) for orphan in view.orphans],
+                        "reconciled": view.reconciled_at is not None,
+                    }
+                )
+            case ["stop-all", seconds]:
+                say({"stopped": await host.ask(StopAll(float(seconds)), timeout=float(seconds) + 5)})
+            case ["end"]:
+                return
+
+
+async def lines() -> Any:
+    buffer = b""
+    async with trio.lowlevel.FdStream(0) as stream:
+        async for data in stream:
+            buffer += data
+            while b"\n" in buffer:
+                line, _, buffer = buffer.partition(b"\n")
+                yield line.decode()
+
+
+def say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    logs.configure("debug", "text")
+    trio.run(main, Config(**json.loads(Path(sys.argv[1]).read_text())))
