@@ -1,0 +1,241 @@
+"""The network of one host process: kernel settings, the nftables table and the TAPs in it, kept as they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+import structlog
+import trio
+
+from actors.model.errors import Problem
+from actors.model.network import HostNetwork, Lease
+from actors.tap import ground, links, sysctls
+from actors.tap.links import OwnedTap
+from actors.tap.nft import (
+    FAMILY,
+    Guest,
+    TableState,
+    elements,
+    parse_table,
+    render_delete,
+    render_elements,
+    render_table,
+    table_name,
+)
+from actors.tap.nft_process import Nft
+from actors.tap.wanted import Step, tap_name, wanted_facts
+
+_log = structlog.get_logger()
+
+#: Seconds for which one look at the rules serves everybody who asks for one.
+CHECK_FRESH = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class _Change:
+    verb: Literal["add", "remove"]
+    guest: Guest
+    done: bool = False
+
+
+@dataclass(slots=True)
+class NetworkHost:
+    """One for each host process. ``tag`` keeps two of them on one machine apart (table name, owner of TAPs).
+
+    ``record`` is the file that remembers changed kernel settings. All methods may raise
+    `actors.model.errors.Problem`, are idempotent, and may be called by many tasks at once.
+    """
+
+    network: HostNetwork
+    tag: str
+    record: Path
+    nft: Nft = field(default_factory=Nft)
+    _guests: dict[str, Guest] = field(default_factory=dict)
+    _pending: list[_Change] = field(default_factory=list)
+    _lock: trio.Lock = field(default_factory=trio.Lock)
+    _checked_at: float = float("-inf")
+    _seen: dict[UUID, OwnedTap] = field(default_factory=dict)
+
+    @property
+    def table(self) -> str:
+        """Name of our table in the family ``inet``."""
+        return table_name(self.tag)
+
+    async def start(self) -> None:
+        """Prepare the machine: forwarding on (recorded first), the ground routes, the table.
+
+        Rules of guests that survived an earlier process stay in force throughout; `keep_only` ends those of the dead.
+        """
+        await trio.to_thread.run_sync(self._prepare_kernel)
+        async with self._lock:
+            found = await self._look()
+            if found is None or not found.current:
+                await self.nft.apply(render_table(self.table, found.content if found else {}))
+                _log.info("network rules written", table=self.table, replaced=found is not None)
+
+    def _prepare_kernel(self) -> None:
+        changes = sysctls.plan_forwarding(ipv6=self.network.v6 is not None)
+        sysctls.apply_recorded(changes, self.record)
+        for name, (before, after) in changes.items():
+            _log.info("kernel setting changed", setting=name.replace("/", "."), before=before, after=after)
+        ground.lay_ground(self.network)
+
+    async def up(self, placement_id: UUID, lease: Lease, *, uid: int | None = None) -> list[Step]:
+        """Make or adopt a placement's TAP and its rules; return what had to be done to the device.
+
+        The rules come first: there is no moment in which a guest could speak without them.
+        """
+        name = tap_name(placement_id)
+        await self._commit(_Change("add", Guest(name, lease)))
+        wanted = wanted_facts(self.tag, placement_id, lease)
+        return await trio.to_thread.run_sync(lambda: links.ensure_tap(name, wanted, uid=uid))
+
+    async def down(self, placement_id: UUID, lease: Lease) -> None:
+        """Remove a placement's TAP, then its rules."""
+        name = tap_name(placement_id)
+        await trio.to_thread.run_sync(links.remove_tap, name)
+        await self._commit(_Change("remove", Guest(name, lease)))
+
+    async def taps(self) -> dict[UUID, OwnedTap]:
+        """Return this host's TAPs that exist on the machine, by placement id."""
+        return await trio.to_thread.run_sync(links.owned_taps, self.tag)
+
+    async def keep_only(self, placement_ids: Collection[UUID]) -> int:
+        """End the rules of guests that are not these; return how many. Their TAPs are not touched: see `taps`."""
+        known = {tap_name(placement_id) for placement_id in placement_ids}
+        async with self._lock:
+            found = await self._look()
+            if found is None:
+                return 0
+            mine = elements(guest for guest in self._guests.values() if guest.tap in known)
+            extra: dict[str, set[str]] = {}
+            for name, present in found.content.items():
+                # Addresses stand alone in guests4 and guests6: theirs are those not paired with a TAP that stays.
+                stays = {item for item in present if _tap_of(item) in known} | mine[name]
+                if name in ("guests4", "guests6"):
+                    pairs = found.content["pairs4" if name == "guests4" else "pairs6"]
+                    stays |= {pair.rpartition(" ")[2] for pair in pairs if _tap_of(pair) in known}
+                extra[name] = present - stays
+            gone = len(extra["taps"])
+            if any(extra.values()):
+                await self.nft.apply(render_elements("delete", self.table, extra))
+                _log.info("rules of former guests removed", table=self.table, guests=gone)
+            self._guests = {tap: guest for tap, guest in self._guests.items() if tap in known}
+            return gone
+
+    async def check(self) -> dict[UUID, OwnedTap]:
+        """Mend rules, kernel settings and ground routes if somebody changed them; return the TAPs that exist.
+
+        Cheap to call often: one look serves everybody for `CHECK_FRESH` seconds.
+        """
+        async with self._lock:
+            if trio.current_time() - self._checked_at >= CHECK_FRESH:
+                await self._mend()
+                await trio.to_thread.run_sync(self._prepare_kernel)
+                self._seen = await self.taps()
+                self._checked_at = trio.current_time()
+            return self._seen
+
+    async def _mend(self) -> None:
+        found = await self._look()
+        wanted = elements(self._guests.values())
+        if found is None or not found.current:
+            kept = found.content if found else {}
+            union = {name: wanted[name] | set(kept.get(name, ())) for name in wanted}
+            await self.nft.apply(render_table(self.table, union))
+        else:
+            missing = {name: wanted[name] - found.content[name] for name in wanted}
+            if not any(missing.values()):
+                return
+            await self.nft.apply(render_elements("add", self.table, missing))
+        _log.warning("somebody changed our network rules; they are mended", table=self.table)
+
+    async def close(self) -> bool:
+        """Remove the table and the ground routes if no TAP of ours is left; False when some are, and all stays."""
+        async with self._lock:
+            if await self.taps():
+                return False
+            await self.nft.apply(render_delete(self.table))
+            await trio.to_thread.run_sync(ground.clear_ground, self.network)
+            self._guests.clear()
+            return True
+
+    async def _look(self) -> TableState | None:
+        text = await self.nft.list_table(FAMILY, self.table)
+        return None if text is None else parse_table(text)
+
+    async def _commit(self, change: _Change) -> None:
+        """Carry out a change; changes that come while another one is under way share the next transaction."""
+        self._pending.append(change)
+        try:
+            async with self._lock:
+                if not change.done:
+                    batch, self._pending = self._pending, []
+                    try:
+                        await self._apply(batch, change)
+                    finally:
+                        self._pending[:0] = [other for other in batch if not other.done and other is not change]
+        finally:
+            if change in self._pending:
+                self._pending.remove(change)
+
+    async def _apply(self, batch: list[_Change], own: _Change) -> None:
+        try:
+            await self._apply_together(batch)
+        except Problem:
+            if len(batch) == 1:
+                raise
+            # Somebody's change is bad: each stands for itself, this one now.
+            await self._apply_together([own])
+
+    async def _apply_together(self, batch: list[_Change]) -> None:
+        script = "".join(self._script(change) for change in batch)
+        try:
+            await self.nft.apply(script)
+        except Problem:
+            # The usual cause: somebody removed our table. Write it anew, and once more.
+            found = await self._look()
+            if found is not None and found.current:
+                raise
+            await self._mend()
+            await self.nft.apply(script)
+        for change in batch:
+            change.done = True
+            if change.verb == "add":
+                self._guests[change.guest.tap] = change.guest
+            else:
+                self._guests.pop(change.guest.tap, None)
+
+    def _script(self, change: _Change) -> str:
+        content = elements([change.guest])
+        add = render_elements("add", self.table, content)
+        return add if change.verb == "add" else add + render_elements("delete", self.table, content)
+
+
+def _tap_of(item: str) -> str | None:
+    return item.split('"')[1] if item.startswith('"') else None
+
+
+async def remove_leftovers(tag: str, network: HostNetwork | None, record: Path, *, nft: Nft | None = None) -> list[str]:
+    """Undo everything that a host process with ``tag`` did to this machine's network; return what was done, in words.
+
+    For `zeitwork setup --remove`: TAPs included, so no VM may run any more. Raises `Problem`.
+    """
+    done = []
+    for tap in (await trio.to_thread.run_sync(links.owned_taps, tag)).values():
+        if await trio.to_thread.run_sync(links.remove_tap, tap.name):
+            done.append(f"removed the TAP {tap.name}")
+    command = nft or Nft()
+    table = table_name(tag)
+    if await command.list_table(FAMILY, table) is not None:
+        await command.apply(render_delete(table))
+        done.append(f"removed the nftables table {FAMILY} {table}")
+    if network is not None:
+        await trio.to_thread.run_sync(ground.clear_ground, network)
+    for name in await trio.to_thread.run_sync(sysctls.undo_recorded, record):
+        done.append(f"put back {name.replace('/', '.')}")
+    return done

@@ -1,0 +1,54 @@
+"""Running ``nft``: one transaction for each call, with a deadline and its own words when it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+
+import trio
+
+from actors.model.errors import Failed, Unavailable
+
+#: Seconds that one call may take; it usually takes ten milliseconds.
+DEADLINE = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Nft:
+    """The ``nft`` command. Acts in the network namespace of the calling process."""
+
+    binary: str = "nft"
+
+    async def apply(self, script: str) -> None:
+        """Run a script as one transaction: all of it happens or nothing. Raises `Problem`."""
+        status, _, words = await self._run("-f", "-", given=script)
+        if status != 0:
+            raise Failed(f"nft refused the rules: {words}", fix="see what is there: nft list ruleset")
+
+    async def list_table(self, family: str, table: str) -> str | None:
+        """Return one table as JSON, None when there is none. Raises `Problem`."""
+        status, output, words = await self._run("-j", "list", "table", family, table)
+        if status == 0:
+            return output
+        if "No such file or directory" in words:
+            return None
+        raise Failed(f"nft can't list the table {family} {table}: {words}")
+
+    async def _run(self, *arguments: str, given: str = "") -> tuple[int, str, str]:
+        try:
+            with trio.fail_after(DEADLINE):
+                done = await trio.run_process(
+                    [self.binary, *arguments],
+                    stdin=given.encode(),
+                    capture_stdout=True,
+                    capture_stderr=True,
+                    check=False,
+                )
+        except FileNotFoundError:
+            raise Failed(f"the program {self.binary} is missing", fix="apt-get install nftables") from None
+        except trio.TooSlowError:
+            raise Unavailable(f"nft did not answer within {DEADLINE:g} s") from None
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Failed(f"nft can't be run: {error}") from error
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        return done.returncode, done.stdout.decode(errors="replace"), words[0] if words else f"status {done.returncode}"

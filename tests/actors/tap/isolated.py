@@ -1,0 +1,55 @@
+"""Run a test in a process and network namespace of its own: whatever it leaves behind dies with the process."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+ROOT = Path(__file__).parents[3]
+INSIDE = "ZEITWORK_TEST_ISOLATED"
+#: A PID namespace too: when the test ends, everything it started ends.
+NEW = ("--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def isolated(test: Callable[..., Any]) -> Callable[[], None]:
+    """Make ``test`` (sync or async, no fixtures) run alone inside a fresh network namespace. Needs root."""
+
+    @functools.wraps(test)
+    def outside() -> None:
+        if os.geteuid() != 0:
+            pytest.skip("needs root: makes network namespaces")
+        command = ["unshare", *NEW, "--", sys.executable, "-m", "tests.actors.tap.isolated"]
+        done = subprocess.run(
+            [*command, test.__module__, test.__qualname__],
+            cwd=ROOT, env=os.environ | {INSIDE: "1"}, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    # pytest must see a plain function without the wrapped one's coroutine nature.
+    del outside.__wrapped__  # type: ignore[attr-defined]
+    outside.inside = test  # type: ignore[attr-defined]
+    return outside
+
+
+def main() -> None:
+    module, name = sys.argv[1:]
+    test = getattr(importlib.import_module(module), name).inside
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+    if inspect.iscoroutinefunction(test):
+        trio.run(test)
+    else:
+        test()
+
+
+if __name__ == "__main__":
+    main()
