@@ -41,7 +41,7 @@ address="[::]"
 trap 'kill "$server"; exit 0' TERM INT
 httpd -f -p "$address:${PORT:-8080}" -h . &
 server=$!
-echo "hello: listening on port ${PORT:-8080}"
+echo "hello: serving on port ${PORT:-8080}"
 wait "$server"
 """
 

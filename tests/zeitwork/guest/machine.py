@@ -33,6 +33,19 @@ LEASE = Lease(v6=IPv6Address("fd7a:77::2"), v4=IPv4Address("172.31.0.2"))
 CMDLINE = "console=ttyS0 reboot=k panic=1 quiet loglevel=1 random.trust_cpu=on"
 TAP = "zwtest0"
 NODAD = 0x02
+FETCH = """
+import sys, time, urllib.error, urllib.request
+for attempt in range(300):
+    try:
+        print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode(), end="")
+        break
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ConnectionRefusedError):
+            raise
+        time.sleep(0.1)
+else:
+    sys.exit("connection refused")
+"""
 BOOT = 90.0  # seconds: emulated machines on a busy runner
 
 
@@ -111,9 +124,11 @@ class Network:
         return ["nsenter", f"--net=/var/run/netns/{self.name}", *argv]
 
     def fetch(self, url: str) -> str:
-        code = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=20).read().decode(), end='')"
-        command = self.inside(sys.executable, "-I", "-c", code, url)
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        """The body at ``url``, asked for again while the guest refuses connections."""
+        command = self.inside(sys.executable, "-I", "-c", FETCH, url)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
 
 @contextlib.contextmanager
