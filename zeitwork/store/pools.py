@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from actors.model.errors import Conflict
@@ -74,30 +74,11 @@ def pick(cursor: Cursor, node_id: UUID, family: int) -> tuple[IPv4Network | IPv6
     pool = cursor.fetchone()
     if pool is None:
         raise PoolExhausted(f"the host has no IPv{family} pool")
-    # Two ranges: from where we are to the end, then from the start; generate_series is evaluated lazily here.
-    cursor.execute(
-        """
-        select candidate from (
-            select generate_series(%(next)s::bigint, %(last)s::bigint) as candidate
-            union all
-            select generate_series(%(first)s::bigint, %(next)s::bigint - 1)
-        ) candidates
-        where not exists (
-            select from leases where address = set_masklen((%(network)s::inet + candidate), %(bits)s)
-            and (state = 'leased' or rest_until > now()))
-        limit 1
-        """,
-        {
-            "next": pool["next_offset"],
-            "first": pool["first_offset"],
-            "last": pool["last_offset"],
-            "network": pool["network"],
-            "bits": 32 if family == 4 else 128,
-        },
-    )
-    chosen = cursor.fetchone()
+    offset = _free(cursor, pool, pool["next_offset"])
+    if offset is None:
+        offset = _free(cursor, pool, pool["first_offset"])
     network: IPv4Network | IPv6Network = pool["network"]
-    if chosen is None:
+    if offset is None:
         cursor.execute(
             "select count(*) filter (where state = 'leased') as leased, "
             "count(*) filter (where state = 'resting') as resting from leases where pool = %s",
@@ -108,9 +89,32 @@ def pick(cursor: Cursor, node_id: UUID, family: int) -> tuple[IPv4Network | IPv6
         raise PoolExhausted(
             f"no free IPv{family} address in {network}: {counts['leased']} leased, {counts['resting']} resting"
         )
-    offset: int = chosen["candidate"]
     cursor.execute("update pools set next_offset = %s where network = %s", (offset + 1, network))
     return network, network.network_address + offset
+
+
+def _free(cursor: Cursor, pool: Mapping[str, Any], start: int) -> int | None:
+    """Return the lowest free offset from ``start`` on, None when there is none.
+
+    It is ``start`` itself or the one after an occupied address, so nothing needs to count through the whole pool.
+    """
+    cursor.execute(
+        """
+        with occupied as materialized (
+            select address - network(%(network)s::cidr)::inet as place from leases
+            where pool = %(network)s and (state = 'leased' or rest_until > now()))
+        select min(candidate) as free from (
+            select %(start)s::bigint as candidate
+            union all
+            select place + 1 from occupied where place >= %(start)s) candidates
+        where candidate <= %(last)s and candidate not in (select place from occupied)
+        """,
+        {"network": pool["network"], "start": start, "last": pool["last_offset"]},
+    )
+    row = cursor.fetchone()
+    assert row is not None
+    free: int | None = row["free"]
+    return free
 
 
 def _insert(cursor: Cursor, network: IPv4Network | IPv6Network, node_id: UUID, first: int, last: int) -> None:
