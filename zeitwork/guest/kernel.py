@@ -67,9 +67,10 @@ def fetch_kernel(dest: Path, progress: Progress | None = None) -> GuestKernel:
     tell = progress or (lambda _step: None)
     tell("looking for the newest guest kernel")
     image, *extra = packages.newest_kernel()
-    present = _read_manifest(dest)
-    if present is not None and (present.package, present.version) == (image.name, image.version):
-        return _from_manifest(dest, present)
+    with contextlib.suppress(Unavailable):  # what is damaged or incomplete is fetched again
+        present = _read_manifest(dest)
+        if present is not None and (present.package, present.version) == (image.name, image.version):
+            return _from_manifest(dest, present)
     dest.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=dest) as scratch:
         downloads, tree = Path(scratch, "download"), Path(scratch, "tree")

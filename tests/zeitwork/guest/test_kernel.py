@@ -226,6 +226,21 @@ def test_the_newest_kernel_is_fetched_once_and_replaced_when_newer(archive: Arch
     assert not list(paths.guest.glob(".*"))
 
 
+@pytest.mark.parametrize("part", ["manifest.json", "linux-image-6.1.0-1-cloud-amd64_1-1/vmlinux"])
+def test_what_is_damaged_is_fetched_again(archive: Archive, paths: HostPaths, part: str) -> None:
+    archive.offer("1-1", "6.1.0-1-cloud-amd64", kernel=bzimage(gzip.compress(ELF)))
+    guest = fetch_kernel(paths.guest)
+    if part == "manifest.json":
+        (paths.guest / part).write_text("{")
+    else:
+        (paths.guest / part).unlink()
+    with pytest.raises(Unavailable, match="zeitwork setup"):
+        load_guest(paths)
+    assert fetch_kernel(paths.guest) == guest
+    assert load_guest(paths) == guest
+    assert guest.vmlinux.read_bytes() == ELF
+
+
 def test_a_file_that_is_not_what_the_index_says_is_refused(archive: Archive, paths: HostPaths) -> None:
     archive.offer("1-1", "6.1.0-1-cloud-amd64", kernel=bzimage(ELF))
     archive.program("apt-get", "echo tampered >package.deb")
