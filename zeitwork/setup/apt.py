@@ -21,6 +21,8 @@ LISTS_FRESH = 24 * 3600.0
 LOCK_TRIES = 180
 
 _GET = ("apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0")
+#: A package that merely recommends or suggests another one did without it before setup.
+_NEED = ("-o", "APT::AutoRemove::RecommendsImportant=false", "-o", "APT::AutoRemove::SuggestsImportant=false")
 INSTALL = (*_GET, "install", "--no-install-recommends")
 
 
@@ -119,36 +121,31 @@ class Apt:
         """Split what setup installed into what can go and what has to stay.
 
         A package stays when something that setup did not install needs it, or when a person asked apt for it since
-        (it came as a dependency and is marked as manual now).
+        (it came as a dependency and is marked as manual now). What stays is left to apt's autoremove.
         """
-        requested = set(requested)
         present = self.installed()
-        mine = [name for name in ours if name in present]
-        manual = set(self._tools.run(["apt-mark", "showmanual"], timeout=ASK_TIMEOUT).output.split())
-        going = {name for name in mine if name in requested or name not in manual}
-        while going:
-            others = self._would_remove(sorted(going)) - going
-            if not others:
-                break
-            needed = {name for name in going if self._would_remove([name]) - going}
-            if not needed:  # only together do they pull something down: leave them all
-                going = set()
-            going -= needed
-        return tuple(sorted(going)), tuple(sorted(set(mine) - going))
+        mine = {name for name in ours if name in present}
+        asked = sorted(mine & set(requested))
+        if asked:  # nobody asked for them any more, so apt's own reckoning can say who needs them
+            self._tools.run(["apt-mark", "auto", *asked], timeout=ASK_TIMEOUT)
+        ran = self._tools.run([*_GET, *_NEED, "autoremove", "--simulate"], timeout=ASK_TIMEOUT)
+        if not ran.ok:
+            raise Failed(f"apt-get autoremove: {ran.last_words}", fix="apt-get check")
+        going = mine & set(parse_simulation(ran.output).removed)
+        if going and self._would_remove(sorted(going)) - going:
+            going = set()
+        return tuple(sorted(going)), tuple(sorted(mine - going))
 
     def remove(
         self,
         going: Sequence[str],
-        staying: Sequence[str],
         keep_configuration: Iterable[str],
         line: Callable[[str], None],
     ) -> None:
-        """Take packages away. ``staying`` are left to apt's autoremove.
+        """Take packages away.
 
         Configuration goes too, except where a person edited it or it is older than setup (``keep_configuration``).
         """
-        if staying:
-            self._tools.run(["apt-mark", "auto", *staying], timeout=ASK_TIMEOUT)
         older = set(keep_configuration)
         edited = [name for name in going if name in older or self._edited(name)]
         for verb, names in (("purge", [name for name in going if name not in edited]), ("remove", edited)):

@@ -10,6 +10,7 @@ import click
 
 from actors.model.errors import Failed
 from zeitwork.config import Config, load
+from zeitwork.setup import network
 from zeitwork.setup import plan as planning
 from zeitwork.setup.facts import look
 from zeitwork.setup.manifest import Manifest
@@ -109,7 +110,9 @@ def _report(result: SetupResult, *, as_json: bool) -> int:
 
 def _dry_run(options: SetupOptions, *, remove: bool, purge: bool, as_json: bool) -> int:
     if remove:
-        removals = plan_removal(Manifest(options.manifest), options, purge=purge)
+        removals = plan_removal(
+            Manifest(options.manifest), options, purge=purge, network_left=network.left(options, SystemTools())
+        )
         rows = [{"change": removal.text} for removal in removals]
         text = "\n".join(f"{number}. {removal.text}" for number, removal in enumerate(removals, 1))
     else:

@@ -13,6 +13,7 @@ from typing import Literal
 from actors.model.errors import Failed, Problem, Unavailable
 from zeitwork.setup import firecracker, forwarding, guest
 from zeitwork.setup.apt import Apt
+from zeitwork.setup.facts import is_static
 from zeitwork.setup.layout import Layout
 from zeitwork.setup.manifest import Entry, Manifest
 from zeitwork.setup.options import SetupOptions
@@ -137,9 +138,11 @@ class Executor:
                 if not ran.ok or not files:
                     raise Unavailable(f"apt-get download busybox-static: {ran.last_words}", fix="apt-get update")
                 ran = self._tools.run(["dpkg-deb", "--extract", str(files[0]), str(folder / "x")], timeout=QUICK)
-                found = next((path for path in (folder / "x").glob("**/busybox") if path.is_file()), None)
+                found = next(
+                    (x for x in (folder / "x/bin/busybox", folder / "x/usr/bin/busybox") if is_static(x)), None
+                )
                 if not ran.ok or found is None:
-                    raise Failed(f"{files[0].name} holds no busybox: {ran.last_words}")
+                    raise Failed(f"{files[0].name} holds no static busybox: {ran.last_words}")
                 found.chmod(0o755)
                 os.chown(found, 0, 0)
                 found.replace(target)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MONITORS = ("qemu", "firecracker")
-_GROUP = re.compile(r"/zeitwork/([a-z0-9._-]+)$", re.MULTILINE)
+_GROUP = re.compile(r"/zeitwork(?:-[a-z0-9]+)?/([a-z0-9._-]+)$", re.MULTILINE)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 

@@ -18,8 +18,8 @@ class SetupOptions:
     """What to set up.
 
     ``systemd`` adds the service. ``embedded`` is False when the host uses a database of its owner (no system user is
-    needed then). ``kernel`` and ``initrd`` are given when the host brings its own guest. ``table`` is the host's
-    nftables table.
+    needed then). ``kernel`` and ``initrd`` are given when the host brings its own guest. ``tag`` keeps the
+    network of one host apart from that of another one on this machine.
     """
 
     paths: HostPaths = field(default_factory=lambda: Config().paths)
@@ -27,7 +27,7 @@ class SetupOptions:
     embedded: bool = True
     kernel: Path | None = None
     initrd: Path | None = None
-    table: str = "zeitwork"
+    tag: str = ""
     layout: Layout = field(default_factory=Layout)
 
     @classmethod
@@ -39,7 +39,7 @@ class SetupOptions:
             embedded=config.database_url is None,
             kernel=config.kernel,
             initrd=config.initrd,
-            table=f"zeitwork_{config.tag}" if config.tag else "zeitwork",
+            tag=config.tag,
         )
 
     @property
@@ -51,6 +51,16 @@ class SetupOptions:
     def manifest(self) -> Path:
         """What setup changed."""
         return self.home / "setup.json"
+
+    @property
+    def table(self) -> str:
+        """The host's nftables table."""
+        return f"zeitwork_{self.tag}" if self.tag else "zeitwork"
+
+    @property
+    def sysctl_record(self) -> Path:
+        """Where a host writes the kernel settings that it changed itself."""
+        return self.paths.data / "sysctl.json"
 
     @property
     def hello(self) -> Path:

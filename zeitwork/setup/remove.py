@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.model.errors import Conflict, Failed
-from zeitwork.setup import forwarding
+from zeitwork.setup import forwarding, network
 from zeitwork.setup.apt import Apt
 from zeitwork.setup.execute import OF_PACKAGES, QUICK, account_ids
 from zeitwork.setup.holders import holders, virtual_machines
@@ -45,8 +45,10 @@ def refuse_while_used(options: SetupOptions) -> None:
         )
 
 
-def plan_removal(manifest: Manifest, options: SetupOptions, *, purge: bool) -> tuple[Removal, ...]:
-    """Return what goes, in the order in which it goes."""
+def plan_removal(
+    manifest: Manifest, options: SetupOptions, *, purge: bool, network_left: bool = False
+) -> tuple[Removal, ...]:
+    """Return what goes, in the order in which it goes. ``network_left``: a host left something in the network."""
     entries = manifest.entries[::-1]
     packages = tuple(entry for entry in entries if entry.kind == "package")
     directories = tuple(entry for entry in entries if entry.kind == "directory")
@@ -60,6 +62,11 @@ def plan_removal(manifest: Manifest, options: SetupOptions, *, purge: bool) -> t
     ]
     if data:
         removals.insert(0, Removal("data", f"delete for good: {', '.join(str(path) for path in data)}", inside))
+    if network_left:  # needs nft, and a record among the data
+        sentence = (
+            f"take away what a host left in the network: TAPs, the rules of inet {options.table}, kernel settings"
+        )
+        removals.insert(0, Removal("network", sentence))
     if packages:
         names = ", ".join(sorted(entry.subject for entry in packages))
         removals.append(Removal("packages", f"purge packages, as far as nothing else needs them: {names}", packages))
@@ -142,6 +149,9 @@ class Remover:
         """Take one thing away; returns sentences about what was kept, and why. Raises a `Problem` when it can't be."""
         if removal.name == "data":
             return self._data(removal.entries)
+        if removal.name == "network":
+            network.clear(self._options)
+            return ()
         if removal.name == "packages":
             return self._packages(removal.entries, line)
         notes: list[str] = []
@@ -184,15 +194,8 @@ class Remover:
                 path.unlink(missing_ok=True)
             if path.exists():
                 left.append(f"{path} could not be removed")
-        self._firewall()
         self._manifest.forget(*((entry.kind, entry.subject) for entry in entries if not Path(entry.subject).exists()))
         return tuple(left)
-
-    def _firewall(self) -> None:
-        """Take the host's nftables table away: it stays between runs, so that VMs are never without it."""
-        table = ["inet", self._options.table]
-        if self._tools.which("nft") and self._tools.run(["nft", "list", "table", *table], timeout=QUICK).ok:
-            self._tools.run(["nft", "delete", "table", *table], timeout=QUICK)
 
     def _file(self, path: Path, mark: str | None) -> Outcome:
         if not path.exists():
@@ -267,7 +270,7 @@ class Remover:
             [entry.subject for entry in entries if entry.mark == "requested"],
         )
         older = [entry.subject for entry in entries if entry.before == "configuration"]
-        apt.remove(going, staying, older, line)
+        apt.remove(going, older, line)
         self._stayed = staying
         left = set(going) & apt.installed()
         if left:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from actors.model.errors import Problem
+from zeitwork.setup import network
 from zeitwork.setup import plan as planning
 from zeitwork.setup.execute import Executor, as_problem
 from zeitwork.setup.facts import look
@@ -80,7 +81,7 @@ def run_remove(
     """
     tools = tools or SystemTools()
     manifest = Manifest(options.manifest)
-    removals = plan_removal(manifest, options, purge=purge)
+    removals = plan_removal(manifest, options, purge=purge, network_left=network.left(options, tools))
     if not removals:
         ui.show(f"Nothing to remove: setup changed nothing that is written down in {options.manifest}.")
         return SetupResult()

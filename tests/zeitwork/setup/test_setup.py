@@ -19,6 +19,7 @@ from zeitwork.setup.options import SetupOptions, SetupResult
 from zeitwork.setup.plan import NotRoot
 from zeitwork.setup.ready import ensure_ready
 from zeitwork.setup.run import run_remove, run_setup
+from zeitwork.setup.tools import Ran
 
 
 @pytest.fixture
@@ -209,6 +210,38 @@ def test_dpkg_is_waited_for_while_an_earlier_apt_is_at_work(world: World, monkey
     assert all(entry.done for entry in Manifest(world.options().manifest).entries)
 
 
+def test_a_static_busybox_comes_beside_the_machines_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda *_arguments: None)
+    monkeypatch.setattr(guest, "fetch_kernel", lambda _options, _line: None)
+    monkeypatch.setattr(guest, "build_hello", lambda options: options.hello.write_bytes(options.busybox.read_bytes()))
+    world.commands.add("busybox")
+    # The smallest ELF header with one program header, which is no interpreter.
+    static = (b"\x7fELF\x02\x01".ljust(32, b"\0") + (64).to_bytes(8, "little")).ljust(54, b"\0")
+    static = (static + (56).to_bytes(2, "little") + (1).to_bytes(2, "little")).ljust(64, b"\0")
+    static += (1).to_bytes(4, "little").ljust(56, b"\0")
+
+    def run(argv, **more) -> Ran:
+        if "download" in argv:
+            (more["cwd"] / "busybox-static_1.35_amd64.deb").touch()
+        elif argv[0] == "dpkg-deb":
+            for name, content in (("usr/share/lintian/overrides/busybox", b"decoy"), ("bin/busybox", static)):
+                (Path(argv[-1]) / name).parent.mkdir(parents=True)
+                (Path(argv[-1]) / name).write_bytes(content)
+        else:
+            return World.run(world, argv, **more)
+        return Ran(0, "")
+
+    monkeypatch.setattr(world, "run", run)
+    assert "busybox" in set_up(world).done
+    assert "busybox-static" not in world.installed
+    assert world.options().busybox.read_bytes() == static
+    assert world.options().busybox.stat().st_mode & 0o777 == 0o755
+    assert world.options().hello.read_bytes() == static
+    assert [path.name for path in world.options().paths.bin.iterdir()] == ["busybox"]
+
+
 def test_an_unreachable_mirror_is_told_in_apts_own_words(world: World) -> None:
     world.failing["apt-get update"] = "Err:1 http://deb.debian.org\nE: Could not resolve 'deb.debian.org'\n"
     with pytest.raises(Unavailable, match="Could not resolve"):
@@ -295,11 +328,28 @@ def test_removal_is_refused_while_a_vm_of_any_host_runs(world: World) -> None:
     process = world.root / "proc/4242"
     process.mkdir()
     (process / "comm").write_text("qemu-system-x86\n")
-    (process / "cgroup").write_text("1:name=systemd:/zeitwork/abcdefghij\n0::/\n")
-    with pytest.raises(Conflict, match="a VM, abcdefghij"):
-        remove(world)
+    for group in ("zeitwork", "zeitwork-0a1b2c3d"):
+        (process / "cgroup").write_text(f"1:name=systemd:/{group}/abcdefghij\n0::/\n")
+        with pytest.raises(Conflict, match="a VM, abcdefghij"):
+            remove(world)
     (process / "cgroup").write_text("0::/machine.slice\n")  # somebody else's
     assert remove(world).done
+
+
+def test_what_a_killed_host_left_in_the_network_goes_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up(world)
+    options = world.options()
+    options.sysctl_record.write_text("{}")
+    seen: list[bool] = []
+
+    def clear(given: SetupOptions) -> None:
+        assert given == options
+        seen.append("nftables" in world.installed and given.sysctl_record.exists())
+
+    monkeypatch.setattr("zeitwork.setup.network.clear", clear)
+    remove(world, purge=True)
+    assert seen == [True]
+    assert not options.home.exists()
 
 
 def test_a_damaged_manifest_is_refused_not_guessed(world: World) -> None:

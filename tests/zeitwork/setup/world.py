@@ -95,6 +95,8 @@ class World:
                 return self._remove(names, simulate="--simulate" in words)
             case ["apt-mark", "showmanual"]:
                 return Ran(0, "\n".join(name for name, asked in self.installed.items() if asked))
+            case ["apt-get", "autoremove"]:
+                return Ran(0, "".join(f"Remv {name} [1.0]\n" for name in self._unneeded()))
             case ["apt-mark", "auto"]:
                 self.installed.update(dict.fromkeys(names, False))
             case ["dpkg-query", "-W"] if "${Conffiles}\n" in words:
@@ -123,6 +125,17 @@ class World:
             case _:
                 raise AssertionError(f"unexpected: {plain}")
         return Ran(0, "")
+
+    def _unneeded(self) -> list[str]:
+        """Return the packages that nobody asked for and that none of the others needs."""
+        kept = {name for name, asked in self.installed.items() if asked}
+        grown = True
+        while grown:
+            needed = {low for high in kept for low in DEPENDS.get(high, ())}
+            needed |= {low for low, high in self.needed_by.items() if high in kept}
+            grown = bool(needed & set(self.installed) - kept)
+            kept |= needed
+        return [name for name in self.installed if name not in kept]
 
     def _install(self, names: list[str], *, simulate: bool) -> Ran:
         wanted = [*names, *(more for name in names for more in DEPENDS.get(name, ()))]
