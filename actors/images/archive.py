@@ -97,7 +97,7 @@ class _Archive:
                 link = member.link.decode("utf-8", "surrogateescape")
                 match member.kind:
                     case Kind.FILE:
-                        self._files[name] = Slice(whole.path, reader.offset, member.size)
+                        self._files[name] = Slice(whole.path, member.offset, member.size)
                     case Kind.SYMLINK:
                         self._links[name] = _inside(posixpath.join(posixpath.dirname(name), link), member.link)
                     case Kind.HARDLINK:

@@ -73,64 +73,63 @@ def stream(
     layers: Sequence[Layer], tree: Tree, checkpoint: Checkpoint, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[bytes | memoryview]:
     """Yield the merged tree as one tar archive: directories and links first, then contents, then hard links."""
-    wanted: list[dict[int, Node]] = [{} for _ in layers]
+    wanted: list[list[Node]] = [[] for _ in layers]
     yield _entry(b"./", tree.root)
     hard_links: list[tuple[bytes, Node]] = []
     for path, node in tree.paths():
         if node.kind is not Kind.FILE:
             yield _entry(path, node)
             continue
-        if node.names:
+        if node.name:
             hard_links.append((path, node))
         else:
-            wanted[node.layer][node.ordinal] = node
-            node.names.append(path)
+            wanted[node.layer].append(node)
+            node.name = path
     budget = Budget(limits)
     for layer, nodes in zip(layers, wanted, strict=True):
-        yield from _contents(layer, nodes, budget, checkpoint, limits)
+        yield from _contents(layer, nodes, budget, checkpoint)
     for path, node in hard_links:
-        yield header(path, Kind.HARDLINK, link=node.names[0])
+        yield header(path, Kind.HARDLINK, link=node.name)
     yield END
 
 
-def _contents(
-    layer: Layer, nodes: dict[int, Node], budget: Budget, checkpoint: Checkpoint, limits: Limits
-) -> Iterator[bytes | memoryview]:
-    if not nodes:
-        checkpoint(layer.data.size)
-        return
+def _contents(layer: Layer, nodes: list[Node], budget: Budget, checkpoint: Checkpoint) -> Iterator[bytes | memoryview]:
+    nodes.sort(key=lambda node: node.entry.offset)
     with Unpacked(layer.data, budget, _deltas(checkpoint)) as unpacked:
-        reader = TarReader(unpacked.chunk, limits)
-        for ordinal, _member in enumerate(reader):
-            node = nodes.pop(ordinal, None)
-            if node is None:
-                continue
-            yield _entry(node.names[0], node)
-            yield from reader.data()
-            if node.size % BLOCK:
-                yield bytes(-node.size % BLOCK)
-            if not nodes:
-                break
+        chunk, start = memoryview(b""), 0  # of the unpacked layer, from `start`
+        for node in nodes:
+            yield _entry(node.name, node)
+            at, end = node.entry.offset, node.entry.offset + node.entry.size
+            while at < end:
+                while start + len(chunk) <= at:
+                    start += len(chunk)
+                    chunk = memoryview(unpacked.chunk())
+                    if not chunk:
+                        raise ImageRefused("a layer changed while it was read", fix="add the image again")
+                piece = chunk[at - start : end - start]
+                yield piece
+                at += len(piece)
+            if node.entry.size % BLOCK:
+                yield bytes(-node.entry.size % BLOCK)
         checkpoint(layer.data.size - unpacked.consumed)
-    if nodes:
-        raise ImageRefused("a layer changed while it was read", fix="add the image again")
 
 
 def _entry(path: bytes, node: Node) -> bytes:
+    entry = node.entry
     xattrs = {
         key: value
-        for key, value in node.xattrs.items()
+        for key, value in entry.xattrs.items()
         if key.startswith(_XATTRS) and not key.startswith(_OVERLAY) and len(key) < 256 and len(value) <= 65536
     }
     return header(
         path,
         node.kind,
-        mode=node.mode,
-        uid=node.uid,
-        gid=node.gid,
-        size=node.size if node.kind is Kind.FILE else 0,
-        mtime=node.mtime,
-        link=node.link if node.kind is Kind.SYMLINK else b"",
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        size=entry.size,
+        mtime=entry.mtime,
+        link=entry.link if node.kind is Kind.SYMLINK else b"",
         xattrs=xattrs,
     )
 

@@ -157,7 +157,7 @@ class Puller:
             raise failures[0]
         slices = [found[number] for number in range(len(descriptors))]
         data = await trio.to_thread.run_sync(slices[0].read)
-        parsed = parse_config(data, self._settings.limits)
+        parsed = await trio.to_thread.run_sync(parse_config, data, self._settings.limits)
         return LocalImage(digest, parsed.config, pair_layers(slices[1:], parsed))
 
     async def _make(self, image: LocalImage, work: Path, progress: Progress, percent: int) -> Pulled:
@@ -170,11 +170,15 @@ class Puller:
                 progress.stage("checking the layers", percent, percent + 15, image.size)
                 tree = await trio.to_thread.run_sync(merge, image.layers, checkpoint, limits)
                 progress.stage("making the root filesystem", percent + 15, 99, image.size)
-                size = await pack(
-                    lambda: stream(image.layers, tree, checkpoint, limits),
-                    work / ROOTFS,
-                    deadline=self._settings.pack_deadline,
-                )
+                try:
+                    size = await pack(
+                        lambda: stream(image.layers, tree, checkpoint, limits),
+                        work / ROOTFS,
+                        deadline=self._settings.pack_deadline,
+                    )
+                finally:
+                    with trio.CancelScope(shield=True):  # bounded by the limits on entries
+                        await trio.to_thread.run_sync(tree.dismantle)
                 await trio.to_thread.run_sync(self.cache.publish, work, image.digest, image.config, size)
                 return Pulled(image.digest, image.config, size)
 

@@ -84,14 +84,14 @@ class Registry:
         """Return digest and content of the manifest for linux/amd64."""
         data, media_type = await self._manifest(self._reference.manifest)
         digest = digest_of(data)
-        found = parse_document(data, media_type, self._limits)
+        found = await trio.to_thread.run_sync(parse_document, data, media_type, self._limits)
         for _ in range(3):
             if not isinstance(found, list):
                 return digest, found
             chosen = choose(found)
             digest = chosen.digest
             data, media_type = await self._manifest(digest)
-            found = parse_document(data, media_type, self._limits)
+            found = await trio.to_thread.run_sync(parse_document, data, media_type, self._limits)
         raise ImageRefused("the image's index leads from one index to the next", fix="push the image again")
 
     async def _manifest(self, reference: str) -> tuple[bytes, str]:

@@ -2,57 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import islice
+
+import msgspec
 
 from actors.images.limits import Limits
 from actors.images.problems import ImageRefused
-from actors.images.tar_reader import NO_XATTRS, Kind, Member, components, shown
+from actors.images.tar_reader import Kind, Member, components, shown
 
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 #: As many as the kernel follows in one path.
 _LINK_HOPS = 40
+_NO_CHILDREN: dict[bytes, Node] = {}
+#: A directory that only shows in other entries' paths.
+_UNDESCRIBED = Member(b"", Kind.DIRECTORY, 0o755)
+#: Sorting more at once would hold up every other thread.
+_SORT_AT_ONCE = 20_000
 _FIX = "build the image again with a current tool"
 _HOSTILE = "only add images from sources that you trust"
 
 
-class Node:
+class Node(msgspec.Struct, gc=False):
     """An inode of the merged tree. Hard links are several names of one node. ``children`` only for directories.
 
-    ``layer`` and ``ordinal`` say which entry of which layer it came from: that is where a file's contents are.
+    ``entry`` of layer number ``layer`` describes it and says where its contents are; ``name`` is for whoever writes
+    the tree out. Like `Member` unknown to the garbage collector, which is safe: nothing in a tree points upwards.
     """
 
-    __slots__ = (
-        "children",
-        "gid",
-        "kind",
-        "layer",
-        "link",
-        "mode",
-        "mtime",
-        "names",
-        "ordinal",
-        "size",
-        "uid",
-        "xattrs",
-    )
+    entry: Member
+    layer: int
+    name: bytes = b""
+    children: dict[bytes, Node] = _NO_CHILDREN
 
-    def __init__(self, kind: Kind, layer: int, ordinal: int) -> None:
-        self.kind = kind
-        self.layer = layer
-        self.ordinal = ordinal
-        self.mode = 0o755
-        self.uid = self.gid = self.size = self.mtime = 0
-        self.link = b""
-        self.xattrs = NO_XATTRS
-        self.children: dict[bytes, Node] = {}
-        self.names: list[bytes] = []
+    @property
+    def kind(self) -> Kind:
+        """What it is."""
+        return self.entry.kind
 
-    def describe(self, member: Member) -> None:
-        """Take over owner, mode, time and attributes of an archive's entry."""
-        self.mode, self.uid, self.gid = member.mode, member.uid, member.gid
-        self.mtime, self.size, self.link = member.mtime, member.size, member.link
-        self.xattrs = member.xattrs
+
+def _directory(entry: Member, layer: int) -> Node:
+    return Node(entry, layer, b"", {})
 
 
 class Tree:
@@ -64,7 +56,7 @@ class Tree:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.root = Node(Kind.DIRECTORY, -1, -1)
+        self.root = _directory(_UNDESCRIBED, -1)
         self._limits = limits
         self._steps = 0
         self._layer = -1
@@ -72,8 +64,8 @@ class Tree:
     def apply(self, members: Sequence[Member]) -> None:
         """Put one more layer on top. Raises `ImageRefused` for what no honest layer holds."""
         self._layer += 1
-        additions: list[tuple[int, list[bytes], Member]] = []
-        for ordinal, member in enumerate(members):
+        additions: list[tuple[list[bytes], Member]] = []
+        for member in members:
             parts = components(member.name)
             if parts and any(part.startswith(_WHITEOUT) for part in parts[:-1]):
                 # Only aufs kept directories under its own marks; they are no part of the image.
@@ -81,9 +73,9 @@ class Tree:
             if parts and parts[-1].startswith(_WHITEOUT):
                 self._whiteout(parts, member.name)
             else:
-                additions.append((ordinal, parts, member))
-        for ordinal, parts, member in additions:
-            self._add(ordinal, parts, member)
+                additions.append((parts, member))
+        for parts, member in additions:
+            self._add(parts, member)
 
     def paths(self) -> Iterator[tuple[bytes, Node]]:
         """Yield every path below the root with its node, parents before children, in the order of names."""
@@ -93,7 +85,17 @@ class Tree:
             if path:
                 yield path, node
             prefix = path + b"/" if path else b""
-            todo.extend((prefix + name, node.children[name]) for name in sorted(node.children, reverse=True))
+            todo.extend((prefix + name, node.children[name]) for name in _descending(node.children))
+
+    def dismantle(self) -> None:
+        """Free the tree bit by bit. Freed at once, a large one would hold up every other thread."""
+        todo = [self.root]
+        while todo:
+            node = todo.pop()
+            while node.children:
+                _, child = node.children.popitem()
+                if child.children:
+                    todo.append(child)
 
     def _whiteout(self, parts: list[bytes], name: bytes) -> None:
         stack = self._walk(parts[:-1], create=False)
@@ -110,7 +112,7 @@ class Tree:
         if stack:
             stack[-1].children.pop(hidden, None)
 
-    def _add(self, ordinal: int, parts: list[bytes], member: Member) -> None:
+    def _add(self, parts: list[bytes], member: Member) -> None:
         if member.kind in (Kind.CHARACTER, Kind.BLOCK_DEVICE):
             raise ImageRefused(
                 f"the image holds a {member.kind.value}, {shown(member.name)}",
@@ -119,7 +121,7 @@ class Tree:
         if not parts:
             if member.kind is not Kind.DIRECTORY:
                 raise ImageRefused(f"the image's root is a {member.kind.value}", fix=_FIX)
-            self.root.describe(member)
+            self.root.entry = member
             return
         stack = self._walk(parts[:-1], create=True)
         assert stack is not None
@@ -131,12 +133,12 @@ class Tree:
             _check_symlink(member, len(stack) - 1)
         existing = children.get(base)
         if member.kind is Kind.DIRECTORY and existing is not None and existing.kind is Kind.DIRECTORY:
-            existing.describe(member)
-            existing.layer = self._layer
+            existing.entry, existing.layer = member, self._layer
             return
-        node = Node(member.kind, self._layer, ordinal)
-        node.describe(member)
-        children[base] = node
+        if member.kind is Kind.DIRECTORY:
+            children[base] = _directory(member, self._layer)
+        else:
+            children[base] = Node(member, self._layer)
 
     def _target(self, member: Member) -> Node:
         parts = components(member.link, "hard link target")
@@ -173,9 +175,9 @@ class Tree:
                     raise ImageRefused(
                         f"the path {shown(b'/'.join(parts))} in the image goes round in symbolic links", fix=_FIX
                     )
-                if child.link.startswith(b"/"):
+                if child.entry.link.startswith(b"/"):
                     stack = [self.root]
-                todo.extend(reversed(child.link.split(b"/")))
+                todo.extend(reversed(child.entry.link.split(b"/")))
                 continue
             if child is None or child.kind is not Kind.DIRECTORY:
                 if not create:
@@ -184,7 +186,7 @@ class Tree:
                     raise ImageRefused(
                         f"the path {shown(b'/'.join(parts))} in the image passes through a {child.kind.value}", fix=_FIX
                     )
-                child = children[part] = Node(Kind.DIRECTORY, self._layer, -1)
+                child = children[part] = _directory(_UNDESCRIBED, self._layer)
             stack.append(child)
         return stack
 
@@ -206,3 +208,13 @@ def _check_symlink(member: Member, depth: int) -> None:
                 )
         elif part not in (b"", b"."):
             depth += 1
+
+
+def _descending(names: Collection[bytes]) -> Iterable[bytes]:
+    if len(names) <= _SORT_AT_ONCE:
+        return sorted(names, reverse=True)
+    everything = iter(names)
+    parts = []
+    while part := sorted(islice(everything, _SORT_AT_ONCE), reverse=True):
+        parts.append(part)
+    return merge(*parts, reverse=True)
