@@ -101,7 +101,7 @@ def demo(once: bool, yes: bool, **flags: Any) -> int:
     watch = Stopwatch(summary)
     status = 0
     try:
-        setup_if_needed(yes=yes)
+        setup_if_needed(demo_config(config), yes=yes)
         watch.lap("setup")
         progress = Progress()
 
