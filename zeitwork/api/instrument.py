@@ -59,7 +59,7 @@ class Instrument:
             await app(scope, exchange.receive, exchange.send)
         except Exception:
             log.exception(
-                "a request failed unexpectedly", request_id=exchange.id, method=scope["method"], path=scope["path"]
+                "a request failed unexpectedly", request_id=exchange.id, method=scope["method"], path=exchange.path
             )
             if exchange.status is None:
                 await respond(internal(), exchange.id)(scope, exchange.receive, exchange.send)
@@ -75,7 +75,7 @@ class Instrument:
             "request",
             request_id=exchange.id,
             method=scope["method"],
-            path=scope["path"],
+            path=exchange.path,
             route=route,
             status=status,
             ms=round(seconds * 1000, 1),
@@ -91,6 +91,8 @@ class _Exchange:
         self.status: int | None = None
         self._receive = receive
         self._send = send
+        #: As it was sent, percent signs and all: decoded, it could put line ends into the log.
+        self.path = scope["raw_path"].decode("ascii", "backslashreplace")
         self._body_left = True
         scope[REQUEST_ID] = identifier
 
@@ -107,6 +109,7 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(raw=message["headers"])
             headers["X-Request-Id"] = self.id
+            headers["X-Content-Type-Options"] = "nosniff"
             if self._body_left and self._has_body():
                 headers["Connection"] = "close"
             message = {**message, "headers": headers.raw}

@@ -58,9 +58,7 @@ class Stream:
         self._closing = closing
         self._slots = slots
         self._key = slots.take()
-        self._headers = MutableHeaders(
-            {"content-type": media_type, "cache-control": "no-store", "x-content-type-options": "nosniff"}
-        )
+        self._headers = MutableHeaders({"content-type": media_type, "cache-control": "no-store"})
         self._headers.update(dict(headers or {}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -174,11 +174,14 @@ async def test_health(world: World) -> None:
 async def test_each_request_is_one_line_in_the_log(world: World) -> None:
     with structlog.testing.capture_logs() as logged:
         answer = await world.client.get(f"/api/v1/nodes/{world.node.id}")
+        await world.client.get("/nowhere%0a2026-01-01 all is well")
         with trio.fail_after(20):
             # The client has its answer a moment before the line is written.
-            while not (lines := [e for e in logged if e["event"] == "request"]):  # noqa: ASYNC110
+            while len(lines := [e for e in logged if e["event"] == "request"]) < 2:  # noqa: ASYNC110
                 await trio.sleep(0.005)
-    (line,) = lines
+    line, forged = lines
+    assert forged["path"] == "/nowhere%0a2026-01-01%20all%20is%20well"
+    assert forged["route"] == "unmatched"
     assert line["request_id"] == answer.headers["x-request-id"]
     assert line["route"] == "/api/v1/nodes/{id}"
     assert (line["method"], line["status"], line["log_level"]) == ("GET", 200, "info")

@@ -1,0 +1,106 @@
+"""The command line against the endpoint, as separate processes; a stand-in does what scheduler and host would do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from actors.model.image import ImageConfig
+from actors.model.states import PlacementState
+from tests.zeitwork.api.conftest import World
+
+ROOT = Path(__file__).parents[3]
+
+
+@asynccontextmanager
+async def acting(world: World) -> AsyncIterator[None]:
+    """Bring about what is desired: images become ready, placements run while they are wanted and write a line."""
+
+    async def act() -> None:
+        while True:
+            if claimed := await world.store.images.claim_pending(world.node.id):
+                config = ImageConfig(cmd=("/app",), exposed_ports=(3000,))
+                await world.store.images.ready(claimed.id, f"sha256:{claimed.id.hex * 2}", config, 4096)
+            await world.place()
+            for placement in await world.store.placements.placements(world.node.id):
+                if not placement.wanted:
+                    await world.observe(placement.id, PlacementState.REMOVED)
+                elif placement.state is PlacementState.ASSIGNED:
+                    world.console(placement.id).write_text("hello from the app\n")
+                    await world.observe(placement.id, PlacementState.RUNNING)
+            await trio.sleep(0.02)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(act)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def zeitwork(world: World, *arguments: str, stdin: bytes = b"", fails: bool = False) -> str:
+    command = [sys.executable, "-m", "zeitwork", *arguments, "--socket", str(world.deps.paths.api_socket)]
+    with trio.fail_after(60):
+        done = await trio.run_process(
+            command, cwd=ROOT, stdin=stdin, capture_stdout=True, capture_stderr=True, check=False
+        )
+    assert (done.returncode != 0) == fails, done.stderr.decode()
+    return (done.stderr if fails else done.stdout).decode()
+
+
+async def loaded(world: World, *arguments: str) -> Any:
+    return json.loads(await zeitwork(world, *arguments, "--json"))
+
+
+async def test_an_apps_whole_life(world: World) -> None:
+    async with acting(world):
+        printed = await zeitwork(world, "deploy", "localhost:5000/web:1", "--name", "web", "-e", "A=b")
+        assert ":3000" in printed
+        (instance,) = await loaded(world, "ps")
+        assert (instance["name"], instance["state"], instance["default_port"]) == ("web", "running", 3000)
+        assert "web" in await zeitwork(world, "ps")
+        assert await zeitwork(world, "logs", "web") == "hello from the app\n"
+        assert (await loaded(world, "stop", "web"))["state"] == "stopped"
+        assert (await loaded(world, "start", "web"))["generation"] == 2
+        refused = await zeitwork(world, "rm", "web", fails=True)
+        assert "--yes" in refused
+        assert (await loaded(world, "rm", "web", "--yes"))["state"] == "terminated"
+        assert await loaded(world, "ps") == []
+        assert [one["name"] for one in await loaded(world, "ps", "--all")] == ["web"]
+
+
+async def test_images_and_nodes(world: World, tmp_path: Path) -> None:
+    archive = tmp_path / "web.tar"
+    archive.write_bytes(b"stand-in for an archive" * 1000)
+    async with acting(world):
+        one = await loaded(world, "images", "add", str(archive))
+        assert (one["source"], one["status"]) == ("archive:web.tar", "ready")
+        two = json.loads(await zeitwork(world, "images", "add", "-", "--json", stdin=b"x" * 3_000_000))
+        assert two["source"] == "archive:stdin"
+        assert len(await loaded(world, "images", "ls")) == 2
+        await zeitwork(world, "images", "rm", one["id"])
+        assert [image["id"] for image in await loaded(world, "images", "ls")] == [two["id"]]
+        (node,) = await loaded(world, "nodes")
+        assert node["resources"]["vcpu_available"] == 8
+        assert "host-a" in await zeitwork(world, "nodes")
+
+
+async def test_refusals_reach_the_person(world: World) -> None:
+    assert "no instance" in await zeitwork(world, "stop", "nobody", fails=True)
+    assert "has capital letters" in await zeitwork(world, "deploy", "localhost:5000/Web", fails=True)
+    async with acting(world):
+        told = await zeitwork(world, "deploy", "nginx", "--memory", "1TiB", fails=True)
+    assert "resources.memory" in told
+    assert "3520 MiB" in told  # capacity without the overhead of one VMM
+
+
+def test_an_absent_host_is_said_plainly(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zeitwork", "ps", "--socket", str(tmp_path / "none.sock")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "zeitwork run" in done.stderr
