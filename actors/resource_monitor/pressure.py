@@ -1,0 +1,27 @@
+"""Pressure stall information: how long tasks waited for CPU, memory and disks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from actors.resource_monitor.cgroups import read_text
+from actors.resource_monitor.messages import Pressure
+
+
+def read_pressure(resource: str, root: Path = Path("/")) -> Pressure | None:
+    """Return the pressure on ``cpu``, ``memory`` or ``io``; None where the kernel does not measure it."""
+    text = read_text(root / "proc/pressure" / resource)
+    return None if text is None else parse_pressure(text)
+
+
+def parse_pressure(text: str) -> Pressure | None:
+    """Return what a file of /proc/pressure says, None when it says something else. CPUs have no "full" on old kernels."""
+    lines: dict[str, dict[str, float]] = {}
+    try:
+        for line in text.splitlines():
+            kind, *pairs = line.split()
+            lines[kind] = {name: float(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+        some, full = lines["some"], lines.get("full", {})
+        return Pressure(some["avg10"], some["avg60"], full.get("avg10", 0.0), full.get("avg60", 0.0))
+    except (ValueError, KeyError):
+        return None
