@@ -156,6 +156,11 @@ def _from_layout(archive: _Archive, limits: Limits) -> LocalImage:
             break
         chosen = _only(found)
         digest = chosen.digest
+        if not archive.has(_blob_name(digest)):
+            raise ImageRefused(
+                "the archive's index names an image for linux/amd64, and the archive does not hold it",
+                fix="pull it with --platform linux/amd64 before saving it",
+            )
         found = parse_document(archive.blob(digest, limits.manifest), chosen.media_type, limits)
     if isinstance(found, list) or not digest:
         raise ImageRefused("the archive's index leads to no image", fix=_FIX)

@@ -56,11 +56,14 @@ class Authorization:
                 raise denied(self._reference, self._reference.registry)
 
     async def _token(self, challenge: Challenge) -> str:
-        realm = httpx.URL(challenge.parameters.get("realm", ""))
+        try:
+            realm = httpx.URL(challenge.parameters.get("realm", ""))
+        except httpx.InvalidURL:
+            realm = httpx.URL("")
         loopback = self._reference.is_loopback and is_loopback(realm.host)
         if realm.scheme != "https" and not (realm.scheme == "http" and loopback):
             raise RegistryUnavailable(
-                f"registry {self._reference.registry} sends for tokens to {str(realm)[:200]!r}, which is not HTTPS",
+                f"registry {self._reference.registry} sends for tokens to {str(realm)[:200]!r}, no HTTPS address",
                 "check the registry's configuration",
             )
         scope = challenge.parameters.get("scope") or f"repository:{self._reference.repository}:pull"

@@ -34,7 +34,7 @@ class Layer:
 
 def merge(layers: Sequence[Layer], checkpoint: Checkpoint, limits: Limits = DEFAULT_LIMITS) -> Tree:
     """Return the merged tree of the layers, every layer verified. Raises `ImageRefused`."""
-    tree = Tree(limits)
+    tree = Tree(limits, lambda: checkpoint(0))
     budget = Budget(limits)
     entries = metadata = 0
     for number, layer in enumerate(layers, 1):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from actors.model.errors import Failed, InvalidInput, Problem, Unavailable
 
+FULL_DISK = "full-disk"
+
 
 class BadReference(InvalidInput):
     """The image reference can't be read."""
@@ -37,7 +39,7 @@ def full_disk(where: Path) -> Problem:
     return Failed(
         f"the disk that holds {where} is full",
         fix="free space there or delete images that are no longer needed, then add the image again",
-        code="full-disk",
+        code=FULL_DISK,
         status=507,
     )
 

@@ -21,12 +21,13 @@ from actors.images.decompress import Slice
 from actors.images.layers import merge, stream
 from actors.images.locks import KeyedLocks
 from actors.images.manifest import Descriptor, Manifest
-from actors.images.problems import ImageRefused, RegistryUnavailable, full_disk, is_full_disk
+from actors.images.problems import FULL_DISK, ImageRefused, RegistryUnavailable, full_disk, is_full_disk
 from actors.images.progress import Progress
 from actors.images.reference import Reference, parse_reference
 from actors.images.registry import Registry
 from actors.images.rootfs import pack
 from actors.images.settings import ImageSettings
+from actors.images.trust import tls_context
 from actors.model.errors import Failed, InvalidInput, Problem
 from actors.model.image import ImageConfig
 from actors.model.paths import HostPaths
@@ -72,6 +73,10 @@ class Puller:
         except ImageRefused as error:
             error.field = error.field or field
             raise
+        except Failed as error:
+            if error.code == FULL_DISK:
+                await self._make_room()
+            raise
         except trio.TooSlowError:
             raise Failed(
                 f"getting the image took longer than {self._settings.pull_deadline:.0f} s",
@@ -81,6 +86,7 @@ class Puller:
             raise RegistryUnavailable(f"the registry failed: {error}", "try again later") from error
         except OSError as error:
             if is_full_disk(error):
+                await self._make_room()
                 raise full_disk(self.cache.images) from error
             raise Failed(f"the image can't be stored: {error}", fix=f"check {self.cache.images}") from error
 
@@ -109,6 +115,7 @@ class Puller:
             credentials=credentials,
             limits=settings.limits,
             policy=settings.policy,
+            tls=await trio.to_thread.run_sync(tls_context),
         ) as registry:
             digest, manifest = await registry.resolve()
             with self._pin(digest):
@@ -127,7 +134,7 @@ class Puller:
                             await self._discard(digests)
                         raise
                     except Failed as error:
-                        if error.code == "full-disk":
+                        if error.code == FULL_DISK:
                             await self._discard(digests)
                         raise
 
@@ -214,12 +221,21 @@ class Puller:
         )
         # From the check to the rename nothing else runs, so nothing in use can be caught.
         roots = [self.cache.take(self.cache.root(digest)) for digest in digests if not self.is_pinned(digest)]
-        paths = await trio.to_thread.run_sync(self.blobs.superfluous, settings.blob_cache, now)
-        files = [self.cache.take(path) for path in paths if not self.blobs.is_held(path)]
+        files = await self._take_blobs(settings.blob_cache, now)
         forgotten = await trio.to_thread.run_sync(self._forgotten, now - settings.spool_age)
         for path in [*roots, *files, *forgotten]:
             await trio.to_thread.run_sync(remove, path)
         return len(roots), len(files) + len(forgotten)
+
+    async def _take_blobs(self, most: int, now: float) -> list[Path]:
+        paths = await trio.to_thread.run_sync(self.blobs.superfluous, most, now)
+        return [self.cache.take(path) for path in paths if not self.blobs.is_held(path)]
+
+    async def _make_room(self) -> None:
+        """Give up all downloads that no pull needs now: they are only there to save time."""
+        with trio.move_on_after(_CLEAN_UP, shield=True):
+            for path in await self._take_blobs(0, 0.0):
+                await trio.to_thread.run_sync(remove, path)
 
     def _forgotten(self, before: float) -> list[Path]:
         spool = self._paths.spool

@@ -53,8 +53,11 @@ class Reference:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether ``host`` (with or without a port) is localhost, in 127.0.0.0/8, or ::1."""
-    name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
+    """Return whether ``host`` (with or without a port or brackets) is localhost, in 127.0.0.0/8, or ::1."""
+    if host.startswith("["):
+        name = host[1 : host.find("]")]
+    else:
+        name = host if host.count(":") > 1 else host.partition(":")[0]
     if name.lower().rstrip(".") == "localhost":
         return True
     try:

@@ -57,6 +57,7 @@ class Registry:
         credentials: Credentials | None = None,
         limits: Limits = DEFAULT_LIMITS,
         policy: RetryPolicy = DEFAULT_POLICY,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._reference = reference
         self._random = randomness
@@ -67,6 +68,7 @@ class Registry:
             timeout=httpx.Timeout(STALL, connect=CONNECT),
             headers={"User-Agent": "zeitwork", "Accept-Encoding": "identity"},
             follow_redirects=False,
+            verify=True if tls is None else tls,
             trust_env=not reference.is_loopback,  # proxies are for other machines
         )
         self._authorization = Authorization(self._client, reference, credentials)
@@ -238,7 +240,7 @@ class Registry:
     def _is_allowed(self, url: httpx.URL) -> bool:
         if url.scheme == "https":
             return True
-        return url.scheme == "http" and self._reference.is_loopback and is_loopback(_host(url))
+        return url.scheme == "http" and self._reference.is_loopback and is_loopback(url.host)
 
     def _check(self, answer: httpx.Response) -> None:
         if answer.status_code in (200, 206):
@@ -264,10 +266,6 @@ class Registry:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
-
-
-def _host(url: httpx.URL) -> str:
-    return f"[{url.host}]" if ":" in url.host else url.host
 
 
 def _continues(answer: httpx.Response, offset: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 
@@ -21,6 +21,7 @@ _NO_CHILDREN: dict[bytes, Node] = {}
 _UNDESCRIBED = Member(b"", Kind.DIRECTORY, 0o755)
 #: Sorting more at once would hold up every other thread.
 _SORT_AT_ONCE = 20_000
+_STEPS_BETWEEN_CHECKS = 10_000
 _FIX = "build the image again with a current tool"
 _HOSTILE = "only add images from sources that you trust"
 
@@ -52,10 +53,11 @@ class Tree:
 
     Semantics are those of the OCI image specification: a whiteout hides what lower layers brought and never what its
     own layer brings, in whatever order the two stand. Where a path passes through a symbolic link, the link is
-    followed inside the image's root, as containerd does.
+    followed inside the image's root, as containerd does. ``checkpoint`` is called now and then and may raise.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, checkpoint: Callable[[], None] = lambda: None) -> None:
+        self._checkpoint = checkpoint
         self.root = _directory(_UNDESCRIBED, -1)
         self._limits = limits
         self._steps = 0
@@ -160,6 +162,8 @@ class Tree:
         hops = 0
         while todo:
             self._steps += 1
+            if self._steps % _STEPS_BETWEEN_CHECKS == 0:
+                self._checkpoint()
             part = todo.pop()
             if part in (b"", b"."):
                 continue

@@ -108,6 +108,13 @@ def test_chooses_our_platform_in_an_index(tmp_path: Path) -> None:
         opened(tmp_path, archive(docker_save(windows)))
 
 
+def test_an_index_whose_image_was_not_saved_says_so(tmp_path: Path) -> None:
+    files = {name: data for name, data in layout(IMAGE).items() if data != IMAGE.manifest}
+    with pytest.raises(ImageRefused, match="does not hold it") as caught:
+        opened(tmp_path, archive(files))
+    assert "--platform" in str(caught.value.fix)
+
+
 def test_several_images_are_refused_with_the_way_out(tmp_path: Path) -> None:
     other = Image([tar(file("other"))])
     with pytest.raises(ImageRefused, match="2 images") as caught:

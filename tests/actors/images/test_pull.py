@@ -201,6 +201,18 @@ async def test_a_disk_that_fills_while_downloading_says_so(paths: HostPaths, tmp
             assert nothing_begun(paths)
 
 
+async def test_a_full_disk_gives_up_downloads_that_only_save_time(paths: HostPaths) -> None:
+    big = Image([tar(file("noise", random.Random(1).randbytes(6_000_000)))])
+    with small_disk(paths.images, "3m"):
+        made = puller(paths)
+        idle, held = (paths.images / "blobs" / f"{number:064}" for number in (1, 2))
+        idle.write_bytes(b"x")
+        held.write_bytes(b"x")
+        with made.blobs.hold([f"sha256:{held.name}"]), pytest.raises(Failed):
+            await made.pull(upload(paths, craft.archive(docker_save(big))), Progress())
+        assert (idle.exists(), held.exists()) == (False, True)
+
+
 @pytest.mark.parametrize("stage", ["reading the archive", "checking the layers", "making the root filesystem"])
 async def test_a_cancelled_pull_leaves_nothing(paths: HostPaths, stage: str) -> None:
     big = Image([tar(*(file(f"noise{number}", random.Random(number).randbytes(4_000_000)) for number in range(10)))])

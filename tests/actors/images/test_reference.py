@@ -72,5 +72,6 @@ def test_any_text_is_read_or_refused_and_reads_back_the_same(text: str) -> None:
 )  # fmt: skip
 def test_plain_http_is_for_this_machine_only(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+    assert is_loopback("::1") and not is_loopback("::2")  # as URLs give hosts, without brackets
     if ":" in host and "/" not in host:
         assert parse_reference(f"{host}/app").scheme == ("http" if expected else "https")

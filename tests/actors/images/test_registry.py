@@ -308,10 +308,13 @@ async def test_redirects_in_a_circle_end(blobs: Blobs) -> None:
             await pull(f"{here.host}/app", blobs)
 
 
-async def test_a_realm_that_is_not_https_gets_no_credentials(blobs: Blobs) -> None:
-    challenge = {"WWW-Authenticate": 'Bearer realm="http://192.0.2.1/token",service="x"'}
+@pytest.mark.parametrize(
+    "realm", ["http://192.0.2.1/token", "", "http://[::", "file:///etc/passwd", "ftp://127.0.0.1/"]
+)
+async def test_a_realm_that_is_not_https_gets_no_credentials(blobs: Blobs, realm: str) -> None:
+    challenge = {"WWW-Authenticate": f'Bearer realm="{realm}",service="x"'}
     async with fake(lambda _: Answer(401, challenge)) as here:
-        with pytest.raises(RegistryUnavailable, match="not HTTPS"):
+        with pytest.raises(RegistryUnavailable, match="no HTTPS"):
             await pull(f"{here.host}/app", blobs, SOMEONE)
 
 
