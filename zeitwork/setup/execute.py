@@ -188,9 +188,10 @@ class Executor:
 
     def _sysctls(self, file: Path, values: tuple[tuple[str, str], ...]) -> None:
         present = forwarding.read(self._layout)
-        self._manifest.intend(*(Entry("sysctl", key, before=present.get(key), mark=value) for key, value in values))
+        different = [(key, value) for key, value in values if present.get(key, value) != value]
+        self._manifest.intend(*(Entry("sysctl", key, before=present.get(key), mark=value) for key, value in different))
         self._write("file", file, forwarding.render(values))
-        for key, value in values:
+        for key, value in different:
             try:
                 self._layout.sysctl(key).write_text(value)
             except OSError as error:
