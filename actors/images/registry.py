@@ -255,9 +255,7 @@ class Registry:
         return RegistryUnavailable(f"registry {self._reference.registry} failed: {what}", "try again later")
 
     def _unreachable(self, error: Exception) -> RegistryUnavailable:
-        words = str(error) or type(error).__name__
-        if isinstance(error, (httpx.TimeoutException, trio.TooSlowError)):
-            words = "no answer in time"
+        words = _words(error)
         fix = "check the name, and that this host reaches it (DNS, firewall, proxy)"
         if _is_certificate_error(error):
             fix = "give the registry a certificate that this host trusts; plain HTTP is for registries on this machine"
@@ -272,14 +270,35 @@ def _continues(answer: httpx.Response, offset: int) -> bool:
     return answer.status_code == 206 and answer.headers.get("content-range", "").startswith(f"bytes {offset}-")
 
 
-def _is_certificate_error(error: BaseException | None) -> bool:
-    for _ in range(6):
-        if error is None:
-            return False
-        if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _is_certificate_error(error: BaseException) -> bool:
+    return any(isinstance(item, ssl.SSLCertVerificationError) for item in _causes(error))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return the error and what led to it, the deepest last. Libraries wrap the telling one several times."""
+    found: list[BaseException] = []
+    todo: list[BaseException | None] = [error]
+    while todo and len(found) < 20:
+        item = todo.pop(0)
+        if item is None or item in found:
+            continue
+        found.append(item)
+        todo.append(item.__cause__ or item.__context__)
+        if isinstance(item, BaseExceptionGroup):
+            todo.extend(item.exceptions)
+    return found
+
+
+def _words(error: BaseException) -> str:
+    """Return the most telling words about a failed connection."""
+    for item in reversed(_causes(error)):
+        if isinstance(item, (httpx.TimeoutException, trio.TooSlowError)):
+            return "no answer in time"
+        if isinstance(item, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({item.verify_message})"
+        if isinstance(item, OSError) and item.strerror:
+            return item.strerror
+    return str(error) or type(error).__name__
 
 
 async def _append(download: Download, batch: bytearray, progress: Callable[[int], None]) -> None:
