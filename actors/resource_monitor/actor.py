@@ -11,10 +11,8 @@ import trio
 
 from actors.model.errors import Problem, Unavailable
 from actors.model.resources import Capacity
-from actors.model.units import bytes_to_mib
-from actors.resource_monitor.capacity import CapacityPolicy, compute_capacity
-from actors.resource_monitor.cpu import load, usable_cpus
-from actors.resource_monitor.memory import hugepages, read_memory
+from actors.resource_monitor.capacity import CapacityPolicy
+from actors.resource_monitor.measure import measure
 from actors.resource_monitor.messages import (
     Measured,
     MeasuringFailed,
@@ -24,7 +22,6 @@ from actors.resource_monitor.messages import (
     ResourceSnapshot,
     Snapshot,
 )
-from actors.resource_monitor.pressure import read_pressure
 from actors.resource_monitor.store import CapacityStore
 from runtime import Actor, Message, Reply
 
@@ -37,24 +34,6 @@ DEADLINE = 10.0
 def nobody_knows() -> str | None:
     """Return None: the hypervisor is not chosen yet."""
     return None
-
-
-def measure(at: float, policy: CapacityPolicy, hypervisor: str | None, root: Path = Path("/")) -> ResourceSnapshot:
-    """Read the machine now; ``at`` is the time to write on it. Blocking, briefly. Raises `Failed`."""
-    memory = read_memory(root)
-    cpus = usable_cpus(root)
-    return ResourceSnapshot(
-        at=at,
-        capacity=compute_capacity(cpus, bytes_to_mib(memory.total), policy, hypervisor),
-        cpus=cpus,
-        load=load(root),
-        memory_used=bytes_to_mib(memory.used),
-        memory_available=bytes_to_mib(memory.available),
-        cpu_pressure=read_pressure("cpu", root),
-        memory_pressure=read_pressure("memory", root),
-        io_pressure=read_pressure("io", root),
-        hugepages=hugepages(root),
-    )
 
 
 class ResourceMonitor(Actor):

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
-from actors.resource_monitor.capacity import Policy, capacity
-from actors.resource_monitor.cgroups import Machine
-from actors.resource_monitor.cpu import usable_cpus
-from actors.resource_monitor.memory import huge_pages, usable_memory
+from actors.model.units import bytes_to_mib
+from actors.resource_monitor.capacity import CapacityPolicy, compute_capacity
+from actors.resource_monitor.cpu import load, usable_cpus
+from actors.resource_monitor.memory import hugepages, read_memory
 from actors.resource_monitor.messages import ResourceSnapshot
 from actors.resource_monitor.pressure import read_pressure
 
 
-def measure(policy: Policy, machine: Machine, at: float) -> ResourceSnapshot:
-    """Read everything. Some twenty small kernel files: well below a millisecond each, but not for the event loop."""
-    cpus = usable_cpus(machine)
-    memory = usable_memory(machine)
+def measure(at: float, policy: CapacityPolicy, hypervisor: str | None, root: Path = Path("/")) -> ResourceSnapshot:
+    """Read everything; ``at`` is the time to write on it. Some twenty small kernel files: not for the event loop.
+
+    Raises `Failed` when the kernel does not tell the size of the memory.
+    """
+    memory = read_memory(root)
+    cpus = usable_cpus(root)
     return ResourceSnapshot(
         at=at,
-        capacity=capacity(cpus, memory.total, policy),
+        capacity=compute_capacity(cpus, bytes_to_mib(memory.total), policy, hypervisor),
         cpus=cpus,
-        load=os.getloadavg()[0],
-        memory_used=memory.used,
-        memory_available=memory.available,
-        cpu_pressure=read_pressure("cpu", machine),
-        memory_pressure=read_pressure("memory", machine),
-        io_pressure=read_pressure("io", machine),
-        hugepages=huge_pages(machine),
+        load=load(root),
+        memory_used=bytes_to_mib(memory.used),
+        memory_available=bytes_to_mib(memory.available),
+        cpu_pressure=read_pressure("cpu", root),
+        memory_pressure=read_pressure("memory", root),
+        io_pressure=read_pressure("io", root),
+        hugepages=hugepages(root),
     )

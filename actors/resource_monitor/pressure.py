@@ -15,7 +15,7 @@ def read_pressure(resource: str, root: Path = Path("/")) -> Pressure | None:
 
 
 def parse_pressure(text: str) -> Pressure | None:
-    """Return what a file of /proc/pressure says, None when it says something else. CPUs have no "full" on old kernels."""
+    """Return what a file of /proc/pressure says, None when it says something else (old kernels: no "full" of CPUs)."""
     lines: dict[str, dict[str, float]] = {}
     try:
         for line in text.splitlines():

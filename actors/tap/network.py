@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 import trio
 
-from actors.model.errors import Problem
+from actors.model.errors import InvalidInput, Problem
 from actors.model.network import HostNetwork, Lease
 from actors.tap import ground, links, sysctls
 from actors.tap.links import OwnedTap
@@ -20,6 +20,7 @@ from actors.tap.nft import (
     Guest,
     TableState,
     elements,
+    of_taps,
     parse_table,
     render_delete,
     render_elements,
@@ -100,6 +101,13 @@ class NetworkHost:
         await trio.to_thread.run_sync(links.remove_tap, name)
         await self._commit(_Change("remove", Guest(name, lease)))
 
+    async def drop(self, placement_id: UUID, name: str) -> None:
+        """Remove the TAP and rules of a placement of which nothing else is known any more, its lease neither."""
+        if name != tap_name(placement_id):
+            raise InvalidInput(f"{name} is not the name of the TAP of placement {placement_id}")
+        await trio.to_thread.run_sync(links.remove_tap, name)
+        await self._forget(lambda tap: tap == name)
+
     async def taps(self) -> dict[UUID, OwnedTap]:
         """Return this host's TAPs that exist on the machine, by placement id."""
         return await trio.to_thread.run_sync(links.owned_taps, self.tag)
@@ -107,25 +115,17 @@ class NetworkHost:
     async def keep_only(self, placement_ids: Collection[UUID]) -> int:
         """End the rules of guests that are not these; return how many. Their TAPs are not touched: see `taps`."""
         known = {tap_name(placement_id) for placement_id in placement_ids}
+        return await self._forget(lambda tap: tap not in known)
+
+    async def _forget(self, gone: Callable[[str], bool]) -> int:
         async with self._lock:
             found = await self._look()
-            if found is None:
-                return 0
-            mine = elements(guest for guest in self._guests.values() if guest.tap in known)
-            extra: dict[str, set[str]] = {}
-            for name, present in found.content.items():
-                # Addresses stand alone in guests4 and guests6: theirs are those not paired with a TAP that stays.
-                stays = {item for item in present if _tap_of(item) in known} | mine[name]
-                if name in ("guests4", "guests6"):
-                    pairs = found.content["pairs4" if name == "guests4" else "pairs6"]
-                    stays |= {pair.rpartition(" ")[2] for pair in pairs if _tap_of(pair) in known}
-                extra[name] = present - stays
-            gone = len(extra["taps"])
+            extra = {} if found is None else of_taps(found.content, gone)
             if any(extra.values()):
                 await self.nft.apply(render_elements("delete", self.table, extra))
-                _log.info("rules of former guests removed", table=self.table, guests=gone)
-            self._guests = {tap: guest for tap, guest in self._guests.items() if tap in known}
-            return gone
+                _log.info("rules of former guests removed", table=self.table, guests=len(extra["taps"]))
+            self._guests = {tap: guest for tap, guest in self._guests.items() if not gone(tap)}
+            return len(extra.get("taps", ()))
 
     async def check(self) -> dict[UUID, OwnedTap]:
         """Mend rules, kernel settings and ground routes if somebody changed them; return the TAPs that exist.
@@ -214,10 +214,6 @@ class NetworkHost:
         content = elements([change.guest])
         add = render_elements("add", self.table, content)
         return add if change.verb == "add" else add + render_elements("delete", self.table, content)
-
-
-def _tap_of(item: str) -> str | None:
-    return item.split('"')[1] if item.startswith('"') else None
 
 
 async def remove_leftovers(tag: str, network: HostNetwork | None, record: Path, *, nft: Nft | None = None) -> list[str]:

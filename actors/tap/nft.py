@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,6 +187,24 @@ def parse_table(text: str) -> TableState:
             chains[chain] = chains.get(chain, 0) + 1
     complete = EDITION in chains and set(SETS) <= sets and all(chains.get(name) == n for name, n in _COUNTS.items())
     return TableState(current=complete, content=content)
+
+
+def of_taps(content: Elements, chosen: Callable[[str], bool]) -> dict[str, set[str]]:
+    """Return the elements that belong to the TAPs which ``chosen`` picks by name.
+
+    Addresses that stand alone belong to them when a pair says so, and to nobody else's pair.
+    """
+    found: dict[str, set[str]] = {}
+    for name in ("taps", "pairs4", "pairs6"):
+        found[name] = {item for item in content.get(name, ()) if chosen(item.split('"')[1])}
+    for name, pairs in (("guests4", "pairs4"), ("guests6", "pairs6")):
+        staying = {_address(pair) for pair in content.get(pairs, ()) if pair not in found[pairs]}
+        found[name] = {_address(pair) for pair in found[pairs]} & set(content.get(name, ())) - staying
+    return found
+
+
+def _address(pair: str) -> str:
+    return pair.rpartition(" ")[2]
 
 
 def _element(set_name: str, entry: Any) -> str:

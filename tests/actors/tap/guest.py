@@ -106,7 +106,7 @@ class Guest(Space):
 
 
 class Outside(Space):
-    """The world beyond the host, at the other end of a cable ``uplink``: 192.0.2.1 and 2001:db8::1 to its .2 and ::2."""
+    """The world beyond the host, at the other end of a cable ``uplink``: 192.0.2.1 and 2001:db8::1 there."""
 
     def __init__(self) -> None:
         program = "import sys,time; print('ready', flush=True); time.sleep(600)"

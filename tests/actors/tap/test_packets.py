@@ -14,7 +14,7 @@ from uuid import UUID
 from actors.model.network import HostNetwork, Lease
 from actors.tap.network import NetworkHost
 from actors.tap.wanted import tap_name
-from tests.actors.tap.guest import Guest, Outside, tcp_client, tcp_server
+from tests.actors.tap.guest import Guest, tcp_client, tcp_server
 from tests.actors.tap.isolated import isolated
 
 NETWORK = HostNetwork(v6=IPv6Network("fd12:3456:789a:1::/64"), v4=IPv4Network("10.201.3.0/24"))
