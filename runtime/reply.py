@@ -60,9 +60,10 @@ class Reply:
         self._fill(outcome.Error(error))
 
     def abandon(self, error: ActorError) -> None:
-        """Fail the asker with one of the runtime's own errors, if it still waits. Does nothing otherwise."""
+        """Fail the asker with one of the runtime's own errors, if it still waits. An answer after that is late."""
         if self._state == "open":
             self._fill(outcome.Error(error))
+            self._state = "revoked"
 
     def _fill(self, result: outcome.Outcome[Any]) -> None:
         if self._state == "open":

@@ -54,8 +54,8 @@ class Supervisor:
         self._due: set[Name] = set()
         self._due_delay = 0.0
         self._regrouping = False
-        #: Set when a failure has made more children due since the present round began.
-        self._drawn_in = False
+        #: Failures that made a group due. A round that sees it grow has been overtaken.
+        self._failures = 0
 
     @property
     def children(self) -> list[Name]:
@@ -232,7 +232,7 @@ class Supervisor:
     def _regroup(self, names: tuple[str, ...], delay: float) -> None:
         self._due.update(Name(name) for name in names)
         self._due_delay = max(self._due_delay, delay)
-        self._drawn_in = True
+        self._failures += 1
         if not self._regrouping:
             self._regrouping = True
             self.run_beside(self._restart_due, f"{self.name}: restart of a group")
@@ -247,7 +247,7 @@ class Supervisor:
     async def _restart_group(self) -> None:
         """Stop what is due, latest first; wait; start it again in order. A failure meanwhile begins another round."""
         delay, self._due_delay = self._due_delay, 0.0
-        self._drawn_in = False
+        failures = self._failures
         for child in reversed(self._due_children()):
             if child.life is not None:
                 life = child.life
@@ -255,7 +255,7 @@ class Supervisor:
                 life.stop(_STOPPED)
                 await life.join()
         await self.system.env.sleep_until(self.system.env.monotonic() + delay)
-        if self._drawn_in:
+        if self._failures != failures:
             return
         for child in self._due_children():
             if child.removed or self._closing:
@@ -264,7 +264,7 @@ class Supervisor:
             self._begin_again(child)
             if child.life is not None:
                 await child.life.started()
-            if self._drawn_in:
+            if self._failures != failures:
                 return
         self._due.clear()
 
