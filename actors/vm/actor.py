@@ -31,7 +31,7 @@ from actors.vm.messages import Disowned, Look, Resync, Stop, VmChanged, VmView
 from actors.vm.outcome import Evidence
 from actors.vm.process import PidFile, VmProcess, boot_id
 from actors.vm.recover import Found, recover
-from actors.vm.settings import VmSettings, by_name
+from actors.vm.settings import VmSettings
 from actors.vm.work import Launched, cgroup_name, choose, drop_disk, drop_machine, forget, start_machine
 from runtime import Actor, ActorError, Message, Ref
 
@@ -150,7 +150,7 @@ class VmActor(Actor):
             stray.close()
         self._intent, self._pid_file = found.intent, found.pid_file
         if found.intent is not None and found.found in (Found.RUNNING, Found.ENDED):
-            self._hypervisor = by_name(found.intent.hypervisor, found.intent.acceleration)
+            self._hypervisor = self._settings.control(found.intent.hypervisor, found.intent.acceleration)
         self._since = self.ctx.env.now()
         now = self.ctx.env.monotonic()
         events: list[life.Event] = [life.Begin()]

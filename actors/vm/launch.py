@@ -66,6 +66,8 @@ async def _boot(hypervisor: Hypervisor, spec: MachineSpec, process: VmProcess) -
             with trio.move_on_after(0.2):
                 await process.wait()
         nursery.cancel_scope.cancel()
+    if gone and status == 0:
+        return  # the guest was so quick that it has ended; its console says how
     if gone:
         words = await trio.to_thread.run_sync(last_words, spec.log)
         how = f"was ended by signal {-status}" if status is not None and status < 0 else f"exited with status {status}"

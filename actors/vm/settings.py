@@ -40,12 +40,20 @@ class HypervisorChoice:
             return self._chosen
 
 
+def by_name(name: str, acceleration: str) -> Hypervisor:
+    """Return a hypervisor to *control* a monitor that runs already; which binary started it no longer matters."""
+    if name == "firecracker":
+        return Firecracker(Path("firecracker"))
+    return Qemu(Path("qemu-system-x86_64"), Acceleration(acceleration))
+
+
 @dataclass(frozen=True)
 class VmSettings:
     """Shared by the virtual machines of one host process.
 
     ``cgroup`` is the parent of their groups: it keeps two hosts on one machine apart. ``dns`` are the resolvers that
-    guests are told. ``boots`` bounds how many guests boot at once: under translation no more than cores.
+    guests are told. ``boots`` bounds how many guests boot at once: under translation no more than cores. ``limits`` are
+    the deadlines for each kind of acceleration, ``control`` gives the hypervisor of a monitor that was found running.
     """
 
     paths: HostPaths
@@ -56,15 +64,9 @@ class VmSettings:
     dns: tuple[str, ...] = ()
     boots: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(2))
     limits: Callable[[Acceleration], Limits] = _LIMITS.__getitem__
+    control: Callable[[str, str], Hypervisor] = by_name
 
 
 def cgroup_parent(tag: str) -> str:
     """Return the parent cgroup of a host: ``zeitwork``, or ``zeitwork-TAG`` for another one on the same machine."""
     return f"zeitwork-{tag}" if tag else "zeitwork"
-
-
-def by_name(name: str, acceleration: str) -> Hypervisor:
-    """Return a hypervisor to *control* a monitor that runs already; which binary started it no longer matters."""
-    if name == "firecracker":
-        return Firecracker(Path("firecracker"))
-    return Qemu(Path("qemu-system-x86_64"), Acceleration(acceleration))

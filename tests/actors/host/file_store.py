@@ -32,7 +32,8 @@ class FileStore:
         directory.mkdir(parents=True, exist_ok=True)
 
     def add(self, placement_id: UUID, **row: Any) -> UUID:
-        row = {"state": "assigned", "wanted": True, "boot_id": None, "observations": [], **row}
+        index = len(list(self.directory.glob("*.json")))
+        row = {"index": index, "state": "assigned", "wanted": True, "boot_id": None, "observations": [], **row}
         self._file(placement_id).write_text(json.dumps(row))
         return placement_id
 
@@ -124,7 +125,7 @@ def _placement(identifier: UUID, row: dict[str, Any]) -> Placement:
         image_digest=row.get("digest", "sha256:test"),
         image_config=ImageConfig(entrypoint=tuple(row.get("argv", ())), env=("GREETING=hello",)),
         resources=Resources(vcpu=1, memory=row.get("memory", 128), disk=64),
-        lease=Lease(v6=IPv6Address("fd7a:77::2"), v4=IPv4Address("172.31.0.2")),
+        lease=Lease(v6=IPv6Address("fd7a:77::2") + row["index"], v4=IPv4Address("172.31.0.2") + row["index"]),
         default_port=80,
         state=PlacementState(row["state"]),
         hostname="test-guest",

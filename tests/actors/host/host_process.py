@@ -31,12 +31,14 @@ from actors.vm.actor import VmActor, actor_name
 from actors.vm.firecracker import Firecracker
 from actors.vm.guest import GuestImage
 from actors.vm.leftovers import VmLeftovers
+from actors.vm.lifecycle import Limits
 from actors.vm.machine import Acceleration, Hypervisor
 from actors.vm.messages import Stop
 from actors.vm.qemu import Qemu
-from actors.vm.settings import HypervisorChoice, VmSettings, cgroup_parent
+from actors.vm.settings import HypervisorChoice, VmSettings, by_name, cgroup_parent
 from runtime import Actor, Message, Ref, Spec, System
 from tests.actors.host.file_store import NODE, FileStore
+from tests.actors.host.shell import Shell
 from zeitwork import logs
 
 
@@ -52,6 +54,7 @@ class Config:
     kernel: str
     initrd: str
     rootfs: str
+    start_deadline: float = 60.0
 
 
 class OneImage(Actor):
@@ -73,9 +76,14 @@ async def main(config: Config) -> None:
     hypervisor: Hypervisor = Firecracker(Path(config.binary))
     if config.hypervisor == "qemu":
         hypervisor = Qemu(Path(config.binary), Acceleration.TCG)
+    elif config.hypervisor == "shell":
+        hypervisor = Shell(Path(config.binary))
 
     async def choose() -> Hypervisor:
         return hypervisor
+
+    def control(name: str, acceleration: str) -> Hypervisor:
+        return hypervisor if name == "shell" else by_name(name, acceleration)
 
     settings = VmSettings(
         paths=paths,
@@ -84,6 +92,8 @@ async def main(config: Config) -> None:
         hypervisors=HypervisorChoice(choose),
         cgroup=cgroup_parent(config.tag),
         boots=trio.Semaphore(1),
+        limits=lambda _: Limits(start=config.start_deadline, margin=1.0),
+        control=control,
     )
     net = HostNetwork(IPv6Network("fd7a:77::/64"), IPv4Network("172.31.0.0/16"))
     network = NetworkHost(net, config.tag, base / "data" / "sysctl.json")

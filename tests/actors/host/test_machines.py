@@ -50,7 +50,7 @@ def test_a_machine_serves_survives_its_host_and_stops_without_trace(hypervisor: 
 
 
 def test_an_app_that_exits_at_once_is_told_with_its_status_and_last_words() -> None:
-    with world("firecracker") as w:
+    with world("qemu") as w:
         placement = w.place(argv=["/short"])
         w.start()
         last = w.wait_state(placement, "removed")["observations"][-1]
@@ -61,7 +61,7 @@ def test_an_app_that_exits_at_once_is_told_with_its_status_and_last_words() -> N
 
 
 def test_a_monitor_that_dies_while_the_host_is_down_is_told_by_the_next_one() -> None:
-    with world("firecracker") as w:
+    with world("qemu") as w:
         placement = w.place()
         w.start()
         w.wait_state(placement, "running")

@@ -31,6 +31,7 @@ from tests.zeitwork.guest.machine import FETCH, cached_kernel, root_tree, squash
 from zeitwork.guest import initramfs
 
 ROOT = Path(__file__).parents[3]
+MONITOR = Path(__file__).with_name("monitor.sh")
 SERVE = "#!/bin/sh\necho serving\nexec httpd -f -p 80 -h /www\n"
 SHORT = "#!/bin/sh\necho cannot reach the database\nexit 3\n"
 STUBBORN = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n"
@@ -57,6 +58,7 @@ class World:
         self.paths.data.mkdir()
         self.paths.run.mkdir()
         self.process: subprocess.Popen[str] | None = None
+        self.start_deadline = 60.0
 
     # --- the process
 
@@ -69,7 +71,8 @@ class World:
             binary=self.binary,
             kernel=str(self.kernel),
             initrd=str(self.initrd),
-            rootfs=str(root_image()),
+            rootfs=str(root_image()) if self.hypervisor != "shell" else str(self.base / "root"),
+            start_deadline=self.start_deadline,
         )
         file = self.base / "config.json"
         file.write_text(json.dumps(asdict(config)))
@@ -208,6 +211,8 @@ def world(hypervisor: str) -> Iterator[World]:
             else:
                 guest = cached_kernel()
                 kernel, initrd = guest.vmlinux, guest.initrd
+        elif hypervisor == "shell":
+            binary, kernel, initrd = str(MONITOR), MONITOR, MONITOR
         else:
             found = shutil.which("qemu-system-x86_64")
             if found is None:

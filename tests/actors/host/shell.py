@@ -1,0 +1,38 @@
+"""A hypervisor double: a shell script that behaves as monitor and guest. It is a real process in a real cgroup."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from actors.model.errors import Failed
+from actors.vm.machine import Acceleration, Command, MachineSpec
+
+
+@dataclass(frozen=True)
+class Shell:
+    """What the script does is the placement's first argument: see ``monitor.sh``."""
+
+    binary: Path
+    name: str = "shell"
+    acceleration: Acceleration = Acceleration.KVM
+
+    async def version(self) -> str:
+        return "1"
+
+    def command(self, spec: MachineSpec) -> Command:
+        return Command(("/bin/sh", str(self.binary), str(spec.run), str(spec.console)), stdout=spec.log)
+
+    async def boot(self, spec: MachineSpec) -> None:
+        with trio.move_on_after(20):
+            while not (spec.run / "up").exists():  # noqa: ASYNC110 - the other side is a shell script
+                await trio.sleep(0.005)
+            if (spec.run / "refuse").exists():
+                raise Failed("shell refused to boot: no such luck")
+            return
+        raise Failed("shell did not come up")
+
+    async def request_shutdown(self, run: Path, attempt: int) -> None:
+        (run / f"stop{attempt}").touch()
