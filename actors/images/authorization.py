@@ -22,7 +22,8 @@ def denied(reference: Reference, host: str) -> Problem:
     return InvalidInput(
         f"{host} denies access to {reference.repository}: it is private, or does not exist",
         field="reference",
-        fix="check the name; for a private image put the registry's credentials where docker login writes them",
+        fix="check the name; for a private image put credentials into ~/.docker/config.json of the user that runs "
+        "zeitwork (docker login writes it)",
         code="registry-denied",
     )
 

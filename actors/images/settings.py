@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from actors.images.limits import DEFAULT_LIMITS, Limits
 from actors.images.retry import DEFAULT_POLICY, RetryPolicy
 from actors.model.units import GIB
+
+
+def docker_config() -> Path:
+    """Return where ``docker login`` writes for the user that this process runs as."""
+    directory = os.environ.get("DOCKER_CONFIG")
+    return (Path(directory) if directory else Path.home() / ".docker") / "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +27,7 @@ class ImageSettings:
 
     limits: Limits = DEFAULT_LIMITS
     policy: RetryPolicy = DEFAULT_POLICY
-    docker_config: Path | None = None
+    docker_config: Path | None = field(default_factory=docker_config)
     pull_deadline: float = 3600.0
     pack_deadline: float = 1800.0
     concurrent_pulls: int = 2

@@ -35,8 +35,8 @@ class Node(msgspec.Struct, gc=False):
 
     entry: Member
     layer: int
-    name: bytes = b""
-    children: dict[bytes, Node] = _NO_CHILDREN
+    name: bytes
+    children: dict[bytes, Node]
 
     @property
     def kind(self) -> Kind:
@@ -140,7 +140,7 @@ class Tree:
         if member.kind is Kind.DIRECTORY:
             children[base] = _directory(member, self._layer)
         else:
-            children[base] = Node(member, self._layer)
+            children[base] = Node(member, self._layer, b"", _NO_CHILDREN)  # not the default, which would be copied
 
     def _target(self, member: Member) -> Node:
         parts = components(member.link, "hard link target")

@@ -84,6 +84,45 @@ async def test_a_squashfs_keeps_what_the_layers_hold(tmp_path: Path, how: str) -
     assert found["caf\udce9"].data == b"latin-1 name"
 
 
+async def test_odd_names_and_links_survive_packing(tmp_path: Path) -> None:
+    deep = "/".join(["d"] * 1500)
+    odd = [
+        "new\nline",
+        'quo"te',
+        "back\\slash",
+        "spa ce ",
+        "-dash",
+        "*",
+        "\u00fc",
+        "\udc80\udcff",
+        "\x01",
+        "a" * 255,
+        deep,
+    ]
+    layers = write_layers(
+        tmp_path,
+        tar(
+            *(file(name, name.encode("utf-8", "surrogateescape")) for name in odd),
+            *(hardlink(f"{number}/hard" + "x" * 200, name) for number, name in enumerate(odd)),
+            *(symlink(f"{number}/soft", name) for number, name in enumerate(odd)),
+            symlink("far", "y" * 4000),
+            *(file(f"many/{number}") for number in range(3000)),
+        ),
+    )
+    target = tmp_path / "root.squashfs"
+    tree = merge(layers, lambda _: None)
+    await pack(lambda: stream(layers, tree, lambda _: None), target, deadline=60)
+    found = craft.read_squashfs(target)
+    for number, name in enumerate(odd):
+        content = name.encode("utf-8", "surrogateescape")
+        other = f"{number}/hard" + "x" * 200
+        assert {found[name].data or found[found[name].link].data} == {content}
+        assert tarfile.LNKTYPE in (found[name].kind, found[other].kind)
+        assert found[f"{number}/soft"].link == name
+    assert found["far"].link == "y" * 4000
+    assert sum(name.startswith("many/") for name in found) == 3000
+
+
 def test_whiteouts_hide_lower_layers_and_never_their_own(tmp_path: Path) -> None:
     base = tar(directory("a"), file("a/1"), file("a/2"), directory("b"), file("b/1"), directory("b/c"), file("b/c/1"))
     top = tar(file("a/3"), opaque("a"), whiteout("b"), directory("b"), file("b/new"), whiteout("missing/x"))
