@@ -33,6 +33,7 @@ from actors.model.records import Placement
 from actors.model.states import NodeState
 from actors.registrar.actor import Presence
 from actors.resource_monitor.actor import ResourceMonitor
+from actors.resource_monitor.capacity import CapacityPolicy
 from actors.scheduler.actor import Scheduler
 from actors.scheduler.messages import Evaluate
 from actors.tap.actor import TapActor
@@ -185,7 +186,7 @@ async def _store(dsn: str) -> AsyncIterator[Store]:
 
 async def _registration(config: Config, host_id: UUID) -> HostRegistration:
     facts = await trio.to_thread.run_sync(look_at_network)
-    v4 = config.ipv4_pool or choose_region_pool(facts)
+    v4 = config.ipv4_pool or choose_region_pool(facts.taken)
     return HostRegistration(
         host_id=host_id,
         hostname=machine.hostname(),
@@ -257,6 +258,18 @@ async def _start_actors(
             stop_timeout=10.0,
         )
 
+    def monitor() -> ResourceMonitor:
+        policy = CapacityPolicy(
+            vcpu_reserved=config.vcpu_reserved,
+            memory_reserved=config.memory_reserved,
+            vcpu_overcommit=config.vcpu_overcommit,
+            memory_overcommit=config.memory_overcommit,
+        )
+        chosen = settings.hypervisors
+        return ResourceMonitor(
+            store.nodes, node.id, policy, hypervisor=lambda: chosen.chosen.name if chosen.chosen else None
+        )
+
     def leader() -> list[Spec]:
         return [Spec("scheduler", lambda: Scheduler(store.scheduling))]
 
@@ -269,7 +282,7 @@ async def _start_actors(
             )
         )
 
-    leftovers = VmLeftovers(paths, settings.cgroup, lambda p, t: network.drop(p,t))
+    leftovers = VmLeftovers(paths, settings.cgroup, network.drop)
     wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
         HOST: (("zw_placements",), lambda: HostWake("notified")),
         IMAGES: (("zw_images",), lambda: ImagesWake("notified")),
@@ -277,7 +290,7 @@ async def _start_actors(
     }
     for spec in (
         Spec("presence", lambda: Presence(store.nodes, node.id, node.generation, superseded)),
-        Spec("resource-monitor", lambda: ResourceMonitor(store.nodes, node.id, None)),
+        Spec("resource-monitor", lambda: monitor()),
         Spec("ipam-lease", lambda: IpamLease(store.leases, node.id)),
         Spec(IMAGES, lambda: Images(store.images, node.id, paths)),
         Spec(
