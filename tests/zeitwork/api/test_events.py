@@ -69,6 +69,8 @@ async def test_a_follower_gets_what_is_new_and_goes_on_where_it_left_off(world: 
             await append(world, "one", "two")
             events = frames(lines)
             first, second = await anext(events), await anext(events)
+            await append(world, "next")
+            assert (await anext(events))["event"] == "next"
         assert (first["event"], second["event"]) == ("one", "two")
         data = json.loads(second["data"])
         assert data["data"] == {"n": "two"}
@@ -78,7 +80,7 @@ async def test_a_follower_gets_what_is_new_and_goes_on_where_it_left_off(world: 
         again = {**SSE, "Last-Event-ID": first["id"]}
         async with world.client.stream("GET", "/api/v1/events", headers=again) as response:
             events = frames(response.aiter_lines())
-            assert [(await anext(events))["event"] for _ in range(2)] == ["two", "three"]
+            assert [(await anext(events))["event"] for _ in range(3)] == ["two", "next", "three"]
 
 
 async def test_a_follower_survives_the_databases_absence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,25 @@ async def test_an_endless_body_is_refused(world: World) -> None:
         assert answer.startswith(b"HTTP/1.1 413")
 
 
+async def test_a_refused_body_may_be_sent_to_its_end(world: World) -> None:
+    """Simple clients send everything before they read: cut off in the middle, they would never see why."""
+    port = int((world.listening.url or "").rpartition(":")[2])
+    with trio.fail_after(30):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(
+            b"POST /api/v1/nodes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % (96 * 65536)
+        )
+        for _ in range(96):
+            await stream.send_all(b" " * 65536)
+        answer = b""
+        while chunk := await stream.receive_some(4096):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"body-too-large" in answer
+    assert b"connection: close" in answer.lower()
+
+
 async def test_a_body_where_none_belongs_is_refused(world: World) -> None:
     answer = await world.client.request("DELETE", f"/api/v1/nodes/{world.node.id}", content=b"{}")
     is_problem(answer, 422)
