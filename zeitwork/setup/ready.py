@@ -49,4 +49,6 @@ def ensure_ready(options: SetupOptions, *, hello: bool = False) -> list[Missing]
         missing.append(Missing("hello", f"the hello app's image {options.hello}"))
     if not layout.tun.exists():
         missing.append(Missing("tun", f"{layout.tun}, through which VMs get their network"))
+    if not layout.sysctl_file.exists():
+        missing.append(Missing("forwarding", f"{layout.sysctl_file}, which keeps packet forwarding on"))
     return missing
