@@ -28,6 +28,7 @@ SLOW_TIMER, COLLECT_TIMER = 15.0, 600.0
 PROGRESS_EVERY = 0.5
 _STORE_DEADLINE = 15.0
 _READ_DEADLINE = 30.0
+_CLEAN_UP = 4.0
 _BACKOFF_FIRST, _BACKOFF_MAX = 0.5, 15.0
 
 
@@ -270,7 +271,9 @@ class Images(Actor):
         path = Path(record.source.removeprefix(ARCHIVE))
         # Never anything that the spool does not hold, whatever a source says.
         if path.parent == self._paths.spool and path.name not in ("", ".", ".."):
-            await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
+            # The outcome is written, so nobody would come back for the file.
+            with trio.move_on_after(_CLEAN_UP, shield=True):
+                await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
 
     def _answer(self, read: Callable[[], RootImage | ImageUsage], name: str) -> None:
         reply = self.ctx.reply_slot()

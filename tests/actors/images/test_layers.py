@@ -69,6 +69,7 @@ async def test_a_squashfs_keeps_what_the_layers_hold(tmp_path: Path, how: str) -
     assert target.stat().st_mode & 0o7777 == 0o444
     found = craft.read_squashfs(target)
     assert "empty" not in found
+    assert (found[""].mode, found[""].uid, found[""].mtime) == (0o711, 3, 1_600_000_000)
     assert found["bin/su"].mode == 0o4755
     assert {found[name].link for name in ("bin/su", "bin/su-again", "bin/across")} >= {"bin/across"}
     assert sum(found[name].kind == tarfile.LNKTYPE for name in ("bin/su", "bin/su-again", "bin/across")) == 2
