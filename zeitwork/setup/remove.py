@@ -41,8 +41,8 @@ def refuse_while_used(options: SetupOptions) -> None:
             f"in use by {'; '.join(str(holder) for holder in found[:5])}"
             + (f" and {len(found) - 5} more" if len(found) > 5 else ""),
             code="in-use",
-            fix="zeitwork rm the instances and end zeitwork run (systemctl stop zeitwork), then try again; what a killed demo "
-            "left goes with zeitwork demo --once",
+            fix="zeitwork rm the instances, end zeitwork run (systemctl stop zeitwork), then try again; "
+            "what a killed demo left goes with zeitwork demo --once",
         )
 
 
