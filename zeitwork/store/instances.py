@@ -15,6 +15,7 @@ from zeitwork.store.events import announce, event_row, record
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.nodes import resource_rows
 from zeitwork.store.paging import check_limit, page, parse_cursor
+from zeitwork.store.placement_rows import placement_row
 from zeitwork.store.rows import EventRow, InstanceRow, NewInstance, Page, PlacementRow, ResourcesRow
 from zeitwork.store.units import Cursor, Units
 
@@ -256,8 +257,6 @@ class Instances:
 
     async def placements(self, instance_id: UUID) -> tuple[PlacementRow, ...]:
         """Return every try to run it, oldest first. Raises `NotFound`."""
-        # Placements know instances (they write their state), so the row's form is looked up late.
-        from zeitwork.store.placements import placement_row
 
         def unit(cursor: Cursor) -> tuple[PlacementRow, ...]:
             _get(cursor, instance_id)

@@ -12,12 +12,13 @@ from actors.model.ids import short_id
 from actors.model.network import Lease
 from actors.model.records import Observation, Placement
 from actors.model.resources import Resources
-from actors.model.states import InstanceDesired, Outcome, PlacementState
+from actors.model.states import InstanceDesired, PlacementState
 from zeitwork.store.derive import ending, instance_state
 from zeitwork.store.events import announce, record
 from zeitwork.store.images import config_from_json
 from zeitwork.store.instances import lock_instance, write_observed
 from zeitwork.store.leases import REST, release
+from zeitwork.store.placement_rows import placement_row
 from zeitwork.store.rows import PlacementRow
 from zeitwork.store.units import Cursor, Units
 
@@ -52,35 +53,6 @@ def insert_placement(
             v4,
             v6,
         ),
-    )
-
-
-def _optional_outcome(value: str | None) -> Outcome | None:
-    return None if value is None else Outcome(value)
-
-
-def placement_row(row: Mapping[str, Any]) -> PlacementRow:
-    """Return a row of the table as what is handed out."""
-    return PlacementRow(
-        id=row["id"],
-        instance_id=row["instance_id"],
-        generation=row["generation"],
-        node_id=row["node_id"],
-        resources=Resources(row["vcpu"], row["memory"], row["disk"]),
-        memory_overhead=row["memory_overhead"],
-        state=PlacementState(row["state"]),
-        reason=row["reason"],
-        outcome=_optional_outcome(row["outcome"]),
-        exit_status=row["exit_status"],
-        hypervisor=row["hypervisor"],
-        pid=row["pid"],
-        boot_id=row["boot_id"],
-        v4=row["v4"],
-        v6=row["v6"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        running_at=row["running_at"],
-        removed_at=row["removed_at"],
     )
 
 

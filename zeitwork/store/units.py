@@ -120,7 +120,9 @@ class _Work:
 
     def _begin(self) -> Connection:
         """Return a connection with a transaction open. One that had died while idle is replaced, once."""
-        statement = "begin read only" if self._read_only else "begin"
+        # A read sees one moment, however many statements it has; that costs nothing and never fails when nothing is
+        # written.
+        statement = "begin isolation level repeatable read, read only" if self._read_only else "begin"
         for last in (False, True):
             connection = self._pool.take()
             with self._lock:
@@ -163,9 +165,10 @@ class _Work:
 class Units:
     """Runs units of work on Postgres.
 
-    A unit is a synchronous function of a cursor. It is one transaction, READ COMMITTED, repeated when the database
-    asks for it (so it must have no other effects), and it runs in a thread that is never abandoned: a cancelled
-    caller waits until its transaction was rolled back or, too late, committed. It cannot know which.
+    A unit is a synchronous function of a cursor. It is one transaction, READ COMMITTED (one that only reads: a
+    snapshot), repeated when the database asks for it (so it must have no other effects), and it runs in a thread that
+    is never abandoned: a cancelled caller waits until its transaction was rolled back or, too late, committed. It
+    cannot know which.
     """
 
     def __init__(
@@ -183,6 +186,7 @@ class Units:
             dsn, application_name=application_name, statement_timeout=statement_timeout, metrics=self.metrics
         )
         self._limiter = trio.CapacityLimiter(size)
+        self._threads = trio.CapacityLimiter(size)
         self._cancel_limiter = trio.CapacityLimiter(size)
         self._random = rng or random.Random()
 
@@ -227,15 +231,21 @@ class Units:
         self._pool.close()
 
     async def _run_once(self, work: _Work) -> Any:
+        self.metrics.waiting += 1
+        try:
+            await self._limiter.acquire_on_behalf_of(work)
+        finally:
+            self.metrics.waiting -= 1
         self.metrics.in_flight += 1
         try:
             # "Abandon" only in order to be told of a cancellation at once: `_revoke` then waits for the thread.
-            return await trio.to_thread.run_sync(work.run, abandon_on_cancel=True, limiter=self._limiter)
+            return await trio.to_thread.run_sync(work.run, abandon_on_cancel=True, limiter=self._threads)
         except trio.Cancelled:
             await self._revoke(work)
             raise
         finally:
             self.metrics.in_flight -= 1
+            self._limiter.release_on_behalf_of(work)
 
     async def _revoke(self, work: _Work) -> None:
         ended = trio.Event()

@@ -185,6 +185,7 @@ async def test_a_cancelled_unit_that_waits_for_a_thread_never_runs(units: Units)
             nursery.start_soon(lambda: units.run(hold, name="hold"))
         for _ in range(4):
             assert await trio.to_thread.run_sync(started.acquire, True, 20)
+        assert (units.metrics.in_flight, units.metrics.waiting) == (4, 0)
         with trio.move_on_after(0.05) as scope:
             await _insert(units, 1)
         assert scope.cancelled_caught
@@ -270,7 +271,8 @@ async def test_sessions_say_who_they_are_and_have_their_limits(units: Units, dat
         values = [cursor.execute(sql.SQL("show {}").format(sql.Identifier(name))).fetchone() for name in names]
         return tuple(next(iter(value.values())) for value in values if value is not None)  # type: ignore[return-value]
 
-    assert await units.read(unit, name="show") == ("zeitwork", "10s", "read committed", "UTC")
+    assert await units.run(unit, name="show") == ("zeitwork", "10s", "read committed", "UTC")
+    assert await units.read(unit, name="show") == ("zeitwork", "10s", "repeatable read", "UTC")
 
 
 async def test_a_read_cannot_write(units: Units) -> None:

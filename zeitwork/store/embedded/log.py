@@ -20,7 +20,7 @@ def rotate(path: Path, *, limit: int = LIMIT) -> bool:
     """Rotate the log when it is larger than ``limit`` bytes; return whether it was.
 
     The server keeps writing to the same file (opened for appending), so nothing has to be told to it; lines written
-    between copy and truncation are lost.
+    between copy and truncation are lost. When there is no room for a copy, the old lines are lost instead.
     """
     try:
         if path.stat().st_size <= limit:
@@ -31,7 +31,11 @@ def rotate(path: Path, *, limit: int = LIMIT) -> bool:
         older = path.with_name(f"{path.name}.{number}")
         if older.exists():
             older.replace(path.with_name(f"{path.name}.{number + 1}"))
-    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+    copy = path.with_name(f"{path.name}.1")
+    try:
+        shutil.copyfile(path, copy)
+    except OSError:
+        copy.unlink(missing_ok=True)
     os.truncate(path, 0)
     return True
 

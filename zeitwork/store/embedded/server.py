@@ -251,7 +251,10 @@ class EmbeddedServer:
         """Make the data directory; it appears under its name only when it is whole."""
         assert self._binaries is not None
         partial = data.with_name(data.name + ".new")
-        await trio.to_thread.run_sync(_fresh_directory, partial, user.pw_uid, user.pw_gid)
+        try:
+            await trio.to_thread.run_sync(_fresh_directory, partial, user.pw_uid, user.pw_gid)
+        except OSError as error:
+            raise disk_full(error, self.directory) or Failed(f"{partial} could not be made: {error}") from error
         argv = [
             *_setpriv(user),
             "--",
@@ -267,9 +270,12 @@ class EmbeddedServer:
         ]
         self._log.info("making the embedded database")
         with trio.move_on_after(INITDB_DEADLINE) as scope:
-            done = await trio.run_process(
-                argv, capture_stdout=True, capture_stderr=True, check=False, cwd="/", env=_ENVIRONMENT
-            )
+            try:
+                done = await trio.run_process(
+                    argv, capture_stdout=True, capture_stderr=True, check=False, cwd="/", env=_ENVIRONMENT
+                )
+            except OSError as error:
+                raise Failed(f"initdb could not be started: {error}") from error
             if done.returncode != 0:
                 words = (done.stderr + done.stdout).decode("utf-8", "replace").strip()
                 if "No space left on device" in words:
@@ -287,21 +293,12 @@ class EmbeddedServer:
         for name, value in values.items():
             argv += ["-c", f"{name}={value}"]
         start_of_log = server_log.size(self.log_path)
-        descriptor = server_log.open_log(self.log_path)
         try:
-            # A session of its own: Ctrl-C in a terminal must reach this process, which stops the server in order.
-            # Not trio.open_process: it forks in a worker thread, and the parent-death signal follows the thread.
-            process = subprocess.Popen(  # noqa: ASYNC220
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=descriptor,
-                stderr=descriptor,
-                cwd="/",
-                env=_ENVIRONMENT,
-                start_new_session=True,
-            )
-        finally:
-            os.close(descriptor)
+            process = _spawn(argv, self.log_path)
+        except OSError as error:
+            raise disk_full(error, self.directory) or Failed(
+                f"the embedded database could not be started: {error}"
+            ) from error
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         while True:
@@ -347,6 +344,27 @@ class EmbeddedServer:
         if self._pidfd is not None:
             os.close(self._pidfd)
         self._process = self._pidfd = None
+
+
+def _spawn(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start the server, its output appended to ``log``.
+
+    In a session of its own: Ctrl-C in a terminal must reach this process, which stops the server in order. Not with
+    `trio.open_process`: it forks in a worker thread, and the parent-death signal follows the thread.
+    """
+    descriptor = server_log.open_log(log)
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            cwd="/",
+            env=_ENVIRONMENT,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
 
 
 def _setpriv(user: pwd.struct_passwd) -> list[str]:

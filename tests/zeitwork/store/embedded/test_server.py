@@ -115,6 +115,18 @@ async def test_a_killed_server_is_restarted_with_all_that_was_committed(base: Pa
         nursery.cancel_scope.cancel()
 
 
+async def test_a_store_is_unavailable_while_the_server_is_away_and_heals(base: Path) -> None:
+    async with _server(base).running() as server, open_store(server.dsn) as store:
+        image = await store.images.create("kept")
+        await server.stop()
+        for _ in range(3):
+            with trio.fail_after(10), pytest.raises(Unavailable) as caught:
+                await store.images.get(image.id)
+            assert caught.value.status == 503
+        await server.start()
+        assert (await store.images.get(image.id)).source == "kept"
+
+
 def _ended(pid: int) -> bool:
     """Say whether a process has ended, reaped by whoever adopted it or not."""
     try:
