@@ -34,6 +34,8 @@ from actors.model.states import NodeState
 from actors.registrar.actor import Presence
 from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.capacity import CapacityPolicy
+from actors.resource_monitor.messages import NAME as MONITOR
+from actors.resource_monitor.messages import Snapshot
 from actors.scheduler.actor import Scheduler
 from actors.scheduler.messages import Evaluate
 from actors.tap.actor import TapActor
@@ -137,6 +139,9 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                     await _start_actors(config, settings, store, node, network, host)
                     async with _doors(config, store, system, node, paths) as listening:
                         host.url = listening.url
+                        # Known before it is ready: whoever asks at once must not be told that this host has nothing.
+                        measured = await system.name(MONITOR).ask(Snapshot(), timeout=10)
+                        await store.nodes.record_capacity(node.id, measured.capacity)
                         await store.nodes.set_state(node.id, NodeState.READY)
                         try:
                             yield host
@@ -290,7 +295,7 @@ async def _start_actors(
     }
     for spec in (
         Spec("presence", lambda: Presence(store.nodes, node.id, node.generation, superseded)),
-        Spec("resource-monitor", lambda: monitor()),
+        Spec(MONITOR, lambda: monitor()),
         Spec("ipam-lease", lambda: IpamLease(store.leases, node.id)),
         Spec(IMAGES, lambda: Images(store.images, node.id, paths)),
         Spec(

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from actors.model.resources import Capacity
 from runtime import Message, Request
 
+#: The actor's name on every host.
+NAME = "resource-monitor"
+
 
 @dataclass(frozen=True, slots=True)
 class Pressure:

@@ -22,8 +22,8 @@ ROUTE = "zeitwork.route"
 #: What is still read of a body that nobody wanted, so that the client gets to read the refusal: seconds and bytes.
 _DRAIN_S = 2
 _DRAIN_BYTES = 8 << 20
-#: Asked by machines every few seconds; not worth a line each unless something is wrong.
-_QUIET = ("/health", "/metrics")
+#: Reading changes nothing, and whoever waits reads every second: not worth a line each unless something is wrong.
+_QUIET = ("GET", "HEAD")
 
 log = structlog.get_logger()
 
@@ -70,7 +70,8 @@ class Instrument:
         # Without a status the client left, or the server stopped, before there was an answer: nginx's 499.
         status = exchange.status or 499
         self._metrics.record(route, scope["method"], status, seconds)
-        level = "warning" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "debug" if route in _QUIET else "info"
+        quiet = scope["method"] in _QUIET and status < HTTPStatus.BAD_REQUEST
+        level = "warning" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "debug" if quiet else "info"
         getattr(log, level)(
             "request",
             request_id=exchange.id,
