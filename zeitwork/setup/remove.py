@@ -37,9 +37,11 @@ def refuse_while_used(options: SetupOptions) -> None:
     pids = {holder.pid for holder in found}
     found += tuple(vm for vm in virtual_machines(options.layout.processes) if vm.pid not in pids)
     if found:
+        # One for each thing: a database has many processes.
+        shown = list({holder.what: holder for holder in reversed(found)}.values())[::-1]
+        more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
         raise Conflict(
-            f"in use by {'; '.join(str(holder) for holder in found[:5])}"
-            + (f" and {len(found) - 5} more" if len(found) > 5 else ""),
+            f"in use by {'; '.join(str(holder) for holder in shown[:5])}{more}",
             code="in-use",
             fix="zeitwork rm the instances, end zeitwork run (systemctl stop zeitwork), then try again; "
             "what a killed demo left goes with zeitwork demo --once",
