@@ -16,8 +16,9 @@ from actors.vm.sockets import connect
 from actors.vm.version import program_version
 
 SOCKET = "api.sock"
-#: Seconds until a fresh process listens, for one call, and for InstanceStart, which loads kernel and initramfs.
-_LISTEN, _CALL, _START = 5.0, 5.0, 20.0
+#: Seconds until a fresh process listens, for one that should listen already, for one call, and for InstanceStart, which
+#: loads kernel and initramfs.
+_LISTEN, _REACH, _CALL, _START = 5.0, 1.0, 5.0, 20.0
 #: A fault message is a sentence; anything longer is not from Firecracker.
 _MAX_RESPONSE = 256 * 1024
 #: No PCI, and none of the keyboard controller's slow probes: it is there for Ctrl-Alt-Del only.
@@ -102,7 +103,7 @@ class Firecracker:
     async def request_shutdown(self, run: Path, attempt: int) -> None:
         """Press Ctrl-Alt-Del on the guest's keyboard, on every attempt: there is no other way."""
         del attempt
-        async with await Api.connect(run / SOCKET, _CALL) as api:
+        async with await Api.connect(run / SOCKET, _REACH) as api:
             await api.call(CTRL_ALT_DEL)
 
 

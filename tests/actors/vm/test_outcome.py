@@ -1,0 +1,45 @@
+"""What an end is called, and the sentence that people read."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.model.states import Outcome
+from actors.vm.outcome import Evidence, classify, signal_name
+
+RAN = {"started": True, "ran": 0.41}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "how", "outcome", "reason", "status"),
+    [
+        (Evidence(**RAN, status=1, output=("a", "boom")), {}, Outcome.EXITED,
+         "the app exited with status 1 after 0.4 s: boom", 1),
+        (Evidence(started=True, status=0), {}, Outcome.EXITED, "the app exited with status 0", 0),
+        (Evidence(**RAN, signal=11), {}, Outcome.SIGNALED, "the app was ended by SIGSEGV after 0.4 s", 11),
+        (Evidence(**RAN, status=0), {"asked": True}, Outcome.STOPPED, "stopped", 0),
+        (Evidence(**RAN, signal=15), {"asked": True}, Outcome.STOPPED, "stopped", 15),
+        (Evidence(**RAN, signal=9), {"asked": True}, Outcome.KILLED, "did not stop in time and was killed", 9),
+        (Evidence(**RAN), {"asked": True, "killed": True}, Outcome.KILLED, "did not stop in time and was killed", None),
+        (Evidence(error="no such user (at user)"), {}, Outcome.START_FAILED,
+         "the guest could not start the app: no such user (at user)", None),
+        (Evidence(**RAN, panic="Oops"), {}, Outcome.PANIC, "the guest kernel panicked: Oops", None),
+        (Evidence(**RAN, vmm_status=-9), {}, Outcome.VMM_DIED,
+         "the virtual machine ended without a word from the guest (its monitor was ended by SIGKILL)", None),
+        (Evidence(vmm_status=1, vmm_words="no KVM"), {}, Outcome.START_FAILED,
+         "the virtual machine ended before the app started (its monitor exited with status 1, saying: no KVM)", None),
+        (Evidence(output=("one", "two")), {"late": True}, Outcome.START_FAILED,
+         "the app did not start within the start deadline: one | two", None),
+    ],
+)  # fmt: skip
+def test_endings(evidence: Evidence, how: dict, outcome: Outcome, reason: str, status: int | None) -> None:
+    ending = classify(evidence, **{"asked": False, "killed": False, "late": False, **how})
+    assert (ending.outcome, ending.reason, ending.status) == (outcome, reason, status)
+
+
+def test_reasons_are_bounded() -> None:
+    assert len(classify(Evidence(output=("x" * 9000,)), asked=False, killed=False, late=True).reason) < 600
+
+
+def test_signals_without_a_name_have_a_number() -> None:
+    assert (signal_name(15), signal_name(99)) == ("SIGTERM", "signal 99")
