@@ -14,7 +14,8 @@ goes there too, unchanged. In the order in which they come:
 ``started pid=N``                     the app's program runs (its exec succeeded)
 ``stopping signal=N``                 asked to stop by the power button, Ctrl-Alt-Del, or from inside
 ``exited status=N``                   the app ended by itself
-``exited signal=N``                   a signal ended the app; 9 when it did not stop in its time
+``exited signal=N [oom=1]``           a signal ended the app; 9 when it did not stop in its time. ``oom``: the guest's
+                                      kernel has killed a process because the memory was used up
 ``error stage=S message="..."``       it could not be run; S is config, drives, mount, network, files, user, cwd or exec
 ``halting``                           both file systems are clean; the machine is reset next
 ====================================  ================================================================================

@@ -9,7 +9,6 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
@@ -34,69 +33,6 @@ static struct config config;
 static int signals = -1;
 static int power[POWER_FDS];
 static size_t power_count;
-
-int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_BOOTTIME, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-void sleep_ms(int milliseconds)
-{
-	struct timespec time = {milliseconds / 1000, (long)(milliseconds % 1000) * 1000000};
-
-	nanosleep(&time, NULL);
-}
-
-bool write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	bool done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-
-	if (fd >= 0)
-		close(fd);
-	return done;
-}
-
-/* Decimal digits only, 0 to maximum. */
-bool parse_number(const char *text, long maximum, long *value)
-{
-	long number = 0;
-
-	if (*text == 0)
-		return false;
-	for (; *text != 0; text++) {
-		if (*text < '0' || *text > '9' || number > (maximum - (*text - '0')) / 10)
-			return false;
-		number = number * 10 + (*text - '0');
-	}
-	*value = number;
-	return true;
-}
-
-bool cmdline_has(const char *word)
-{
-	static char line[4096];
-	char copy[sizeof line], *rest = copy, *item;
-
-	if (line[0] == 0) {
-		int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
-
-		if (fd >= 0) {
-			if (read(fd, line, sizeof line - 1) < 0)
-				line[0] = 0;
-			close(fd);
-		}
-		line[strcspn(line, "\n")] = 0;
-	}
-	memcpy(copy, line, sizeof copy);
-	while ((item = strsep(&rest, " ")) != NULL)
-		if (strcmp(item, word) == 0)
-			return true;
-	return false;
-}
 
 /* Moves what the app wrote to the console's buffer. Returns false when there is nothing more for now. */
 static bool pump(void)
@@ -186,6 +122,24 @@ static void request_stop(void)
 		app.kill_at = 1;
 }
 
+/* Whether the kernel has killed a process for want of memory, which the app's SIGKILL alone does not tell. */
+static bool out_of_memory(void)
+{
+	char line[128];
+	long count = 0;
+	FILE *statistics = fopen("/proc/vmstat", "re");
+
+	while (statistics != NULL && count == 0 && fgets(line, sizeof line, statistics) != NULL)
+		if (strncmp(line, "oom_kill ", 9) == 0) {
+			line[strcspn(line, "\n")] = 0;
+			if (!parse_number(line + 9, INT32_MAX, &count))
+				break;
+		}
+	if (statistics != NULL)
+		fclose(statistics);
+	return count > 0;
+}
+
 static void reap(void)
 {
 	int status;
@@ -197,7 +151,7 @@ static void reap(void)
 		app.pid = 0;
 		drain(DRAIN_MS);
 		if (WIFSIGNALED(status))
-			report("exited signal=%d", WTERMSIG(status));
+			report("exited signal=%d%s", WTERMSIG(status), out_of_memory() ? " oom=1" : "");
 		else
 			report("exited status=%d", WEXITSTATUS(status));
 		halt();
@@ -268,6 +222,14 @@ static _Noreturn void run(void)
 	}
 }
 
+/* Without swap, a kernel that runs short of memory reads the app's program from its drive again and again for minutes
+ * before it kills anything. Told to keep what was used in the last second, it kills at once. Kernels before 6.1 lack it. */
+static void end_thrashing(void)
+{
+	if (write_file("/sys/kernel/mm/lru_gen/enabled", "y"))
+		write_file("/sys/kernel/mm/lru_gen/min_ttl_ms", "1000");
+}
+
 static void set_clock(int64_t epoch_ms)
 {
 	struct timespec now, wanted = {epoch_ms / 1000, (long)(epoch_ms % 1000) * 1000000};
@@ -289,6 +251,7 @@ int main(void)
 	open_signals();
 	uname(&kernel);
 	report("booted kernel=%s", kernel.release);
+	end_thrashing();
 	modules_load();
 	power_count = power_open(power, POWER_FDS);
 	if (cmdline_has("zeitwork.probe=1") || drives_none()) {

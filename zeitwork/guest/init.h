@@ -61,9 +61,11 @@ void user_resolve(const char *text, struct user *user);
 /* app.c */
 pid_t app_start(struct config *config, const struct user *user, int *output);
 
-/* init.c and small helpers */
+/* init.c */
 _Noreturn void fail(const char *stage, const char *format, ...) __attribute__((format(printf, 2, 3)));
 _Noreturn void halt(void);
+
+/* basics.c */
 int64_t now_ms(void);
 void sleep_ms(int milliseconds);
 bool cmdline_has(const char *word);

@@ -210,9 +210,16 @@ class Machine:
 
 
 class Qemu(Machine):
-    def __init__(self, folder: Path, kernel: GuestKernel, drives: Drives | None, net: Network | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kernel: GuestKernel,
+        drives: Drives | None,
+        net: Network | None = None,
+        memory: int = 192,
+    ) -> None:
         control = folder / "qmp"
-        argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "192", "-smp", "1"]
+        argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", str(memory), "-smp", "1"]
         argv += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
         argv += ["-qmp", f"unix:{control},server=on,wait=off"]
         argv += ["-kernel", str(kernel.vmlinux), "-initrd", str(kernel.initrd), "-append", CMDLINE]

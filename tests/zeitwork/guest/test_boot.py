@@ -272,6 +272,15 @@ def test_a_partial_last_line_and_what_a_grandchild_still_writes(
 
 
 @needs_qemu
+def test_an_app_that_uses_up_the_memory_is_told_from_one_that_was_killed(
+    tmp_path: Path, kernel: GuestKernel, root: Path
+) -> None:
+    config = shell("""exec awk 'BEGIN { megabyte = sprintf("%1000000s", ""); while (1) held[i++] = megabyte i }'""")
+    with Qemu(tmp_path, kernel, Drives.make(tmp_path, root, config), memory=128) as machine:
+        check_end(machine, ["exited signal=9 oom=1", "halting"])
+
+
+@needs_qemu
 def test_a_console_that_nobody_reads_does_not_hold_up_the_stop(tmp_path: Path, kernel: GuestKernel, root: Path) -> None:
     config = shell("echo up; exec yes 'all work and no play'", stop_timeout=1.0)
     with Qemu(tmp_path, kernel, Drives.make(tmp_path, root, config)) as machine:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not 
 
 
 def compile_reader(target: Path, *options: str) -> Path:
-    sources = [str(HERE / "reader.c"), str(GUEST / "config.c"), str(GUEST / "user.c")]
+    sources = [str(HERE / "reader.c"), *(str(GUEST / name) for name in ("basics.c", "config.c", "user.c"))]
     warnings = ["-Wall", "-Wextra", "-Werror"]
     command = ["gcc", "-std=gnu11", "-D_GNU_SOURCE", "-g", "-O1", *warnings, f"-I{GUEST}", *options, "-o", str(target)]
     subprocess.run([*command, *sources], check=True, timeout=120)
