@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from actors.model.network import Lease
@@ -212,8 +213,9 @@ def _element(set_name: str, entry: Any) -> str:
         entry = entry["elem"]["val"]
     if isinstance(entry, dict) and "concat" in entry:
         first, second = entry["concat"]
-        return f'"{first}" . {second}'
-    return f'"{entry}"' if set_name == "taps" else str(entry)
+        return f'"{first}" . {ip_address(second)}'
+    # nft has its own way to write some addresses (::ffff:10.0.0.1); ours is Python's.
+    return f'"{entry}"' if set_name == "taps" else str(ip_address(entry))
 
 
 def _count_rules(rules: str) -> dict[str, int]:

@@ -104,7 +104,7 @@ def load_record(record: Path) -> dict[str, tuple[str, str]]:
         return {str(name): (str(pair[0]), str(pair[1])) for name, pair in content.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, LookupError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise Failed(f"the record of changed kernel settings {record} can't be read: {error}") from error
 
 

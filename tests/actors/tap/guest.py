@@ -25,6 +25,13 @@ def _attach(name: str) -> int:
     return device
 
 
+def command(*argv: str) -> str:
+    """Run a program here and return what it printed."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, (argv, done.stdout, done.stderr)
+    return done.stdout
+
+
 def carry(tap: str, card: str) -> None:
     """Be the cable between ``tap`` here and ``card`` in a new namespace; says ``ready`` and never returns."""
     host = _attach(tap)
@@ -90,7 +97,7 @@ class Guest(Space):
         command = [sys.executable, "-m", __spec__.name, tap, "eth0"]
         super().__init__(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         script = f"""
-            sysctl -qw net.ipv6.conf.eth0.accept_dad=0
+            echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
             ip link set eth0 address {guest_mac(lease)}
             ip link set eth0 up
             ip address add {lease.v4}/32 dev eth0
@@ -128,8 +135,11 @@ class Outside(Space):
         )  # fmt: skip
 
 
-def tcp_server(port: int, *, host: str = "::") -> str:
-    """Return a program that answers each TCP connection with the address it came from."""
+def tcp_server(port: int, *, host: str = "::", answers: int = 1) -> str:
+    """Return a program that answers each TCP connection with the address it came from, on so many lines.
+
+    The first line comes at once, each further one when the client has sent something.
+    """
     return f"""
 import socket
 family = socket.AF_INET6 if ":" in {host!r} else socket.AF_INET
@@ -137,20 +147,53 @@ server = socket.create_server(({host!r}, {port}), family=family, dualstack_ipv6=
 print("ready")
 while True:
     connection, address = server.accept()
-    connection.sendall(address[0].removeprefix("::ffff:").encode())
+    for answer in range({answers}):
+        if not answer or connection.recv(100):
+            connection.sendall(address[0].removeprefix("::ffff:").encode() + b"\\n")
     connection.close()
 """
 
 
-def tcp_client(address: str, port: int, *, source: str | None = None, timeout: float = 3.0) -> str:
-    """Return a program that prints what the server says, or ``no``."""
+def tcp_client(address: str, port: int, *, timeout: float = 5.0, answers: int = 1) -> str:
+    """Return a program that prints what the server says, or ``silence``, or ``refused``.
+
+    Before each answer but the first it waits for a line of its own input and sends that.
+    """
     return f"""
 import socket
 try:
-    with socket.create_connection(({address!r}, {port}), {timeout}, {(source, 0) if source else None!r}) as connection:
-        print(connection.recv(100).decode())
-except OSError as error:
-    print("no", error)
+    with socket.create_connection(({address!r}, {port}), {timeout}) as connection:
+        for answer in range({answers}):
+            if answer:
+                connection.sendall(input().encode())
+            print(connection.recv(100).decode().strip(), flush=True)
+except TimeoutError:
+    print("silence")
+except OSError:
+    print("refused")
+"""
+
+
+def udp_sink(port: int) -> str:
+    """Return a program that prints each datagram's text on a line."""
+    return f"""
+import socket
+sink = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+sink.bind(("::", {port}))
+print("ready")
+while True:
+    print(sink.recv(1000).decode())
+"""
+
+
+def udp_spray(source: str, target: str, port: int, text: str) -> str:
+    """Return a program that sends one datagram from ``source``, whoever that is."""
+    return f"""
+import contextlib, socket
+spray = socket.socket(socket.AF_INET6 if ":" in {target!r} else socket.AF_INET, socket.SOCK_DGRAM)
+spray.bind(({source!r}, 0))
+with contextlib.suppress(OSError):
+    spray.sendto({text!r}.encode(), ({target!r}, {port}))
 """
 
 
