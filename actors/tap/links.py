@@ -33,7 +33,8 @@ from actors.tap.wanted import (
     Facts,
     Interface,
     Network,
-    SetLink,
+    SetAlias,
+    SetMac,
     Step,
     mend,
     read_alias,
@@ -188,8 +189,10 @@ def _facts(connection: Any, link: Any) -> Facts:
 def _carry_out(connection: Any, name: str, index: int, step: Step) -> None:
     try:
         match step:
-            case SetLink(mac=mac, alias=alias):
-                connection.link("set", index=index, address=mac, ifalias=alias)
+            case SetMac(mac=mac):
+                connection.link("set", index=index, address=mac)
+            case SetAlias(alias=alias):
+                connection.link("set", index=index, ifalias=alias)
             case BringUp():
                 connection.link("set", index=index, state="up")
             case Change(verb=verb, item=(IPv4Address() | IPv6Address() as address, mac)):
@@ -220,8 +223,8 @@ def _carry_out(connection: Any, name: str, index: int, step: Step) -> None:
 
 def _words(step: Step) -> str:
     match step:
-        case SetLink():
-            return "MAC address"
+        case SetMac() | SetAlias():
+            return "name and MAC address"
         case BringUp():
             return "bring it up"
         case Change(verb=verb, item=item):

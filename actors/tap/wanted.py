@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal
 from uuid import UUID
@@ -72,10 +72,16 @@ def wanted_facts(owner: str, placement_id: UUID, lease: Lease) -> Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class SetLink:
-    """Give the device its MAC and note."""
+class SetMac:
+    """Give the device its MAC address. The kernel forgets every neighbour then, even the permanent ones."""
 
     mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAlias:
+    """Give the device its note."""
+
     alias: str
 
 
@@ -92,7 +98,7 @@ class Change:
     item: Interface | Network | tuple[Address, str]
 
 
-Step = SetLink | BringUp | Change
+Step = SetMac | SetAlias | BringUp | Change
 
 
 def _order(item: Interface | Network | tuple[Address, str]) -> tuple[int, str]:
@@ -106,14 +112,17 @@ def mend(found: Facts, wanted: Facts) -> list[Step]:
     after the device is up, because the kernel refuses them before.
     """
     steps: list[Step] = []
+    if found.mac != wanted.mac:
+        steps.append(SetMac(wanted.mac))
+        found = replace(found, neighbours=frozenset())
+    if found.alias != wanted.alias:
+        steps.append(SetAlias(wanted.alias))
     for old, new in (
         (found.neighbours, wanted.neighbours),
         (found.routes, wanted.routes),
         (found.addresses, wanted.addresses),
     ):
         steps += [Change("del", item) for item in sorted(old - new, key=_order)]
-    if (found.mac, found.alias) != (wanted.mac, wanted.alias):
-        steps.append(SetLink(wanted.mac, wanted.alias))
     # Addresses before up: no moment in which the kernel would choose one by itself.
     steps += [Change("add", item) for item in sorted(wanted.addresses - found.addresses, key=_order)]
     if wanted.up and not found.up:

@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.model.network import GATEWAY_MAC, Lease
-from actors.tap.wanted import BringUp, Change, Facts, SetLink, Step, alias, mend, read_alias, tap_name, wanted_facts
+from actors.tap.wanted import (
+    BringUp,
+    Change,
+    Facts,
+    SetAlias,
+    SetMac,
+    Step,
+    alias,
+    mend,
+    read_alias,
+    tap_name,
+    wanted_facts,
+)
 
 PLACEMENT = UUID("01934d2b-7f3a-7c11-9d52-0a1b2c3d4e5f")
 LEASE = Lease(IPv6Address("fd00::5"), IPv4Address("10.201.0.5"))
@@ -35,8 +47,11 @@ def carry_out(found: Facts, steps: list[Step]) -> Facts:
     """Do what the kernel would do, and refuse what it would refuse."""
     for step in steps:
         match step:
-            case SetLink(mac=mac, alias=note):
-                found = replace(found, mac=mac, alias=note)
+            case SetMac(mac=mac):
+                # As the kernel does, and even when the address is the one it had.
+                found = replace(found, mac=mac, neighbours=frozenset())
+            case SetAlias(alias=note):
+                found = replace(found, alias=note)
             case BringUp():
                 assert not found.up
                 found = replace(found, up=True)
