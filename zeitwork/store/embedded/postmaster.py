@@ -26,11 +26,14 @@ class PidFile:
 def read_pid_file(data: Path) -> PidFile | None:
     """Return what ``postmaster.pid`` says, None when there is none or it is torn."""
     try:
-        # Bounded: the file's owner is not us.
-        with (data / "postmaster.pid").open("rb") as file:
-            lines = file.read(4096).decode("utf-8", "replace").splitlines()
+        # The file's owner is not us: a link or a pipe in its place must neither mislead nor block.
+        handle = os.open(data / "postmaster.pid", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            lines = os.read(handle, 4096).decode("utf-8", "replace").splitlines()
+        finally:
+            os.close(handle)
         return PidFile(int(lines[0]), lines[7].strip() if len(lines) > 7 else "starting")
-    except (FileNotFoundError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError):
         return None
 
 
