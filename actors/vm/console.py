@@ -119,6 +119,7 @@ def gather(
         # The start may lie further back than an app's last 64 KiB.
         started = _ever_started(console, nonce)
     status = number = None
+    oom = False
     error = None
     kernel: list[str] = []
     for line in [*parser.feed(data), *parser.finish()]:
@@ -129,6 +130,7 @@ def gather(
         elif line.verb == "exited":
             status = _number(line.fields.get("status"))
             number = _number(line.fields.get("signal"))
+            oom = line.fields.get("oom") == "1"
     for text in parser.output:
         if not re.match(r"\[\s*\d+\.\d+\] reboot:", text):
             kernel.append(text)
@@ -136,6 +138,7 @@ def gather(
         started=started,
         status=status,
         signal=number,
+        oom=oom,
         error=error,
         panic=parser.panic,
         vmm_status=vmm_status,

@@ -24,15 +24,16 @@ class Ending:
 class Evidence:
     """What is left to judge by.
 
-    ``status``/``signal`` are the app's, from the guest. ``error`` is the guest's own start error. ``vmm_status`` is
-    the monitor's exit status (negative: signal), None when it was not our child. ``ran`` is seconds between the
-    app's start and the end, None when unknown. ``output`` is the console's last lines, newest last, ours left out.
-    ``vmm_words`` is what the monitor said last.
+    ``status``/``signal`` are the app's, from the guest; ``oom`` says that the guest's memory was used up. ``error``
+    is the guest's own start error. ``vmm_status`` is the monitor's exit status (negative: signal), None when it was
+    not our child. ``ran`` is seconds between the app's start and the end, None when unknown. ``output`` is the
+    console's last lines, newest last, ours left out. ``vmm_words`` is what the monitor said last.
     """
 
     started: bool = False
     status: int | None = None
     signal: int | None = None
+    oom: bool = False
     error: str | None = None
     panic: str | None = None
     vmm_status: int | None = None
@@ -61,6 +62,9 @@ def classify(evidence: Evidence, *, asked: bool, killed: bool, late: bool) -> En
     said = _last(evidence)
     if evidence.status is not None:
         return Ending(Outcome.EXITED, f"the app exited with status {evidence.status}{after}{said}", app)
+    if evidence.signal is not None and evidence.oom:
+        name = signal_name(evidence.signal)
+        return Ending(Outcome.SIGNALED, f"the app used up the guest's memory and was ended by {name}{after}{said}", app)
     if evidence.signal is not None:
         return Ending(Outcome.SIGNALED, f"the app was ended by {signal_name(evidence.signal)}{after}{said}", app)
     if evidence.panic is not None:

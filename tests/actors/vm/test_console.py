@@ -70,9 +70,11 @@ def test_gather_tells_the_end_from_the_console(tmp_path: Path) -> None:
         b"[    4.2] reboot: Restarting system\n"
     )
     evidence = gather(console, "abc", vmm_status=0)
-    assert (evidence.started, evidence.signal, evidence.status) == (True, 9, None)
+    assert (evidence.started, evidence.signal, evidence.status, evidence.oom) == (True, 9, None, False)
     assert evidence.output == ("hello", "last words")
     assert gather(tmp_path / "none", "abc").started is False
+    console.write_bytes(b"[zeitwork abc] exited signal=9 oom=1\n")
+    assert (gather(console, "abc").signal, gather(console, "abc").oom) == (9, True)
 
 
 def test_gather_finds_a_start_that_lies_far_back(tmp_path: Path) -> None:

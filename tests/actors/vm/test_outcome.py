@@ -17,6 +17,8 @@ RAN = {"started": True, "ran": 0.41}
          "the app exited with status 1 after 0.4 s: boom", 1),
         (Evidence(started=True, status=0), {}, Outcome.EXITED, "the app exited with status 0", 0),
         (Evidence(**RAN, signal=11), {}, Outcome.SIGNALED, "the app was ended by SIGSEGV after 0.4 s", 11),
+        (Evidence(**RAN, signal=9, oom=True), {}, Outcome.SIGNALED,
+         "the app used up the guest's memory and was ended by SIGKILL after 0.4 s", 9),
         (Evidence(**RAN, status=0), {"asked": True}, Outcome.STOPPED, "stopped", 0),
         (Evidence(**RAN, signal=15), {"asked": True}, Outcome.STOPPED, "stopped", 15),
         (Evidence(**RAN, signal=9), {"asked": True}, Outcome.KILLED, "did not stop in time and was killed", 9),
