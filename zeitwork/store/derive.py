@@ -39,7 +39,9 @@ def instance_state(desired: InstanceDesired, superseded: bool, observation: Obse
 
 
 def ending(observation: Observation) -> str:
-    """Return a sentence about how a placement ended."""
+    """Return a sentence about how a placement ended: the host's own, which knows most, or one made from the outcome."""
+    if observation.reason:
+        return observation.reason
     match observation.outcome:
         case Outcome.EXITED:
             status = observation.exit_status
@@ -51,17 +53,13 @@ def ending(observation: Observation) -> str:
         case Outcome.KILLED:
             return "it did not stop in time and was killed"
         case Outcome.START_FAILED:
-            return observation.reason or "it could not be started"
+            return "it could not be started"
         case Outcome.VMM_DIED:
-            return _with("the virtual machine ended unexpectedly", observation.reason)
+            return "the virtual machine ended unexpectedly"
         case Outcome.PANIC:
-            return _with("the guest kernel panicked", observation.reason)
+            return "the guest kernel panicked"
         case _:
-            return observation.reason or "it ended and nobody saw why"
-
-
-def _with(sentence: str, detail: str) -> str:
-    return f"{sentence}: {detail}" if detail else sentence
+            return "it ended and nobody saw why"
 
 
 def _signal_name(number: int | None) -> str:
