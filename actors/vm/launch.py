@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import structlog
 import trio
 
 from actors.model.errors import Failed, Problem
@@ -11,6 +12,8 @@ from actors.vm.cgroup import Cgroup
 from actors.vm.files import last_words
 from actors.vm.machine import Hypervisor, MachineSpec
 from actors.vm.process import PidFile, VmProcess, spawn
+
+_log = structlog.get_logger()
 
 
 async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, PidFile]:
@@ -24,6 +27,7 @@ async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, 
     command = hypervisor.command(spec)
     # No checkpoint from here to the PID file: a cancelled task must not leave a process that nobody knows.
     process = spawn(command.argv, stdout=command.stdout, stderr=spec.log, enter=enter)
+    _log.info("monitor started", placement=str(spec.id), hypervisor=hypervisor.name, pid=process.pid)
     try:
         pid_file = PidFile(process.identity, spec.cgroup, bool(enter), hypervisor.name)
         pid_file.write(spec.run)
