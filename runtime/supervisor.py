@@ -50,9 +50,10 @@ class Supervisor:
         self._closing = False
         #: Restarts that count when children are counted together.
         self._history: History = ()
-        #: Names to be restarted together, and after how long. Only for strategies with groups.
+        #: Names to be restarted together, when, and the sleep until then. Only for strategies with groups.
         self._due: set[Name] = set()
-        self._due_delay = 0.0
+        self._due_at = 0.0
+        self._wait: trio.CancelScope | None = None
         self._regrouping = False
         #: Failures that made a group due. A round that sees it grow has been overtaken.
         self._failures = 0
@@ -161,6 +162,7 @@ class Supervisor:
         if self._children.get(child.name) is child:
             del self._children[child.name]
             del self.system.registry[child.name]
+            self._due.discard(child.name)
 
     # ---- what children report
 
@@ -230,9 +232,12 @@ class Supervisor:
     # ---- restarting several together
 
     def _regroup(self, names: tuple[str, ...], delay: float) -> None:
+        until = self.system.env.monotonic() + delay
+        self._due_at = max(until, self._due_at) if self._due else until
         self._due.update(Name(name) for name in names)
-        self._due_delay = max(self._due_delay, delay)
         self._failures += 1
+        if self._wait is not None:
+            self._wait.cancel()
         if not self._regrouping:
             self._regrouping = True
             self.run_beside(self._restart_due, f"{self.name}: restart of a group")
@@ -246,7 +251,6 @@ class Supervisor:
 
     async def _restart_group(self) -> None:
         """Stop what is due, latest first; wait; start it again in order. A failure meanwhile begins another round."""
-        delay, self._due_delay = self._due_delay, 0.0
         failures = self._failures
         for child in reversed(self._due_children()):
             if child.life is not None:
@@ -254,19 +258,19 @@ class Supervisor:
                 life.regrouped = True
                 life.stop(_STOPPED)
                 await life.join()
-        await self.system.env.sleep_until(self.system.env.monotonic() + delay)
-        if self._failures != failures:
-            return
+        if self._failures == failures:
+            with trio.CancelScope() as self._wait:
+                await self.system.env.sleep_until(self._due_at)
+            self._wait = None
         for child in self._due_children():
+            if self._failures != failures:
+                return
             if child.removed or self._closing:
                 continue
             self._due.discard(child.name)
             self._begin_again(child)
             if child.life is not None:
                 await child.life.started()
-            if self._failures != failures:
-                return
-        self._due.clear()
 
     def _due_children(self) -> list[Child]:
         return [child for name, child in self._children.items() if name in self._due]

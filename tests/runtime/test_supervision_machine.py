@@ -16,6 +16,7 @@ from tests.runtime.stage import Stage
 
 LIMIT, WITHIN = 4, 60.0
 BACKOFF = Backoff(free=1, first=1.0, factor=2.0, longest=8.0, jitter=0.0)
+STRATEGIES = st.sampled_from(["one_for_one", "rest_for_one", "one_for_all"])
 NAMES = ["a", "b", "c", "d"]
 
 
@@ -34,7 +35,7 @@ class Expected:
 class Supervision(RuleBasedStateMachine):
     """The model restarts with arithmetic on lists; it shares no code with the policy."""
 
-    @initialize(strategy=st.sampled_from(["one_for_one", "rest_for_one", "one_for_all"]))
+    @initialize(strategy=STRATEGIES)
     def begin(self, strategy: str) -> None:
         self.strategy = strategy
         self.now = 0.0
@@ -74,9 +75,9 @@ class Supervision(RuleBasedStateMachine):
             "one_for_all": names,
             "rest_for_one": names[names.index(name) :],
         }[self.strategy]
-        # A wait that is under way goes on to its end before a longer one begins.
+        # Who joins a group that waits already waits with it, until the later of both times.
         begun = [c.due for c in self.children.values() if c.due is not None and self.strategy != "one_for_one"]
-        due = max([self.now, *begun]) + wait
+        due = max([self.now + wait, *begun])
         for other in [n for n in names if n in group or (begun and self.children[n].due is not None)]:
             if self.children[other].restart == "temporary" and other != name:
                 del self.children[other]
@@ -91,6 +92,11 @@ class Supervision(RuleBasedStateMachine):
                 child.births += 1
 
     # ---- what happens
+
+    @precondition(lambda self: hasattr(self, "stage") and self.exhausted)
+    @rule(strategy=STRATEGIES)
+    def begin_after_the_end(self, strategy: str) -> None:
+        self.begin(strategy)
 
     def alive(self) -> bool:
         return hasattr(self, "stage") and not self.exhausted
