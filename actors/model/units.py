@@ -16,7 +16,7 @@ _FACTORS = {
     "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1024 * GIB,
     "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4,
 }  # fmt: skip
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
 def parse_mib(text: str | int, *, field: str = "memory") -> int:

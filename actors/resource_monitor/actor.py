@@ -29,6 +29,8 @@ from runtime import Actor, Message, Reply
 EVERY = 5.0
 #: Seconds that a reading, and the database's answer, may take.
 DEADLINE = 10.0
+#: Requests that may wait for one reading.
+MOST_WAITING = 256
 
 
 def nobody_knows() -> str | None:
@@ -73,6 +75,8 @@ class ResourceMonitor(Actor):
         match message:
             case Refresh():
                 self._measure()
+            case Snapshot() if len(self._waiting) >= MOST_WAITING:
+                self.ctx.fail(Unavailable("too many ask how busy this host is", fix="ask again later"))
             case Snapshot():
                 self._waiting.append(self.ctx.reply_slot())
                 self._measure()

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import trio
+
+from actors.model.errors import Failed, Unavailable
+from actors.model.resources import Capacity
+from actors.resource_monitor import actor
+from actors.resource_monitor.actor import ResourceMonitor
+from actors.resource_monitor.capacity import CapacityPolicy
+from actors.resource_monitor.messages import Refresh, Snapshot
+from runtime import Ref, Spec, System
+from tests.actors.resource_monitor.machine import GIB, Machine
+
+NODE = UUID(int=7)
+
+
+class Store:
+    """Remembers what was written; refuses while ``away``."""
+
+    def __init__(self) -> None:
+        self.written: list[Capacity] = []
+        self.refused = 0
+        self.away = False
+        self.changed = trio.Event()
+
+    async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
+        assert node_id == NODE
+        await trio.lowlevel.checkpoint()
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+        if self.away:
+            self.refused += 1
+            raise Unavailable("the database is away")
+        self.written.append(capacity)
+
+
+@asynccontextmanager
+async def monitor(root: Path, store: Store, **more: object) -> AsyncIterator[Ref]:
+    async with System() as system:
+        yield await system.start(
+            Spec("resource-monitor", lambda: ResourceMonitor(store, NODE, root=root, **more))  # type: ignore[arg-type]
+        )
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+async def test_capacity_is_recorded_at_the_start_and_then_only_when_it_changes(machine: Machine, store: Store) -> None:
+    first = store.changed
+    async with monitor(machine.root, store) as ref:
+        with trio.fail_after(10):
+            await first.wait()
+        for _ in range(3):
+            snapshot = await ref.ask(Snapshot(), timeout=10)
+        assert [capacity.memory_total for capacity in store.written] == [16 * 1024]
+        assert snapshot.capacity == store.written[0]
+        assert (snapshot.memory_used, snapshot.memory_available) == (4096, 12288)
+
+        changed = store.changed
+        machine.v2("/a")
+        machine.write("sys/fs/cgroup/a/memory.max", 2 * GIB)
+        ref.tell(Refresh())
+        with trio.fail_after(10):
+            await changed.wait()
+        assert store.written[-1].memory_total == 2048
+
+
+async def test_a_change_is_noticed_without_being_told(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "EVERY", 0.02)
+    first = store.changed
+    async with monitor(machine.root, store):
+        with trio.fail_after(10):
+            await first.wait()
+            changed = store.changed
+            machine.write("proc/meminfo", "MemTotal: 33554432 kB\nMemAvailable: 33000000 kB")
+            await changed.wait()
+        assert [capacity.memory_total for capacity in store.written] == [16 * 1024, 32 * 1024]
+
+
+async def test_what_the_database_did_not_take_is_offered_again(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "EVERY", 0.02)
+    store.away = True
+    async with monitor(machine.root, store) as ref:
+        with trio.fail_after(10):
+            while store.refused < 3:
+                await store.changed.wait()
+            # The host's own view does not depend on the database.
+            assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_total == 16 * 1024
+            store.away = False
+            while not store.written:
+                await store.changed.wait()
+
+
+async def test_many_who_ask_at_once_share_readings_and_each_gets_a_fresh_one(machine: Machine, store: Store) -> None:
+    async with monitor(machine.root, store) as ref:
+        found: list[float] = []
+
+        async def ask() -> None:
+            found.append((await ref.ask(Snapshot(), timeout=10)).at)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(ask)
+        assert len(found) == 100
+        assert len(set(found)) <= 3
+
+
+async def test_a_machine_that_can_not_be_read_is_said_to_who_asks_and_heals(machine: Machine, store: Store) -> None:
+    meminfo = machine.root / "proc/meminfo"
+    text = meminfo.read_text()
+    meminfo.unlink()
+    async with monitor(machine.root, store) as ref:
+        with pytest.raises(Failed, match="meminfo"):
+            await ref.ask(Snapshot(), timeout=10)
+        meminfo.write_text(text)
+        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_total == 16 * 1024
+
+
+async def test_the_overhead_follows_the_hypervisor_once_it_is_known(machine: Machine, store: Store) -> None:
+    chosen: list[str] = []
+    policy = CapacityPolicy(overhead={"firecracker": 10, "qemu": 100})
+    async with monitor(machine.root, store, policy=policy, hypervisor=lambda: chosen[0] if chosen else None) as ref:
+        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 100
+        chosen.append("firecracker")
+        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 10
+
+
+async def test_this_machine(store: Store) -> None:
+    first = store.changed
+    async with monitor(Path("/"), store) as ref:
+        snapshot = await ref.ask(Snapshot(), timeout=10)
+        with trio.fail_after(10):
+            await first.wait()
+    assert snapshot.capacity.vcpu >= 1
+    assert 0 < snapshot.capacity.memory <= snapshot.capacity.memory_total
+    assert store.written == [snapshot.capacity]
