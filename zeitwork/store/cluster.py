@@ -10,8 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from actors.model.errors import InvalidInput
-from zeitwork.store.events import record
 from zeitwork.store.identifiers import new_id
+from zeitwork.store.journal import record
 from zeitwork.store.rows import DEFAULT_REGION_V4, ClusterRow, RegionRow
 from zeitwork.store.units import Cursor, Units
 

@@ -13,8 +13,8 @@ from actors.model.errors import Conflict, NotFound
 from actors.model.image import ImageConfig
 from actors.model.records import ImageRecord
 from actors.model.states import ImageStatus
-from zeitwork.store.events import announce, record
 from zeitwork.store.identifiers import new_id
+from zeitwork.store.journal import announce, record
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.rows import HistoryRow, ImageRow, Page
 from zeitwork.store.units import Cursor, Units

@@ -11,8 +11,9 @@ from psycopg.types.json import Jsonb
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.resources import Resources
 from actors.model.states import InstanceDesired, InstanceState, NodeState, Outcome
-from zeitwork.store.events import announce, event_row, record
+from zeitwork.store.events import event_row
 from zeitwork.store.identifiers import new_id
+from zeitwork.store.journal import announce, record
 from zeitwork.store.nodes import resource_rows
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.placement_rows import placement_row

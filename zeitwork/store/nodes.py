@@ -12,8 +12,8 @@ from actors.model.network import HostNetwork
 from actors.model.resources import Capacity
 from actors.model.states import NodeDesired, NodeState
 from zeitwork.store.cluster import default_region_id, ensure_region
-from zeitwork.store.events import announce, record
 from zeitwork.store.identifiers import new_id
+from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import forget_node
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.pools import drop_pools, ensure_pools

@@ -14,9 +14,9 @@ from actors.model.records import Observation, Placement
 from actors.model.resources import Resources
 from actors.model.states import InstanceDesired, PlacementState
 from zeitwork.store.derive import ending, instance_state
-from zeitwork.store.events import announce, record
 from zeitwork.store.images import config_from_json
 from zeitwork.store.instances import lock_instance, write_observed
+from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import REST, release
 from zeitwork.store.placement_rows import placement_row
 from zeitwork.store.rows import PlacementRow

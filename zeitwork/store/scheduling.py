@@ -9,9 +9,9 @@ from actors.model.records import PendingInstance
 from actors.model.resources import Resources
 from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeState
 from actors.scheduler.store import Assignment, NodeView, Plan, Postponed, Snapshot
-from zeitwork.store.events import announce, record
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.instances import has_live_placement, lock_instance, write_observed
+from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import lease
 from zeitwork.store.nodes import lock_node, resource_rows
 from zeitwork.store.placements import insert_placement

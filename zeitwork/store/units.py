@@ -12,14 +12,16 @@ import psycopg
 import structlog
 import trio
 from psycopg import errors
-from psycopg.rows import dict_row
 
 from zeitwork.store.connections import Connection, Pool, sever
+from zeitwork.store.cursor import Cursor
+from zeitwork.store.journal import flush
 from zeitwork.store.metrics import StoreMetrics
 from zeitwork.store.problems import OutcomeUnknown, away, translate
 
+__all__ = ["Cursor", "Unit", "Units"]
+
 T = TypeVar("T")
-Cursor = psycopg.Cursor[dict[str, Any]]
 Unit = Callable[[Cursor], T]
 
 #: Seconds that a statement may take, always.
@@ -97,8 +99,9 @@ class _Work:
         keep = False
         try:
             try:
-                with connection.cursor(row_factory=dict_row) as cursor:
+                with Cursor(connection) as cursor:
                     result = self._unit(cursor)
+                    flush(cursor)
             except BaseException:
                 keep = self._roll_back(connection)
                 raise

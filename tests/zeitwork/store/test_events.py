@@ -9,7 +9,10 @@ import pytest
 import trio
 
 from actors.model.errors import InvalidInput
+from tests.zeitwork.store.world import until
 from zeitwork.store import Store
+from zeitwork.store.journal import record
+from zeitwork.store.units import Cursor
 
 
 async def _append(store: Store, count: int, subject: UUID | None = None) -> None:
@@ -35,19 +38,33 @@ async def test_events_of_one_subject(store: Store) -> None:
     assert event.subject_id == subject
 
 
-async def test_a_follower_misses_nothing_that_is_committed_late(store: Store, database_url: str) -> None:
-    """An event whose transaction began first and commits last has the lower id: it must not be skipped."""
-    insert = (
-        "insert into events (who, what, subject_kind, subject_id) values ('slow', 'late', 'cluster', gen_random_uuid())"
-    )
+async def test_ids_appear_in_the_order_of_commits(store: Store, database_url: str) -> None:
+    """Were a lower id to appear after a higher one, a follower would skip it: so writers take turns at the end."""
+    tell = "select zw_tell('{slow}', '{late}', '{cluster}', array[gen_random_uuid()], array['{}'::jsonb], '{}', '{}')"
     with psycopg.connect(database_url) as slow:
-        slow.execute(insert)
-        await _append(store, 1)
-        assert await store.events.list() == ()
-        slow.commit()
+        slow.execute(tell)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_append, store, 1)
+
+            def waiting() -> bool:
+                row = slow.execute("select count(*) from pg_locks where locktype = 'advisory' and not granted")
+                return row.fetchone() == (1,)
+
+            await until(waiting)
+            assert await store.events.list() == ()
+            slow.commit()
     events = await store.events.list()
     assert [event.what for event in events] == ["late", "counted"]
     assert events[0].id < events[1].id
+
+
+async def test_the_events_of_one_change_keep_their_order(store: Store) -> None:
+    def unit(cursor: Cursor) -> None:
+        for number in range(50):
+            record(cursor, "test", "counted", "cluster", uuid4(), {"number": number})
+
+    await store.units.run(unit, name="many")
+    assert [event.data["number"] for event in await store.events.list()] == list(range(50))
 
 
 async def test_concurrent_writers_and_a_follower(store: Store) -> None:

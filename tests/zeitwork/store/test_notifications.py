@@ -11,7 +11,7 @@ import trio
 from tests.zeitwork.store.world import until
 from zeitwork.store import Store
 from zeitwork.store.notifications import CHANNELS, MAX_IDS, Subscription, Wake
-from zeitwork.store.units import Units
+from zeitwork.store.units import Cursor, Units
 
 
 async def _listening(store: Store) -> None:
@@ -80,7 +80,7 @@ async def test_a_rolled_back_change_wakes_nobody(store: Store, database_url: str
     with store.notifications.subscribe("zw_instances") as hints:
         await _drained(hints)
 
-        def unit(cursor: psycopg.Cursor[dict[str, object]]) -> None:
+        def unit(cursor: Cursor) -> None:
             cursor.execute("select pg_notify('zw_instances', 'x')")
             raise LookupError
 

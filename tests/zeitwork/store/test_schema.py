@@ -66,6 +66,7 @@ def test_every_table_of_the_schema_is_named_by_the_aggregate_that_writes_it(conn
     tables = {
         row[0] for row in connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
     }
+    # The journal is written by a function in the database, which only zeitwork.store.journal calls.
     writers: dict[str, set[str]] = {table: set() for table in tables}
     assert package.__file__ is not None
     for path in Path(package.__file__).parent.glob("*.py"):

@@ -184,11 +184,10 @@ create table leases (
 create unique index leases_placement on leases (placement_id, family) where state = 'leased';
 create index leases_pool on leases (pool, state);
 
--- xid lets a reader stop before a transaction that may still add a lower id: see zeitwork.store.events.
+-- Written by zw_tell only, so that ids appear in the order of commits and a follower misses none.
 create table events (
     id bigint generated always as identity primary key,
     at timestamptz not null default clock_timestamp(),
-    xid xid8 not null default pg_current_xact_id(),
     who text not null,
     what text not null,
     subject_kind text not null check (subject_kind in ('instance', 'placement', 'image', 'node', 'region', 'cluster')),
@@ -281,3 +280,26 @@ end
 $$;
 create constraint trigger placements_leases after insert or update of state on placements
     deferrable initially deferred for each row execute function placements_check_leases();
+
+-- The last statement of a transaction: its events, then its notifications. The lock is held until the commit, so whoever
+-- sees an event sees every one with a lower id. Taken last everywhere, it can be part of no deadlock.
+create function zw_tell(
+    who text[], what text[], subject_kind text[], subject_id uuid[], data jsonb[], channel text[], payload text[]
+) returns void language plpgsql as $$
+declare
+    newest bigint;
+begin
+    if cardinality(who) > 0 then
+        perform pg_advisory_xact_lock(1514816068);
+        with event as (
+            insert into events (who, what, subject_kind, subject_id, data)
+            select u.a, u.b, u.c, u.d, u.e
+            from unnest(who, what, subject_kind, subject_id, data) with ordinality as u (a, b, c, d, e, position)
+            order by u.position
+            returning id)
+        select max(id) into newest from event;
+        perform pg_notify('zw_events', newest::text);
+    end if;
+    perform pg_notify(u.a, u.b) from unnest(channel, payload) as u (a, b);
+end
+$$;

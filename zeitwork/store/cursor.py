@@ -1,0 +1,33 @@
+"""The cursor that units of work get: dict rows, and what the unit wants told once it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+
+from zeitwork.store.connections import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that a unit adds to the journal."""
+
+    who: str
+    what: str
+    subject_kind: str
+    subject_id: UUID
+    data: Mapping[str, Any]
+
+
+class Cursor(psycopg.Cursor[dict[str, Any]]):
+    """A cursor whose unit's events and notifications are written together, last of all before the commit."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, row_factory=dict_row)
+        self.new_events: list[NewEvent] = []
+        self.notices: dict[tuple[str, str], None] = {}

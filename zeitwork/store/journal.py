@@ -1,0 +1,51 @@
+"""What a unit of work tells others: events for the journal and notifications for listeners.
+
+Both are kept until the end of the unit and written in one statement. The journal's lock is so the last one that any
+transaction takes (no deadlock can come of it), and it is held until the commit: ids appear in the order of commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from zeitwork.store.cursor import Cursor, NewEvent
+
+
+def record(
+    cursor: Cursor,
+    who: str,
+    what: str,
+    subject_kind: str,
+    subject_id: UUID,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Append an event as a part of the transaction that makes the change, and announce it."""
+    cursor.new_events.append(NewEvent(who, what, subject_kind, subject_id, dict(data or {})))
+
+
+def announce(cursor: Cursor, channel: str, identifier: UUID) -> None:
+    """Tell the channel's listeners, once the transaction commits, that this row changed."""
+    cursor.notices[channel, str(identifier)] = None
+
+
+def flush(cursor: Cursor) -> None:
+    """Write what the unit has recorded and announced. Nothing may be locked after this."""
+    if not cursor.new_events and not cursor.notices:
+        return
+    events, notices = cursor.new_events, list(cursor.notices)
+    cursor.execute(
+        "select zw_tell(%s::text[], %s::text[], %s::text[], %s::uuid[], %s::jsonb[], %s::text[], %s::text[])",
+        (
+            [event.who for event in events],
+            [event.what for event in events],
+            [event.subject_kind for event in events],
+            [event.subject_id for event in events],
+            [Jsonb(dict(event.data)) for event in events],
+            [channel for channel, _ in notices],
+            [payload for _, payload in notices],
+        ),
+    )
