@@ -12,7 +12,7 @@ from actors.host.reconcile import Child, Decisions, decide, unknown
 from actors.host.store import PlacementStore
 from actors.model.records import Placement
 from actors.vm.messages import Disowned, Leftover, Resync, Stop, VmChanged, VmView
-from runtime import Actor, ActorError, Down, LifeRef, Message, Ref, Reply
+from runtime import Actor, ActorError, Down, LifeRef, Message, Ref, Reply, Timer
 
 #: The actor's name on every host.
 NAME = "host"
@@ -22,7 +22,7 @@ SLOW_TIMER = 15.0
 _LOOK_DEADLINE, _START_DEADLINE, _DESTROY_DEADLINE = 30.0, 60.0, 60.0
 #: First and largest wait in seconds after a reading that failed.
 _BACKOFF_FIRST, _BACKOFF_MAX = 0.5, 15.0
-#: Seconds until a virtual machine's actor that failed is started again: it then takes its machine over.
+#: Seconds until the database is read again after an actor failed or was refused: neither may become a busy loop.
 _AFTER_CRASH = 1.0
 
 
@@ -104,6 +104,7 @@ class Host(Actor):
         self._failures = 0
         self._reconciled_at: float | None = None
         self._error: str | None = None
+        self._retry: Timer | None = None
         self._closed = False
         self._closing: Reply | None = None
 
@@ -141,9 +142,9 @@ class Host(Actor):
                 entry = self._entries.get(placement_id)
                 if entry is not None:
                     entry.disowned = True
-                self._request()
+                    self.ctx.after(_AFTER_CRASH, Wake("an observation was refused"))
             case Down(ref=ref, reason=reason):
-                await self._ended(ref, failed=reason.kind == "failed")
+                self._ended(ref, failed=reason.kind == "failed")
             case _Destroyed(leftover=leftover, error=error):
                 self._destroyed(leftover, error)
             case Vms():
@@ -219,7 +220,10 @@ class Host(Actor):
         wait = self.ctx.env.random.uniform(ceiling / 2, ceiling)
         self.ctx.log.warning("placements could not be read", error=str(error), retry_in=round(wait, 2))
         self._busy = self._again = False
-        self.ctx.after(wait, Wake("retry"))
+        # One retry at a time: the slow timer fails too, and must not add one of its own each time.
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = self.ctx.after(wait, Wake("retry"))
 
     def _tell_of(self, orphans: tuple[Leftover, ...], strangers: tuple[str, ...]) -> None:
         known = {leftover.placement_id for leftover in self._orphans}
@@ -278,19 +282,21 @@ class Host(Actor):
             # It ended just now; its Down is on the way.
             self.ctx.log.info("machine not told", placement=str(entry.placement.id), error=str(error))
 
-    async def _ended(self, ref: Ref, *, failed: bool) -> None:
+    def _ended(self, ref: Ref, *, failed: bool) -> None:
         entry = next((entry for entry in self._entries.values() if entry.vm is ref), None)
         if entry is None:
             return
         del self._entries[entry.placement.id]
         if entry.tap is not None:
             tap = entry.tap
+            # What was refused would be refused again: the reading that follows a refusal has its own time.
+            wake = None if entry.disowned else Wake("a machine has ended")
             self.ctx.effect(
                 partial(self.ctx.stop_child, tap),
                 name=f"stop {tap.name}",
                 deadline=_START_DEADLINE,
-                then=lambda _: Wake("a machine has ended"),
-                failed=lambda _: Wake("a machine has ended"),
+                then=lambda _: wake,
+                failed=lambda _: wake,
             )
         if failed:
             self.ctx.log.error("a machine's actor failed", placement=str(entry.placement.id))

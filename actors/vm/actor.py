@@ -23,7 +23,7 @@ from actors.vm import lifecycle as life
 from actors.vm.console import ConsoleParser, Follower, gather, rotate
 from actors.vm.disk import make_disk
 from actors.vm.files import last_words
-from actors.vm.guest import CONSOLE, DISK, LOG
+from actors.vm.guest import CONSOLE, DISK, LOG, TEMPLATES
 from actors.vm.intent import Intent
 from actors.vm.lifecycle import Job, Phase
 from actors.vm.machine import Acceleration, Hypervisor
@@ -126,6 +126,7 @@ class VmActor(Actor):
         self._process: VmProcess | None = None
         self._adopted = False
         self._boot_slot = False
+        self._rotating = False
         self._tick: Any = None
         self._since = 0.0
         self._shown: VmView | None = None
@@ -163,7 +164,7 @@ class VmActor(Actor):
                 self.ctx.log.info("running machine taken over", placement=str(placement.id), pid=found.process.pid)
                 self._aside("tap", partial(self._tap.ask, TapUp(), timeout=_TAP))
             case Found.ENDED:
-                evidence = await trio.to_thread.run_sync(self._evidence, None)
+                evidence = await trio.to_thread.run_sync(self._evidence, None, False)
                 self._vm = life.ended(placement.state, self._limits(), evidence)
             case _:
                 leftovers = found.found is Found.HALF_MADE
@@ -210,9 +211,12 @@ class VmActor(Actor):
             case _Announce():
                 self._announce(again=True)
             case _Rotate():
-                if self._vm.phase in _ACTIVE:
+                if self._vm.phase in _ACTIVE and not self._rotating:
+                    self._rotating = True
                     self._aside("rotate", self._rotate)
             case _Noted(what=what, error=error):
+                if what == "rotate":
+                    self._rotating = False
                 if error is not None:
                     self.ctx.log.warning(
                         "work on the side failed", placement=str(self._placement.id), what=what, error=str(error)
@@ -335,7 +339,8 @@ class VmActor(Actor):
             case Job.ROOT:
                 return self._fetch_root
             case Job.DISK:
-                return partial(make_disk, self._data / DISK, self._placement.resources.disk)
+                templates = self._settings.paths.data / TEMPLATES
+                return partial(make_disk, self._data / DISK, self._placement.resources.disk, templates)
             case Job.TAP:
                 return partial(self._tap.ask, TapUp(), timeout=_TAP)
             case Job.LAUNCH:
@@ -365,8 +370,13 @@ class VmActor(Actor):
         assert self._root is not None
         assert self._tap_device is not None
         assert self._hypervisor is not None
+        asked = self.ctx.env.monotonic()
         await self._settings.boots.acquire()
         self._boot_slot = True
+        if (waited := self.ctx.env.monotonic() - asked) >= 0.001:
+            self.ctx.log.info(
+                "other guests booted first", placement=str(self._placement.id), waited_ms=round(waited * 1000, 1)
+            )
         return await start_machine(
             self._settings,
             self._placement,
@@ -442,7 +452,7 @@ class VmActor(Actor):
 
     async def _await_end(self, process: VmProcess) -> life.Exited:
         status = await process.wait()
-        evidence = await trio.to_thread.run_sync(self._evidence, status)
+        evidence = await trio.to_thread.run_sync(self._evidence, status, True)
         return life.Exited(evidence)
 
     async def _await_app(self, process: VmProcess) -> bool:
@@ -461,8 +471,8 @@ class VmActor(Actor):
             else:
                 await trio.lowlevel.checkpoint()
 
-    def _evidence(self, status: int | None) -> Evidence:
-        """Return what console, log and clock say about the end. Blocking."""
+    def _evidence(self, status: int | None, seen: bool) -> Evidence:
+        """Return what console, log and clock say about the end. ``seen``: it ended just now. Blocking."""
         started_at = self._pid_file.app_started_at if self._pid_file is not None else None
         nonce = self._intent.nonce if self._intent is not None else "-"
         return gather(
@@ -471,7 +481,7 @@ class VmActor(Actor):
             started=started_at is not None,
             vmm_status=status,
             vmm_words=last_words(self._data / LOG, 500),
-            ran=max(0.0, self.ctx.env.now() - started_at) if started_at is not None and status is not None else None,
+            ran=max(0.0, self.ctx.env.now() - started_at) if started_at is not None and seen else None,
         )
 
     async def _rotate(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -15,32 +16,87 @@ from actors.vm.files import sync_directory
 _DEADLINE = 120.0
 #: Below this ext4 has no room for a journal and overlayfs none for its work.
 MIN_DISK = 16
+_CHUNK = 64 * 1024
 
 
-async def make_disk(path: Path, mib: int) -> None:
+async def make_disk(path: Path, mib: int, templates: Path) -> None:
     """Make ``path`` an empty ext4 of ``mib`` MiB, unless it is there already: then it is kept as it is.
 
-    It takes space only as the guest writes. Raises `Problem` when the disk is full or mke2fs is missing. A cancelled
-    or failed attempt leaves nothing under the final name.
+    It takes space only as the guest writes. It is copied from one of its size in ``templates``, which is made first
+    when it is missing: copying takes a tenth of formatting. Raises `Problem` when the disk is full or mke2fs is
+    missing. A cancelled or failed attempt leaves nothing under the final name.
     """
     if await trio.Path(path).exists():
         return
+    mib = max(MIN_DISK, mib)
+    template = templates / f"ext4-{mib}.template"
     temporary = path.with_name(f".{path.name}.new")
     try:
-        await trio.to_thread.run_sync(_allocate, temporary, mib)
-        await _format(temporary)
-        await trio.to_thread.run_sync(_publish, temporary, path)
+        if not await trio.Path(template).exists():
+            await _make_template(template, mib)
+        await trio.to_thread.run_sync(_copy, template, temporary, path)
     except OSError as error:
         raise _problem(error.strerror or str(error), path) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+async def _make_template(template: Path, mib: int) -> None:
+    # A name of its own: two placements may be the first of their size.
+    scratch = template.with_name(f".{template.name}.{os.getpid()}.{id(trio.lowlevel.current_task())}")
+    try:
+        await trio.to_thread.run_sync(_allocate, scratch, mib)
+        await _format(scratch)
+        await trio.to_thread.run_sync(_publish, scratch, template)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _copy(template: Path, temporary: Path, path: Path) -> None:
+    """Copy the parts that hold something; the rest stays a hole."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    source = os.open(template, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(source).st_size
+            os.ftruncate(target, size)
+            at = 0
+            while at < size:
+                try:
+                    begin = os.lseek(source, at, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+                    break  # only a hole is left
+                at = os.lseek(source, begin, os.SEEK_HOLE)
+                _copy_range(source, target, begin, at)
+            # What is under the final name must be whole after a power cut too.
+            os.fsync(target)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+    temporary.replace(path)
+    sync_directory(path.parent.parent)
+
+
+def _copy_range(source: int, target: int, begin: int, end: int) -> None:
+    while begin < end:
+        data = os.pread(source, min(_CHUNK, end - begin), begin)
+        if not data:
+            raise OSError(errno.EIO, "a template ended early")
+        # Blocks of zeros (an empty journal) need not be written at all.
+        if data.count(0) != len(data):
+            os.pwrite(target, data, begin)
+        begin += len(data)
+
+
 def _allocate(path: Path, mib: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(descriptor, max(MIN_DISK, mib) * 1024 * 1024)
+        os.ftruncate(descriptor, mib * 1024 * 1024)
     finally:
         os.close(descriptor)
 
@@ -63,6 +119,11 @@ async def _format(path: Path) -> None:
 
 
 def _publish(temporary: Path, path: Path) -> None:
+    descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     temporary.replace(path)
     sync_directory(path.parent)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+_PREFIX = re.compile(r"^\d{4}-\d\d-\d\dT\S+ \[[^\]]*\] ")
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool, mode: int = 0o600) -> None:
@@ -30,11 +33,16 @@ def sync_directory(path: Path) -> None:
 
 
 def last_words(path: Path, limit: int = 2000) -> str:
-    """Return the end of a text file, at most ``limit`` bytes, "" when there is none. Blocking."""
+    """Return the end of a log on one line, at most ``limit`` bytes, "" when there is none. Blocking.
+
+    Firecracker's time and thread before each line say nothing to people and are left out.
+    """
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - limit))
-            return file.read().decode("utf-8", "replace").strip()
+            text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
+    lines = (_PREFIX.sub("", line).strip() for line in text.splitlines())
+    return " | ".join(line for line in lines if line)

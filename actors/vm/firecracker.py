@@ -23,8 +23,6 @@ _LISTEN, _REACH, _CALL, _START = 5.0, 1.0, 5.0, 20.0
 _MAX_RESPONSE = 256 * 1024
 #: No PCI, and none of the keyboard controller's slow probes: it is there for Ctrl-Alt-Del only.
 _BOOT_ARGS = "pci=off i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd"
-#: What its API accepts.
-MAX_VCPU = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from actors.vm.machine import Drive, MachineSpec, Nic
 CMDLINE = "console=ttyS0 reboot=k panic=1 quiet loglevel=1 random.trust_cpu=on"
 
 CONSOLE, LOG, DISK, CONFIG = "console.log", "vmm.log", "upper.ext4", "config"
+#: Directory of empty file systems below the data directory.
+TEMPLATES = "templates"
 
 
 @dataclass(frozen=True, slots=True)

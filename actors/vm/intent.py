@@ -42,9 +42,10 @@ class Intent:
 
     def write(self, directory: Path) -> None:
         """Make it durable in the placement's directory. Blocking."""
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not directory.exists():
+            directory.mkdir(parents=True, mode=0o700)
+            sync_directory(directory.parent)
         write_atomic(directory / FILE, json.dumps(asdict(self), indent=1).encode(), durable=True)
-        sync_directory(directory.parent)
 
     def park(self, directory: Path) -> Intent:
         """Write and return it as parked. Blocking."""

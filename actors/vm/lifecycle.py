@@ -30,7 +30,7 @@ class Phase(StrEnum):
 
     CLAIMING = "claiming"  # the database is told before anything is touched
     PREPARING = "preparing"  # root image, writable disk and TAP, all at once
-    COMMITTING = "committing"  # the database is told that a monitor is about to start
+    COMMITTING = "committing"  # until the database knows that a monitor is about to start
     SPAWNING = "spawning"  # intent, monitor process, configuration
     BOOTING = "booting"  # until the guest says that the app started
     RUNNING = "running"
@@ -257,7 +257,7 @@ def adopted(told: PlacementState, limits: Limits, now: float, *, started: bool) 
 
 def ended(told: PlacementState, limits: Limits, evidence: Evidence) -> Vm:
     """Return the state of a virtual machine whose monitor ended while nobody looked."""
-    ending = classify(evidence, asked=False, killed=False, late=False)
+    ending = classify(evidence, asked=told is PlacementState.STOPPING, killed=False, late=False)
     return Vm(
         phase=Phase.CLEANING,
         known=frozenset({told}),
@@ -327,9 +327,20 @@ def _done(vm: Vm, job: Job, now: float) -> Step:
         vm = replace(vm, parked=True)
     elif job is Job.FORGET:
         vm = replace(vm, forgotten=True)
-    elif job in _PREPARATION and vm.phase is Phase.PREPARING and not vm.jobs & _PREPARATION:
-        return _sync(replace(vm, phase=Phase.COMMITTING, tell=PlacementState.STARTING))
+    elif job in _PREPARATION and vm.phase is Phase.PREPARING:
+        if job is Job.ROOT:
+            # Image and hypervisor are certain: the database may hear of the start while disk and TAP are still made.
+            vm = replace(vm, tell=PlacementState.STARTING)
+        if not vm.jobs & _PREPARATION:
+            if vm.known == {PlacementState.STARTING}:
+                return _spawn(vm)
+            vm = replace(vm, phase=Phase.COMMITTING)
     return _after_job(vm, now)
+
+
+def _spawn(vm: Vm) -> Step:
+    vm = replace(vm, phase=Phase.SPAWNING, jobs=vm.jobs | {Job.LAUNCH}, held=vm.held | {Thing.MACHINE})
+    return vm, [Start(Job.LAUNCH)]
 
 
 def _broke(vm: Vm, job: Job, reason: str, now: float) -> Step:
@@ -365,8 +376,7 @@ def _sync(vm: Vm) -> Step:
             return replace(vm, cancelled=vm.cancelled | {Job.REPORT}), [Cancel(Job.REPORT)]
         return vm, []
     # A claim is made even when the state is written already: it also says under which boot and by whom.
-    unclaimed = vm.phase in (Phase.CLAIMING, Phase.COMMITTING)
-    if vm.disowned or (vm.known == {vm.tell} and not unclaimed):
+    if vm.disowned or (vm.known == {vm.tell} and vm.phase is not Phase.CLAIMING):
         return vm, []
     ending = vm.ending if vm.tell is PlacementState.REMOVED else None
     effect = Report(vm.tell, vm.known, ending)
@@ -391,8 +401,7 @@ def _reported(vm: Vm, accepted: bool, now: float) -> Step:
         )
         return vm, [Start(job) for job in jobs]
     if vm.phase is Phase.COMMITTING and state is PlacementState.STARTING:
-        vm = replace(vm, phase=Phase.SPAWNING, jobs=vm.jobs | {Job.LAUNCH}, held=vm.held | {Thing.MACHINE})
-        return vm, [Start(Job.LAUNCH)]
+        return _spawn(vm)
     return _after_job(vm, now)
 
 
@@ -401,7 +410,7 @@ def _refused(vm: Vm, now: float) -> Step:
     if vm.phase is Phase.CLAIMING:
         # Nothing was touched in this life; what an earlier one left is for the host to judge by tombstones.
         return replace(vm, phase=Phase.REMOVED, deadline=None), [Disown(), Finish()]
-    if vm.phase is Phase.COMMITTING:
+    if vm.phase in (Phase.PREPARING, Phase.COMMITTING):
         vm, effects = _clean(vm, now)
         return vm, [Disown(), *effects]
     vm, effects = _after_job(vm, now)

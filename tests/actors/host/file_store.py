@@ -74,7 +74,7 @@ class FileStore:
         for path in sorted(self.directory.glob("*.json")):
             row = self.row(UUID(path.stem))
             if row["state"] != "removed":
-                found.append(_placement(UUID(path.stem), row))
+                found.append(to_placement(UUID(path.stem), row))
         return found
 
     def _observe(self, placement_id: UUID, expected: set[PlacementState], seen: Observation) -> bool:
@@ -114,7 +114,7 @@ class FileStore:
             yield
 
 
-def _placement(identifier: UUID, row: dict[str, Any]) -> Placement:
+def to_placement(identifier: UUID, row: dict[str, Any]) -> Placement:
     return Placement(
         id=identifier,
         instance_id=uuid.uuid5(uuid.NAMESPACE_OID, str(identifier)),

@@ -7,6 +7,7 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -145,7 +146,9 @@ def test_while_the_database_is_away_machines_run_and_the_end_is_told_later(w: Wo
     w.store.away.touch()
     os.kill(pid, signal.SIGKILL)
     w.wait(lambda: phase(w, placement) == "reporting", "machine that waits to report", 20)
-    clean(w, placement) if not (w.paths.placement(placement) / "intent.json").exists() else None
+    # All is dropped meanwhile but the intent: it goes once the end is told.
+    left = {"intent.json", "vmm.log"}
+    w.wait(lambda: {Path(item).name for item in w.remains(placement)} == left, "dropped machine", 20)
     w.store.away.unlink()
     assert last(w, placement)["outcome"] == "vmm_died"
     clean(w, placement)

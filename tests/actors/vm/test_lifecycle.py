@@ -124,7 +124,7 @@ class World:
 def running() -> World:
     world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
     world.feed(life.Begin())
-    for job in (Job.REPORT, Job.DISK, Job.ROOT, Job.TAP, Job.REPORT, Job.LAUNCH):
+    for job in (Job.REPORT, Job.DISK, Job.ROOT, Job.REPORT, Job.TAP, Job.LAUNCH):
         world.finish(job, "done")
     world.feed(life.AppStarted())
     world.finish(Job.REPORT, "done")
@@ -312,3 +312,27 @@ def test_events_after_the_end_do_nothing() -> None:
     vm = replace(life.fresh(PlacementState.ASSIGNED, LIMITS), phase=Phase.REMOVED)
     for event in (life.Begin(), life.Tick(), life.StopWanted(1), life.AppStarted(), life.Exited(Evidence())):
         assert life.step(vm, event, 1.0) == (vm, [])
+
+
+def test_no_monitor_before_the_database_knows_and_everything_is_made() -> None:
+    for order in ((Job.ROOT, Job.REPORT, Job.DISK, Job.TAP), (Job.DISK, Job.TAP, Job.ROOT, Job.REPORT)):
+        world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
+        world.feed(life.Begin())
+        world.finish(Job.REPORT, "done")
+        for job in order:
+            assert Job.LAUNCH not in world.jobs
+            world.finish(job, "done")
+        assert Job.LAUNCH in world.jobs
+        assert world.database is PlacementState.STARTING
+
+
+def test_a_start_that_is_refused_while_things_are_made_is_cleaned() -> None:
+    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
+    world.feed(life.Begin())
+    world.finish(Job.REPORT, "done")
+    world.finish(Job.ROOT, "done")
+    world.finish(Job.REPORT, "refused")
+    world.settle()
+    assert world.finished
+    assert world.disowned == 1
+    assert world.things == set()
