@@ -177,8 +177,8 @@ class Context:
     async def start(self, spec: Spec) -> LifeRef:
         """Start a child and return once its ``init`` is done. It is stopped with this actor.
 
-        Raises ``StartFailed``, ``NameTaken`` or ``SystemStopped``. A child whose ``init`` takes long should be started
-        from an effect.
+        Raises ``StartFailed``, ``NameTaken`` or ``SystemStopped``. A child whose ``init`` takes long, or asks this very
+        actor for something, should be started from an effect.
         """
         return await (await self._life.own_supervisor()).start(spec)
 

@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from runtime.context import Context
-from runtime.errors import ActorStopped, InitTimeout, MailboxFull, ProtocolError, SystemStopped
+from runtime.errors import ActorStopped, AskTimeout, InitTimeout, MailboxFull, ProtocolError, SystemStopped
 from runtime.failure import sift
 from runtime.mailbox import Mailbox
 from runtime.message import Down, Exit, Message, Request
@@ -285,8 +285,9 @@ class Life:
             self.system.dead_letters.add(self.name, "revoked", slot.request)
             return False
         if slot.deadline <= now:
-            # Its asker wakes by its own timeout, which is due in this very turn of the loop.
             self.system.dead_letters.add(self.name, "expired", slot.request)
+            # Its asker's own timeout may be far off: trio's clock stands still during a suspend, this one does not.
+            slot.abandon(AskTimeout(self.name, type(slot.request).__name__, slot.timeout))
             return False
         return True
 

@@ -129,7 +129,7 @@ class LifeRef(Ref):
             raise life.refuse(request)
         if trio.lowlevel.current_task() is life.task:
             raise ProtocolError(f"{life.name} asks itself and would wait for its own answer")
-        slot = Reply(request, life, life.system.env.monotonic() + timeout)
+        slot = Reply(request, life, timeout)
         if not mailbox.put(request, slot):
             await trio.lowlevel.checkpoint()
             raise life.refuse_full(request)

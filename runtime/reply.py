@@ -31,12 +31,13 @@ def passes_to_asker(error: BaseException) -> bool:
 class Reply:
     """The slot of one request. Filled once; revoked when the asker gives up, after which answers are dead letters."""
 
-    __slots__ = ("_life", "_state", "_task", "deadline", "request")
+    __slots__ = ("_life", "_state", "_task", "deadline", "request", "timeout")
 
-    def __init__(self, request: Request[Any], life: Life, deadline: float) -> None:
+    def __init__(self, request: Request[Any], life: Life, timeout: float) -> None:
         self.request = request
+        self.timeout = timeout
         #: When the asker gives up, on the environment's monotonic clock.
-        self.deadline = deadline
+        self.deadline = life.system.env.monotonic() + timeout
         self._life = life
         self._state = "open"
         self._task: trio.lowlevel.Task | None = None

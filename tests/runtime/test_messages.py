@@ -277,7 +277,7 @@ async def test_a_request_whose_time_passed_in_the_queue_is_not_handled(autojump_
         assert system.dead_letters.by_cause == {"revoked": 2}
 
 
-async def test_a_request_found_past_its_deadline_is_dropped_before_its_asker_wakes() -> None:
+async def test_a_request_found_past_its_deadline_fails_its_asker_at_once() -> None:
     class Late(RealEnvironment):
         """Its clock runs away from trio's, as after a suspend."""
 
@@ -294,7 +294,7 @@ async def test_a_request_found_past_its_deadline_is_dropped_before_its_asker_wak
 
             async def ask() -> None:
                 with pytest.raises(AskTimeout):
-                    await ref.ask(Query(lambda a: a.ctx.reply("")), timeout=0.2)
+                    await ref.ask(Query(lambda a: a.ctx.reply("")), timeout=90)
 
             nursery.start_soon(ask)
             await settled()
