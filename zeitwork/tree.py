@@ -137,17 +137,17 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                 async with System(env) as system:
                     host = RunningHost(node.id, config.api_socket, None, system, hypervisors)
                     await _start_actors(config, settings, store, node, network, host)
-                    async with _doors(config, store, system, node, paths) as listening:
-                        host.url = listening.url
-                        # Known before it is ready: whoever asks at once must not be told that this host has nothing.
+                    try:
+                        # Known before anybody can ask: nobody is told that this host has nothing.
                         measured = await system.name(MONITOR).ask(Snapshot(), timeout=10)
                         await store.nodes.record_capacity(node.id, measured.capacity)
                         await store.nodes.set_state(node.id, NodeState.READY)
-                        try:
+                        async with _doors(config, store, system, node, paths) as listening:
+                            host.url = listening.url
                             yield host
-                        finally:
-                            with trio.CancelScope(shield=True):
-                                await _leave(config, store, host)
+                    finally:
+                        with trio.CancelScope(shield=True):
+                            await _leave(config, store, host)
 
 
 def _prepare(config: Config, paths: HostPaths) -> GuestImage:
@@ -331,7 +331,8 @@ async def _doors(
 
 async def _leave(config: Config, store: Store, host: RunningHost) -> None:
     """Say goodbye: stop VMs if told to, and write that this host's process is gone."""
-    if config.stop_vms and host.problem is None:
+    # A process that never came up (its port was taken, say) has no business ending what an earlier one started.
+    if config.stop_vms and host.url is not None and host.problem is None:
         try:
             stopped = await host.system.name(HOST).ask(StopAll(STOP_VMS_DEADLINE), timeout=STOP_VMS_DEADLINE + 5)
         except ActorError as error:
