@@ -116,10 +116,14 @@ class Supervisor:
         return life.ref
 
     async def stop(self, target: Ref | str) -> None:
-        """Stop a child for good and return when it is gone. No error when there is none, or its life is another one."""
+        """Stop a child for good and return when it is gone. No error when there is none.
+
+        A ref to any of the child's lives will do, since it is the child that is stopped; one to a former child that
+        happened to have the same name does nothing.
+        """
         name = Name(target.name if isinstance(target, Ref) else target)
         child = self._children.get(name)
-        if child is None or (isinstance(target, LifeRef) and child.life is not None and child.life is not target.life):
+        if child is None or (isinstance(target, LifeRef) and target.life.child is not child):
             await trio.lowlevel.checkpoint()
             return
         await self._stop(child)

@@ -257,7 +257,9 @@ class Host(Actor):
         stop = Stop(*told) if told is not None else None
         tap = await self.ctx.start(self._make_tap(placement))
         try:
-            vm = await self.ctx.start(self._make_vm(placement, tap, self.ctx.ref, stop))
+            # By name, since the machine must still reach its TAP when that was restarted beside it.
+            reach = self.ctx.system.name(tap.name)
+            vm = await self.ctx.start(self._make_vm(placement, reach, self.ctx.ref, stop))
         except BaseException:
             await self.ctx.stop_child(tap)
             raise

@@ -265,9 +265,20 @@ async def test_names_are_unique_checked_and_free_again_after_a_stop(autojump_clo
         await system.stop(ref)
         await system.stop("nobody")
         again = await system.start(player("vm/1"))
-        # A stale ref must not stop another life either.
+        # A ref to what once had this name must not stop its successor.
         await system.stop(ref)
         assert again.alive
+
+
+async def test_a_child_is_stopped_by_a_ref_to_any_of_its_lives(autojump_clock: trio.testing.MockClock) -> None:
+    async with simulated() as system:
+        ref = await system.start(player("a"))
+        ref.tell(Crash(ValueError()))
+        await ref.ended()
+        await settled()
+        assert system.lookup("a") is not None
+        await system.stop(ref)
+        assert system.snapshot() == []
 
 
 async def test_a_monitor_hears_of_the_end_once_also_of_one_in_the_past(autojump_clock: trio.testing.MockClock) -> None:
