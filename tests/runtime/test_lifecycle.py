@@ -387,3 +387,16 @@ async def test_queued_questions_do_not_hold_up_the_end() -> None:
         for _ in range(10):
             nursery.start_soon(ask)
         await settled()
+
+
+async def test_a_parent_may_fail_before_its_supervisor_has_begun(autojump_clock: trio.testing.MockClock) -> None:
+    async def init(actor: Player) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await actor.ctx.start(player("a/x"))
+        raise OSError
+
+    async with simulated() as system:
+        with trio.fail_after(60), pytest.raises(StartFailed):
+            await system.start(player("a", on_init=init))
+        assert system.snapshot() == []

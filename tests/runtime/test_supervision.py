@@ -343,3 +343,34 @@ async def test_what_was_queued_dies_with_the_life(autojump_clock: trio.testing.M
         await settled()
         assert actors[1].seen == []
         assert system.dead_letters.by_cause == {"stopped": 1}
+
+
+async def test_who_joins_a_group_that_waits_waits_as_long_as_it_must(autojump_clock: trio.testing.MockClock) -> None:
+    async with simulated(strategy="rest_for_one") as system:
+        await system.start(player("a", backoff=NO_WAIT))
+        await system.start(player("b", backoff=Backoff(free=0, first=10, jitter=0)))
+        await crash_and_stay(system, "b")
+        await crash_and_stay(system, "a")
+        await trio.sleep(9)
+        assert lives(system) == {}
+        await trio.sleep(2)
+        assert sorted(lives(system)) == ["a", "b"]
+
+
+async def test_siblings_drawn_in_are_stopped_at_once_though_others_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with simulated(strategy="rest_for_one") as system:
+        for name in "abc":
+            await system.start(player(name, backoff=Backoff(free=0, first=10, jitter=0)))
+        sibling = system.name("b").current()
+        await crash_and_stay(system, "c")
+        await trio.sleep(5)
+        await crash_and_stay(system, "a")
+        await trio.sleep(1)
+        assert not sibling.alive
+        assert lives(system) == {}
+        await trio.sleep(10)
+        assert lives(system) == {}
+        await trio.sleep(10)
+        assert sorted(lives(system)) == ["a", "b", "c"]
