@@ -175,7 +175,7 @@ class Host(Actor):
 
     async def _look(self, children: frozenset[UUID]) -> _Looked:
         # Leftovers first: what a child drops meanwhile is then in the database as removed, not the other way round.
-        found = await self._leftovers.scan()
+        found = await self._leftovers.scan(children)
         placements = await self._store.placements(self._node_id)
         odd = unknown(placements, children, found)
         tombstones = await self._store.tombstones(self._node_id, odd) if odd else set()

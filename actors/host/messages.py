@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from uuid import UUID
 
 from actors.vm.messages import Leftover, VmView
 from runtime import Message, Request
@@ -39,10 +38,3 @@ class StopAll(Request[bool]):
     """
 
     deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetVm(Message):
-    """A virtual machine's actor has ended."""
-
-    placement_id: UUID

@@ -14,8 +14,8 @@ from runtime import Ref, Spec
 class Leftovers(Protocol):
     """Things of placements in this host's directories."""
 
-    async def scan(self) -> tuple[Leftover, ...]:
-        """Return every placement of which something is here."""
+    async def scan(self, known: Collection[UUID]) -> tuple[Leftover, ...]:
+        """Return every placement of which something is here and that is not among the ``known``."""
 
     async def strangers(self, known: Collection[UUID]) -> tuple[str, ...]:
         """Return names of our cgroups with processes that belong to none of the ``known`` placements."""

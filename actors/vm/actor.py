@@ -20,14 +20,14 @@ from actors.model.records import Observation, Placement
 from actors.model.states import PlacementState
 from actors.tap.messages import TapDevice, TapDown, TapUp
 from actors.vm import lifecycle as life
-from actors.vm.console import ConsoleParser, Follower, gather, rotate
+from actors.vm.console import ROTATE_AT, ConsoleParser, Follower, gather, rotate
 from actors.vm.disk import make_disk
-from actors.vm.files import last_words
+from actors.vm.files import last_words, size
 from actors.vm.guest import CONSOLE, DISK, LOG, TEMPLATES
 from actors.vm.intent import Intent
 from actors.vm.lifecycle import Job, Phase
 from actors.vm.machine import Acceleration, Hypervisor
-from actors.vm.messages import Disowned, Look, Resync, Stop, VmChanged, VmView
+from actors.vm.messages import Disowned, Resync, Stop, VmChanged, VmView
 from actors.vm.outcome import Evidence
 from actors.vm.process import PidFile, VmProcess, boot_id
 from actors.vm.recover import Found, recover
@@ -206,12 +206,10 @@ class VmActor(Actor):
                 self._feed(life.StopWanted(timeout, force, park))
             case Resync(state=state):
                 self._feed(life.Resynced(state))
-            case Look():
-                self.ctx.reply(self._view())
             case _Announce():
                 self._announce(again=True)
             case _Rotate():
-                if self._vm.phase in _ACTIVE and not self._rotating:
+                if self._vm.phase in _ACTIVE and not self._rotating and self._too_large():
                     self._rotating = True
                     self._aside("rotate", self._rotate)
             case _Noted(what=what, error=error):
@@ -483,6 +481,10 @@ class VmActor(Actor):
             vmm_words=last_words(self._data / LOG, 500),
             ran=max(0.0, self.ctx.env.now() - started_at) if started_at is not None and seen else None,
         )
+
+    def _too_large(self) -> bool:
+        """Two system calls, so not worth a thread: nearly always the answer is no."""
+        return size(self._console) > ROTATE_AT or size(self._data / LOG) > _LOG_LIMIT
 
     async def _rotate(self) -> None:
         if await trio.to_thread.run_sync(rotate, self._console):

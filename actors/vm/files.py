@@ -46,3 +46,11 @@ def last_words(path: Path, limit: int = 2000) -> str:
         return ""
     lines = (_PREFIX.sub("", line).strip() for line in text.splitlines())
     return " | ".join(line for line in lines if line)
+
+
+def size(path: Path) -> int:
+    """Return a file's size in bytes, 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -31,9 +31,9 @@ class VmLeftovers:
     cgroup: str
     drop_tap: Callable[[UUID, str], Awaitable[None]]
 
-    async def scan(self) -> tuple[Leftover, ...]:
-        """Return every placement that has an intent here, with the process that runs for it, if any."""
-        return await trio.to_thread.run_sync(self._scan)
+    async def scan(self, known: Collection[UUID]) -> tuple[Leftover, ...]:
+        """Return every placement that has an intent here and is not ``known``, with the process that runs for it."""
+        return await trio.to_thread.run_sync(self._scan, frozenset(str(item) for item in known))
 
     async def strangers(self, known: Collection[UUID]) -> tuple[str, ...]:
         """Return names of our cgroups with processes in them that belong to none of the ``known`` placements."""
@@ -54,8 +54,8 @@ class VmLeftovers:
         """Remove the oldest consoles of placements that are gone; return how many."""
         return await trio.to_thread.run_sync(self._prune)
 
-    def _scan(self) -> tuple[Leftover, ...]:
-        return tuple(self._leftover(intent) for intent in intents(self.paths.placements))
+    def _scan(self, known: frozenset[str]) -> tuple[Leftover, ...]:
+        return tuple(self._leftover(intent) for intent in intents(self.paths.placements, known))
 
     def _leftover(self, intent: Intent) -> Leftover:
         processes = self._processes(intent.placement_id)

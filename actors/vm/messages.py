@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 from actors.model.states import PlacementState
-from runtime import Message, Request
+from runtime import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,6 @@ class VmChanged(Message):
     """Tells the host what became of one of its virtual machines. A `removed` phase is the last word."""
 
     view: VmView
-
-
-@dataclass(frozen=True, slots=True)
-class Look(Request[VmView]):
-    """Ask a virtual machine for its present view."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,12 @@ def recover(
                 strays.append(stray)
     recovery = Recovery(Found.NOTHING, intent, pid_file, process, strays)
     recovery.found = _judge(recovery, generation, state, boot)
-    if recovery.found is not Found.RUNNING and process is not None:
+    if recovery.found is Found.RUNNING:
+        # What else is in its group are children of the machine that is taken over.
+        for stray in strays:
+            stray.close()
+        strays.clear()
+    elif process is not None:
         strays.append(process)
         recovery.process = None
     return recovery
