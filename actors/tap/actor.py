@@ -117,9 +117,11 @@ class TapActor(Actor):
         self.ctx.effect(self._look, name="check", deadline=DEADLINE, then=lambda _: _Watched(), failed=_Watched)
 
     async def _make(self) -> None:
+        began = self.ctx.env.monotonic()
         steps = await self._network.up(self._placement_id, self._lease, uid=self._uid)
         if steps:
-            self.ctx.log.info("tap up", device=tap_name(self._placement_id), steps=len(steps))
+            taken = round((self.ctx.env.monotonic() - began) * 1000, 1)
+            self.ctx.log.info("tap up", device=tap_name(self._placement_id), steps=len(steps), ms=taken)
 
     async def _remove(self) -> None:
         await self._network.down(self._placement_id, self._lease)

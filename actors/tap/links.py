@@ -23,7 +23,7 @@ from typing import Any
 from uuid import UUID
 
 from actors.model.errors import Conflict, Failed
-from actors.tap.netlink import code, netlink
+from actors.tap.netlink import addresses_of, code, neighbours_of, netlink, routes_of
 from actors.tap.refusals import refusal
 from actors.tap.sysctls import link_sysctls, write_existing
 from actors.tap.wanted import (
@@ -51,7 +51,6 @@ _IFF_UP = 0x1
 _IFA_F_NODAD = 0x02
 _NUD_PERMANENT = 0x80
 _RTN_UNICAST = 1
-_RT_TABLE_MAIN = 254
 
 
 def ensure_tap(name: str, wanted: Facts, *, uid: int | None = None) -> list[Step]:
@@ -62,6 +61,7 @@ def ensure_tap(name: str, wanted: Facts, *, uid: int | None = None) -> list[Step
     """
     with netlink() as connection:
         link = _find(connection, name)
+        made = link is None
         if link is None:
             _create(name, uid)
             link = _find(connection, name)
@@ -75,7 +75,7 @@ def ensure_tap(name: str, wanted: Facts, *, uid: int | None = None) -> list[Step
         ipv6 = any(address.version == 6 for address in wanted.addresses)
         write_existing(link_sysctls(name, ipv6=ipv6))
         index = int(link["index"])
-        found = _facts(connection, link)
+        found = _fresh(link) if made else _facts(connection, link)
         if not found.up:
             found = replace(found, routes=frozenset(), neighbours=frozenset())
         steps = mend(found, wanted)
@@ -159,21 +159,28 @@ def _create(name: str, uid: int | None) -> None:
         os.close(device)
 
 
+def _fresh(link: Any) -> Facts:
+    """Return what a device is that was made a moment ago: it has nothing yet, so nothing needs to be looked for."""
+    nothing: frozenset[Any] = frozenset()
+    mac = str(link.get("IFLA_ADDRESS"))
+    return Facts(mac=mac, alias="", up=False, addresses=nothing, routes=nothing, neighbours=nothing)
+
+
 def _facts(connection: Any, link: Any) -> Facts:
     index = int(link["index"])
     addresses: set[Interface] = set()
-    for entry in connection.get_addr(index=index):
+    for entry in addresses_of(connection, index):
         # On a point-to-point address IFA_ADDRESS is the far end, IFA_LOCAL ours.
         own = entry.get("IFA_LOCAL") or entry.get("IFA_ADDRESS")
         if entry["index"] == index and own is not None:
             addresses.add(ip_interface(f"{own}/{entry['prefixlen']}"))
     routes: set[Network] = set()
-    for entry in connection.get_routes(oif=index, table=_RT_TABLE_MAIN):
+    for entry in routes_of(connection, index):
         ours = entry.get("RTA_OIF") == index and entry["proto"] == ROUTE_PROTOCOL and entry["type"] == _RTN_UNICAST
         if ours and entry.get("RTA_DST") is not None:
             routes.add(ip_network(f"{entry.get('RTA_DST')}/{entry['dst_len']}"))
     neighbours: set[tuple[Address, str]] = set()
-    for entry in connection.get_neighbours(ifindex=index):
+    for entry in neighbours_of(connection, index):
         if entry["ifindex"] == index and entry["state"] & _NUD_PERMANENT and entry.get("NDA_DST") is not None:
             neighbours.add((ip_address(str(entry.get("NDA_DST"))), str(entry.get("NDA_LLADDR"))))
     return Facts(

@@ -19,7 +19,8 @@ def firewall(patient: Patient) -> list[Check]:
         if ran.ok:
             looked = True
             try:
-                found += closed_in_nftables(ran.output)
+                # Newer versions put warnings about iptables' tables around the listing, which is one line.
+                found += closed_in_nftables("".join(line for line in ran.output.splitlines() if line[:1] == "{"))
             except ValueError as error:
                 return warn("firewall", f"what nft lists can't be read: {error}")
     # Rules of the old kind are nowhere in nft's list.
