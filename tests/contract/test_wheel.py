@@ -32,7 +32,7 @@ def test_the_wheel_holds_the_three_packages_and_what_they_need(wheel: Path) -> N
 
 
 def test_hostile_folders_beside_the_user_are_not_imported(wheel: Path, tmp_path: Path) -> None:
-    """Installed into a virtualenv of its own, the CLI must not pick up ``runtime/`` and ``actors/`` from where it runs."""
+    """Installed into a virtualenv of its own, the CLI must not pick up packages from where it runs."""
     home = tmp_path / "venv"
     venv.create(home, system_site_packages=False, with_pip=False)
     site = next((home / "lib").glob("python*/site-packages"))
