@@ -114,7 +114,9 @@ async def run_demo(config: Config, summary: Summary, progress: Progress, stay: C
         progress.show("starting a host")
         async with open_host(config) as host:
             watch.lap("host")
+            progress.show("finding out what runs VMs here")
             summary.hypervisor = await host.hypervisor()
+            watch.lap("hypervisor")
             try:
                 clean = False
                 await _bring_up(host, config, summary, progress, watch)

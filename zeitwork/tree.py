@@ -55,7 +55,7 @@ from zeitwork.api.app import build_app
 from zeitwork.api.bind import validate_http_bind
 from zeitwork.api.deps import ApiDeps
 from zeitwork.api.server import Listening, serve
-from zeitwork.config import Config
+from zeitwork.config import DEFAULT_RUN_DIR, Config
 from zeitwork.guest.kernel import load_guest
 from zeitwork.relay import Relay
 from zeitwork.store import Store, open_store
@@ -224,6 +224,7 @@ async def _choose(config: Config, paths: HostPaths, guest: GuestImage) -> Hyperv
         guest=guest,
         run=paths.run,
         cgroup=cgroup_parent(config.tag),
+        memory=DEFAULT_RUN_DIR,
     )
     return await choose(config.hypervisor, candidates)
 

@@ -46,7 +46,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Programs that may be there. ``run`` is a directory on tmpfs, ``cgroup`` the parent of this host's groups."""
+    """Programs that may be there. ``run`` is a directory on tmpfs, ``cgroup`` the parent of this host's groups.
+
+    ``memory`` is where verdicts are kept, ``run`` when None: what KVM can do is a fact about the machine, so hosts on
+    it may share what one of them found out. It must not outlive the boot.
+    """
 
     firecracker: Path | None
     qemu: Path | None
@@ -54,6 +58,7 @@ class Candidates:
     run: Path
     cgroup: str
     kvm: Path = _KVM
+    memory: Path | None = None
 
 
 def find_qemu() -> Path | None:
@@ -113,7 +118,7 @@ async def judge(hypervisor: Hypervisor, candidates: Candidates, deadline: float)
     except Problem as problem:
         return Verdict(False, problem.detail)
     key = await trio.to_thread.run_sync(_key, hypervisor, candidates.guest)
-    memory = candidates.run / _REMEMBERED
+    memory = (candidates.memory or candidates.run) / _REMEMBERED
     known = await trio.to_thread.run_sync(_recall, memory, key)
     # A failure under less patience says nothing about more of it.
     if known is not None and (known[0].usable or known[1] >= deadline):
