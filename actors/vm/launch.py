@@ -27,8 +27,8 @@ async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, 
     command = hypervisor.command(spec)
     # No checkpoint from here to the PID file: a cancelled task must not leave a process that nobody knows.
     process = spawn(command.argv, stdout=command.stdout, stderr=spec.log, enter=enter)
-    _log.info("monitor started", placement=str(spec.id), hypervisor=hypervisor.name, pid=process.pid)
     try:
+        _log.info("monitor started", placement=str(spec.id), hypervisor=hypervisor.name, pid=process.pid)
         pid_file = PidFile(process.identity, spec.cgroup, bool(enter), hypervisor.name)
         pid_file.write(spec.run)
         await _boot(hypervisor, spec, process)

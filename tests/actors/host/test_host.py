@@ -349,6 +349,21 @@ def test_what_the_database_removed_is_destroyed_if_it_is_of_the_same_cluster(w: 
         assert Intent.read(w.paths.placement(placement)) is not None
 
 
+def test_a_second_host_on_the_machine_does_not_touch_the_first_ones(w: World) -> None:
+    placement = w.place()
+    w.start()
+    w.wait_state(placement, "running", 30)
+    pid = w.vmm_pid(placement)
+    w.kill()  # nobody looks after the machine now
+    with world("shell") as other:
+        other.start()
+        view = other.wait(lambda: (seen := other.view())["reconciled"] and seen, "reading", 10)
+        assert (view["vms"], view["orphans"]) == ([], [])
+        assert "no placement explains" not in other.log.read_text()
+        other.end()
+    assert not ended(pid)
+
+
 def test_the_intent_is_on_disk_before_the_monitor_is(w: World) -> None:
     placement = w.place(argv=["/never-up"])
     w.start()
