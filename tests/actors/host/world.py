@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -40,6 +41,7 @@ STUBBORN = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n"
 @cache
 def root_image() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="zwr-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     files = {"www/index.html": "hello from the guest\n", "serve": SERVE, "short": SHORT, "stubborn": STUBBORN}
     image = squashfs(root_tree(folder / "tree", files), folder / "root.squashfs")
     shutil.rmtree(folder / "tree")
