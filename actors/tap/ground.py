@@ -6,7 +6,9 @@ Blocking: call from a worker thread.
 from __future__ import annotations
 
 import errno
+import json
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 from typing import Any
 
 from actors.model.network import HostNetwork
@@ -44,6 +46,41 @@ def clear_ground(network: HostNetwork) -> None:
         if network.v6 is not None:
             _unreachable(connection, "del", network.v6)
             _own_address(connection, "del", network.v6)
+
+
+def record_beside(record: Path) -> Path:
+    """Return the file, beside that of the kernel settings, which says for what network the ground was laid."""
+    return record.with_name("network.json")
+
+
+def remember(network: HostNetwork, record: Path) -> None:
+    """Write down for what the ground is laid, so that it can be cleared when nothing else is left. Raises `Problem`."""
+    text = json.dumps({"v4": str(network.v4), "v6": None if network.v6 is None else str(network.v6)})
+    try:
+        if record.exists() and record.read_text() == text:
+            return
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(text)
+    except OSError as error:
+        raise refusal(f"write {record}", error) from error
+
+
+def recall(record: Path) -> HostNetwork | None:
+    """Return the network that was written down, None when there is none or the file is damaged."""
+    try:
+        content = json.loads(record.read_text())
+        v6 = content["v6"]
+        return HostNetwork(v6=None if v6 is None else IPv6Network(v6), v4=IPv4Network(content["v4"]))
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+
+
+def forget(record: Path) -> None:
+    """Remove what was written down, if it was. Raises `Problem`."""
+    try:
+        record.unlink(missing_ok=True)
+    except OSError as error:
+        raise refusal(f"remove {record}", error) from error
 
 
 def _unreachable(connection: Any, verb: str, prefix: IPv4Network | IPv6Network) -> None:

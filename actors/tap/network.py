@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -47,8 +47,8 @@ class _Change:
 class NetworkHost:
     """One for each host process. ``tag`` keeps two of them on one machine apart (table name, owner of TAPs).
 
-    ``record`` is the file that remembers changed kernel settings. All methods may raise
-    `actors.model.errors.Problem`, are idempotent, and may be called by many tasks at once.
+    ``record`` is the file that remembers changed kernel settings; another one beside it remembers the network. All
+    methods may raise `actors.model.errors.Problem`, are idempotent, and may be called by many tasks at once.
     """
 
     network: HostNetwork
@@ -69,7 +69,7 @@ class NetworkHost:
     async def start(self) -> None:
         """Prepare the machine: forwarding on (recorded first), the ground routes, the table.
 
-        Rules of guests that survived an earlier process stay in force throughout; `keep_only` ends those of the dead.
+        Rules of guests that survived an earlier process stay in force throughout; those of TAPs that are gone go.
         """
         await trio.to_thread.run_sync(self._prepare_kernel)
         async with self._lock:
@@ -77,23 +77,42 @@ class NetworkHost:
             if found is None or not found.current:
                 await self.nft.apply(render_table(self.table, found.content if found else {}))
                 _log.info("network rules written", table=self.table, replaced=found is not None)
+        existing = {tap.name for tap in (await self.taps()).values()}
+        await self._forget(lambda tap: tap not in existing)
 
     def _prepare_kernel(self) -> None:
         changes = sysctls.plan_forwarding(ipv6=self.network.v6 is not None)
         sysctls.apply_recorded(changes, self.record)
         for name, (before, after) in changes.items():
             _log.info("kernel setting changed", setting=name.replace("/", "."), before=before, after=after)
+        ground.remember(self.network, ground.record_beside(self.record))
         ground.lay_ground(self.network)
 
     async def up(self, placement_id: UUID, lease: Lease, *, uid: int | None = None) -> list[Step]:
         """Make or adopt a placement's TAP and its rules; return what had to be done to the device.
 
-        The rules come first: there is no moment in which a guest could speak without them.
+        Both at once: nobody attaches to a new device before this returns, so no guest can speak without its rules.
         """
         name = tap_name(placement_id)
-        await self._commit(_Change("add", Guest(name, lease)))
         wanted = wanted_facts(self.tag, placement_id, lease)
-        return await trio.to_thread.run_sync(lambda: links.ensure_tap(name, wanted, uid=uid))
+        steps: list[Step] = []
+        failures: list[Exception] = []
+
+        async def device() -> None:
+            try:
+                steps.extend(await trio.to_thread.run_sync(lambda: links.ensure_tap(name, wanted, uid=uid)))
+            except Exception as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(device)
+            try:
+                await self._commit(_Change("add", Guest(name, lease)))
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return steps
 
     async def down(self, placement_id: UUID, lease: Lease) -> None:
         """Remove a placement's TAP, then its rules."""
@@ -111,11 +130,6 @@ class NetworkHost:
     async def taps(self) -> dict[UUID, OwnedTap]:
         """Return this host's TAPs that exist on the machine, by placement id."""
         return await trio.to_thread.run_sync(links.owned_taps, self.tag)
-
-    async def keep_only(self, placement_ids: Collection[UUID]) -> int:
-        """End the rules of guests that are not these; return how many. Their TAPs are not touched: see `taps`."""
-        known = {tap_name(placement_id) for placement_id in placement_ids}
-        return await self._forget(lambda tap: tap not in known)
 
     async def _forget(self, gone: Callable[[str], bool]) -> int:
         async with self._lock:
@@ -161,6 +175,7 @@ class NetworkHost:
                 return False
             await self.nft.apply(render_delete(self.table))
             await trio.to_thread.run_sync(ground.clear_ground, self.network)
+            await trio.to_thread.run_sync(ground.forget, ground.record_beside(self.record))
             self._guests.clear()
             return True
 
@@ -216,7 +231,7 @@ class NetworkHost:
         return add if change.verb == "add" else add + render_elements("delete", self.table, content)
 
 
-async def remove_leftovers(tag: str, network: HostNetwork | None, record: Path, *, nft: Nft | None = None) -> list[str]:
+async def remove_leftovers(tag: str, record: Path, *, nft: Nft | None = None) -> list[str]:
     """Undo everything that a host process with ``tag`` did to this machine's network; return what was done, in words.
 
     For `zeitwork setup --remove`: TAPs included, so no VM may run any more. Raises `Problem`.
@@ -230,8 +245,12 @@ async def remove_leftovers(tag: str, network: HostNetwork | None, record: Path, 
     if await command.list_table(FAMILY, table) is not None:
         await command.apply(render_delete(table))
         done.append(f"removed the nftables table {FAMILY} {table}")
+    remembered = ground.record_beside(record)
+    network = await trio.to_thread.run_sync(ground.recall, remembered)
     if network is not None:
         await trio.to_thread.run_sync(ground.clear_ground, network)
+        await trio.to_thread.run_sync(ground.forget, remembered)
+        done.append("removed the routes of the VMs' networks")
     for name in await trio.to_thread.run_sync(sysctls.undo_recorded, record):
         done.append(f"put back {name.replace('/', '.')}")
     return done

@@ -21,6 +21,6 @@ def clear(options: SetupOptions) -> None:
     from actors.tap.network import remove_leftovers  # loads a netlink library, which most runs do not need
 
     try:
-        trio.run(remove_leftovers, options.tag, None, options.sysctl_record)
+        trio.run(remove_leftovers, options.tag, options.sysctl_record)
     except BaseExceptionGroup as group:
         raise problem_of(group) from group
