@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import httpx
 import trio
 
 from actors.images.archive import LocalImage, open_archive, pair_layers
@@ -24,13 +25,14 @@ from actors.images.manifest import Descriptor, Manifest
 from actors.images.problems import FULL_DISK, ImageRefused, RegistryUnavailable, full_disk, is_full_disk
 from actors.images.progress import Progress
 from actors.images.reference import Reference, parse_reference
-from actors.images.registry import Registry
 from actors.images.rootfs import pack
 from actors.images.settings import ImageSettings
-from actors.images.trust import tls_context
 from actors.model.errors import Failed, InvalidInput, Problem
 from actors.model.image import ImageConfig
 from actors.model.paths import HostPaths
+
+if TYPE_CHECKING:
+    from actors.images.registry import Registry
 
 #: What stands before the path of a spooled archive in an image's source.
 ARCHIVE = "archive:"
@@ -69,7 +71,7 @@ class Puller:
             with trio.fail_after(self._settings.pull_deadline):
                 if source.startswith(ARCHIVE):
                     return await self._from_archive(self.spooled(source), progress)
-                return await self._from_registry(parse_reference(source), progress)
+                return await self._ask_registry(parse_reference(source), progress)
         except ImageRefused as error:
             error.field = error.field or field
             raise
@@ -82,8 +84,6 @@ class Puller:
                 f"getting the image took longer than {self._settings.pull_deadline:.0f} s",
                 fix="try again: what was downloaded is kept for an hour",
             ) from None
-        except httpx.HTTPError as error:
-            raise RegistryUnavailable(f"the registry failed: {error}", "try again later") from error
         except OSError as error:
             if is_full_disk(error):
                 await self._make_room()
@@ -105,7 +105,21 @@ class Puller:
             )
             return await self._make(image, work, progress, 25)
 
+    async def _ask_registry(self, reference: Reference, progress: Progress) -> Pulled:
+        # The HTTP client takes a tenth of a second and megabytes: for hosts that need it, and beside the loop.
+        for module in ("actors.images.registry", "actors.images.trust"):
+            await trio.to_thread.run_sync(importlib.import_module, module)
+        import httpx
+
+        try:
+            return await self._from_registry(reference, progress)
+        except httpx.HTTPError as error:
+            raise RegistryUnavailable(f"the registry failed: {error}", "try again later") from error
+
     async def _from_registry(self, reference: Reference, progress: Progress) -> Pulled:
+        from actors.images.registry import Registry
+        from actors.images.trust import tls_context
+
         settings = self._settings
         progress.stage(f"asking {reference.registry}", 0, 1, 0)
         credentials = await trio.to_thread.run_sync(credentials_for, reference.registry, settings.docker_config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -68,9 +69,7 @@ def run(**flags: Any) -> None:
     from zeitwork import logs
 
     logs.configure(config.log_level, config.log_format)
-    from zeitwork.tree import run_host
-
-    _run_trio(run_host, config)
+    _run_trio(_import_run_host(), config)
 
 
 @click.command()
@@ -121,6 +120,21 @@ def demo(once: bool, yes: bool, **flags: Any) -> int:
     elif status == 0:
         click.echo("everything is removed")
     return status
+
+
+def _import_run_host() -> Callable[[Config], Any]:
+    """Import the host without collecting garbage meanwhile, and keep what was imported out of later collections.
+
+    All of it stays for as long as the process. Looking through it again and again costs a sixth of the start, and
+    later pauses of fifty milliseconds.
+    """
+    gc.disable()
+    try:
+        from zeitwork.tree import run_host
+    finally:
+        gc.freeze()
+        gc.enable()
+    return run_host
 
 
 def _require_root(command: str) -> None:
