@@ -142,9 +142,14 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                         measured = await system.name(MONITOR).ask(Snapshot(), timeout=10)
                         await store.nodes.record_capacity(node.id, measured.capacity)
                         await store.nodes.set_state(node.id, NodeState.READY)
-                        async with _doors(config, store, system, node, paths) as listening:
+                        async with (
+                            _doors(config, store, system, node, paths) as listening,
+                            trio.open_nursery() as tasks,
+                        ):
+                            tasks.start_soon(_learn, hypervisors, name="hypervisor probe")
                             host.url = listening.url
                             yield host
+                            tasks.cancel_scope.cancel()
                     finally:
                         with trio.CancelScope(shield=True):
                             await _leave(config, store, host)
@@ -215,6 +220,14 @@ async def _network(config: Config, node: NodeRow) -> AsyncIterator[NetworkHost]:
     finally:
         with trio.move_on_after(15, shield=True):
             await network.close()
+
+
+async def _learn(hypervisors: HypervisorChoice) -> None:
+    """Find out beforehand what runs VMs here: a probe may take seconds, and the first VM should not wait for it."""
+    try:
+        await hypervisors.get()
+    except Problem as problem:
+        _log.error("no VM can run here", reason=problem.detail, fix=problem.fix)
 
 
 async def _choose(config: Config, paths: HostPaths, guest: GuestImage) -> Hypervisor:
