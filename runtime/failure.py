@@ -15,11 +15,9 @@ def sift(error: BaseException) -> tuple[Exception | None, BaseException | None]:
         return error, None
     if not isinstance(error, BaseExceptionGroup):
         return None, error
-    failures, fatal = error.split(Exception)
-    if fatal is None:
-        return None, error
-    leaves = list(_leaves(fatal))
-    first = next((leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)), leaves[0])
+    failures, _ = error.split(Exception)
+    fatal = [leaf for leaf in _leaves(error) if not isinstance(leaf, Exception)]
+    first = next((leaf for leaf in fatal if not isinstance(leaf, trio.Cancelled)), fatal[0])
     return failures if isinstance(failures, Exception) else None, first
 
 

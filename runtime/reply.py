@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 def passes_to_asker(error: BaseException) -> bool:
     """Tell whether ``error`` is made for the one who asked: it carries a ``code`` for programs and a ``detail``.
 
-    Such an error is an answer like any other. The runtime's own errors are not: an ``ActorStopped`` that a handler
-    met further down must not look as if the handler's actor had stopped.
+    Such an error is an answer like any other. The runtime's own errors have no ``code`` and so are not: an
+    ``ActorStopped`` that a handler met further down must not look as if the handler's actor had stopped.
     """
     return (
         isinstance(error, Exception)
-        and not isinstance(error, ActorError)
         and isinstance(getattr(error, "code", None), str)
         and isinstance(getattr(error, "detail", None), str)
     )

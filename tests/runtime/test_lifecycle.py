@@ -400,3 +400,21 @@ async def test_a_parent_may_fail_before_its_supervisor_has_begun(autojump_clock:
         with trio.fail_after(60), pytest.raises(StartFailed):
             await system.start(player("a", on_init=init))
         assert system.snapshot() == []
+
+
+async def test_clean_up_completes_even_when_the_tree_breaks_down(autojump_clock: trio.testing.MockClock) -> None:
+    class Careful(Actor):
+        async def stopped(self, reason: Exit) -> None:
+            await trio.sleep(1)
+            ended.append(reason.kind)
+
+    ended: list[str] = []
+    async with simulated() as system:
+        await system.start(Spec("a", Careful))
+        assert system.supervisor._nursery is not None
+        system.supervisor._nursery.cancel_scope.cancel()
+        await trio.sleep(2)
+        assert ended == ["stopped"]
+        assert system.snapshot() == []
+        with pytest.raises(SystemStopped):
+            await system.start(player("b"))
