@@ -15,9 +15,11 @@ from actors.model.network import HostNetwork
 from actors.tap.links import ROUTE_PROTOCOL
 from actors.tap.netlink import code, netlink
 from actors.tap.refusals import refusal
+from actors.tap.sysctls import read
 
 _IFA_F_NODAD = 0x02
 _LOOPBACK = 1
+_LOOPBACK_DISABLED = "net/ipv6/conf/lo/disable_ipv6"
 #: Behind every other route to the same prefix: a prefix that is also on-link at some interface keeps working.
 _LAST_METRIC = 65535
 
@@ -34,7 +36,8 @@ def lay_ground(network: HostNetwork) -> None:
     """
     with netlink() as connection:
         _unreachable(connection, "add", network.v4)
-        if network.v6 is not None:
+        # Some containers have IPv6 everywhere but on loopback; the host then speaks to guests from fe80::1.
+        if network.v6 is not None and read(_LOOPBACK_DISABLED) != "1":
             _unreachable(connection, "add", network.v6)
             _own_address(connection, "add", network.v6)
 

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,9 @@ def isolated(test: Callable[..., Any]) -> Callable[[], None]:
     def outside() -> None:
         if os.geteuid() != 0:
             pytest.skip("needs root: makes network namespaces")
+        missing = [program for program in ("ip", "nft", "unshare", "nsenter", "busybox") if not shutil.which(program)]
+        if missing:
+            pytest.skip(f"needs {', '.join(missing)}")
         command = ["unshare", *NEW, "--", sys.executable, "-m", "tests.actors.tap.isolated"]
         done = subprocess.run(
             [*command, test.__module__, test.__qualname__],

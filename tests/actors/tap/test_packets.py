@@ -215,6 +215,18 @@ async def test_ipv4_alone() -> None:
 
 
 @isolated
+async def test_ipv6_everywhere_but_on_loopback() -> None:
+    command("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
+    async with network() as host:
+        await host.up(PLACEMENTS[0], LEASES[0])
+        with Guest(TAPS[0], LEASES[0]) as guest:
+            guest.start(tcp_server(80))
+            assert here(tcp_client(str(LEASES[0].v6), 80)).startswith("fe80::1")
+        await host.down(PLACEMENTS[0], LEASES[0])
+        assert await host.close()
+
+
+@isolated
 async def test_a_connection_outlives_the_host_process_and_new_rules() -> None:
     """What an upgrade does: another process, other rules, the same guests, no packet lost to us."""
     async with two_guests() as (guest, _):
