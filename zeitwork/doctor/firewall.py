@@ -23,9 +23,12 @@ def firewall(patient: Patient) -> list[Check]:
                 found += closed_in_nftables("".join(line for line in ran.output.splitlines() if line[:1] == "{"))
             except ValueError as error:
                 return warn("firewall", f"what nft lists can't be read: {error}")
-    # Rules of the old kind are nowhere in nft's list.
-    for command, family in (("iptables-legacy-save", "ip"), ("ip6tables-legacy-save", "ip6")):
-        if patient.tools.which(command) is not None:
+    # Rules of the old kind are nowhere in nft's list. Where they are not in use, asking would load their module.
+    for command, family, names in (
+        ("iptables-legacy-save", "ip", "ip_tables_names"),
+        ("ip6tables-legacy-save", "ip6", "ip6_tables_names"),
+    ):
+        if _in_use(patient, names) and patient.tools.which(command) is not None:
             ran = patient.tools.run([command, "-t", "filter"], timeout=_DEADLINE)
             if ran.ok:
                 found += closed_in_iptables(ran.output, family)
@@ -36,6 +39,13 @@ def firewall(patient: Patient) -> list[Check]:
     if not found:
         return ok("firewall", "nothing stops what VMs send and get")
     return [check for closed in found for check in _told(closed)]
+
+
+def _in_use(patient: Patient, names: str) -> bool:
+    try:
+        return "filter" in patient.options.layout.at(f"/proc/net/{names}").read_text().split()
+    except OSError:
+        return False
 
 
 def _told(closed: Closed) -> list[Check]:

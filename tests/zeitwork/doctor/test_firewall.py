@@ -35,8 +35,10 @@ def chains(*policies: tuple[str, str]) -> str:
     return json.dumps({"nftables": [{"metainfo": {}}, *listing]})
 
 
-def look(tmp_path: Path, tools: Tools) -> list[tuple[str, str]]:
+def look(tmp_path: Path, tools: Tools, *, legacy: bool = False) -> list[tuple[str, str]]:
     world = World(tmp_path)
+    if legacy:
+        world.layout.at("/proc/net/ip_tables_names").write_text("nat\nfilter\n")
     found = firewall.firewall(Patient(Config(), world.options(), tools))
     assert all(check.fix for check in found if check.status != "ok")
     return [(check.status, check.detail) for check in found]
@@ -56,8 +58,11 @@ def test_each_closed_family_is_told_with_what_it_means_for_vms(tmp_path: Path) -
 
 def test_rules_of_the_old_kind_are_found_beside_an_open_nft(tmp_path: Path) -> None:
     legacy = Ran(0, "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n")
-    found = look(tmp_path, Tools(nft=Ran(0, chains()), iptables_legacy_save=legacy))
-    assert [status for status, _ in found] == ["warn"]
+    tools = Tools(nft=Ran(0, chains()), iptables_legacy_save=legacy)
+    assert [status for status, _ in look(tmp_path / "used", tools, legacy=True)] == ["warn"]
+    # Asking a kernel that does not use them would load them.
+    tools.said["iptables-legacy-save"] = Ran(1, "must not be run")
+    assert look(tmp_path / "unused", tools)[0][0] == "ok"
 
 
 @pytest.mark.parametrize("ran", [Ran(1, "Operation not permitted"), Ran(127, ""), Ran(124, "")])
