@@ -10,8 +10,8 @@ from zeitwork.setup.tools import Tools
 
 
 def left(options: SetupOptions, tools: Tools) -> bool:
-    """Whether there is anything: the record of changed kernel settings, or the rules."""
-    if options.sysctl_record.exists():
+    """Whether there is anything: the records of kernel settings and of routes, or the rules."""
+    if any(record.exists() for record in (options.sysctl_record, options.sysctl_record.with_name("network.json"))):
         return True
     return tools.which("nft") is not None and tools.run(["nft", "list", "table", "inet", options.table], timeout=30).ok
 
