@@ -17,12 +17,12 @@ from runtime import Actor, Message, Ref, Spec, System
 
 SENDERS = 10
 ROOM = 1024
-ROUNDS = 5
+ROUNDS = 9
 
 
 def ask(quick: bool) -> Iterator[Answer]:
     """Measure each; messages per second."""
-    each = 500 if quick else 30_000
+    each = 500 if quick else 15_000
     subjects: dict[str, Callable[[], float]] = {
         "zeitwork actor, await send": lambda: trio.run(_actor, each),
         "trio memory channel, send": lambda: trio.run(_channel, each),

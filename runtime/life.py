@@ -249,7 +249,7 @@ class Life:
                     _, message, slot = mailbox.lane.popleft()
                 elif queue:
                     _, message, slot = queue.popleft()
-                    if mailbox.crowded:
+                    if mailbox.writers:
                         mailbox.refill()
                 else:
                     break

@@ -23,7 +23,7 @@ class Mailbox:
     and monitor that the reader itself asked for, and those are bounded (effects) or hold at most one entry each.
     """
 
-    __slots__ = ("_clock", "_reader", "_writers", "closed", "lane", "limit", "queue")
+    __slots__ = ("_clock", "_reader", "closed", "lane", "limit", "queue", "writers")
 
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         self.limit = limit
@@ -33,7 +33,7 @@ class Mailbox:
         self._clock = clock
         self._reader: trio.lowlevel.Task | None = None
         #: Senders that wait for room, in order. Made when first needed: most mailboxes never fill.
-        self._writers: dict[trio.lowlevel.Task, tuple[Message, Reply | None]] | None = None
+        self.writers: dict[trio.lowlevel.Task, tuple[Message, Reply | None]] | None = None
 
     def put(self, message: Message, slot: Reply | None) -> bool:
         """Queue a message; returns False when there is no room. The caller has checked ``closed``."""
@@ -61,30 +61,25 @@ class Mailbox:
 
     async def wait_room(self, message: Message) -> bool:
         """Wait until ``message`` was queued; returns False when the mailbox closed instead. Cancelling withdraws it."""
-        if self._writers is None:
-            self._writers = {}
+        if self.writers is None:
+            self.writers = {}
         task = trio.lowlevel.current_task()
-        self._writers[task] = (message, None)
+        self.writers[task] = (message, None)
 
         def withdraw(_: object) -> trio.lowlevel.Abort:
-            if self._writers is not None:
-                del self._writers[task]
+            if self.writers is not None:
+                del self.writers[task]
             return trio.lowlevel.Abort.SUCCEEDED
 
         return bool(await trio.lowlevel.wait_task_rescheduled(withdraw))
 
     def refill(self) -> None:
         """Let waiting senders in, in order, as far as there is room."""
-        while self._writers and len(self.queue) < self.limit:
-            task = next(iter(self._writers))
-            message, slot = self._writers.pop(task)
+        while self.writers and len(self.queue) < self.limit:
+            task = next(iter(self.writers))
+            message, slot = self.writers.pop(task)
             self.queue.append((self._clock(), message, slot))
             trio.lowlevel.reschedule(task, outcome.Value(True))
-
-    @property
-    def crowded(self) -> bool:
-        """Whether senders wait for room."""
-        return bool(self._writers)
 
     async def wait(self) -> None:
         """Sleep until something is queued or ``wake`` is called."""
@@ -108,7 +103,7 @@ class Mailbox:
         rest = [*(self.lane or ()), *self.queue]
         self.queue.clear()
         self.lane = None
-        writers, self._writers = self._writers, None
+        writers, self.writers = self.writers, None
         for task in writers or ():
             trio.lowlevel.reschedule(task, outcome.Value(False))
         return rest
