@@ -305,7 +305,8 @@ async def _start_actors(
     wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
         HOST: (("zw_placements",), lambda: HostWake("notified")),
         IMAGES: (("zw_images",), lambda: ImagesWake("notified")),
-        "scheduler": (("zw_instances", "zw_placements", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
+        # Of a placement's changes only its removal matters here, and that is told as its instance's too.
+        "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
     }
     for spec in (
         Spec("presence", lambda: Presence(store.nodes, node.id, node.generation, superseded)),

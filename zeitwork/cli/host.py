@@ -16,6 +16,10 @@ from actors.model.errors import Problem
 from zeitwork.cli.output import Progress, print_json, problem_of, report_problem
 from zeitwork.config import Config, load
 
+#: Seconds for which a thread may keep the interpreter while another one wants it. The loop hands short work to
+#: threads and waits for it; with Python's five milliseconds one busy thread made each hand-over wait that long.
+SWITCH_INTERVAL = 0.0005
+
 
 def host_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the flags that configure a host; they reach the command as one mapping ``flags``."""
@@ -148,6 +152,8 @@ def _require_root(command: str) -> None:
 def _run_trio(function: Callable[..., Any], *args: Any) -> None:
     """Run ``function`` until it ends, or until SIGINT or SIGTERM cancels it: both are an orderly end."""
     import trio
+
+    sys.setswitchinterval(SWITCH_INTERVAL)
 
     async def main() -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
