@@ -54,6 +54,21 @@ class GuardedStream:
         self.socket.close()
 
 
+class _Server(TCPServer):
+    """Hypercorn's, but a connection ends with its client: it would keep its place for the whole keep-alive time."""
+
+    _over = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._over = True
+        await self.idle_task.stop()
+
+    async def _idle_timeout(self) -> None:
+        if not self._over:
+            await super()._idle_timeout()
+
+
 class Connections:
     """All open connections of a server."""
 
@@ -77,7 +92,7 @@ class Connections:
             self._open.add(guarded)
             try:
                 # The state is hypercorn's, for apps with a lifespan; ours has none.
-                await TCPServer(self._app, self._config, self._context, ConnectionState({}), guarded)  # type: ignore[arg-type]
+                await _Server(self._app, self._config, self._context, ConnectionState({}), guarded)  # type: ignore[arg-type]
             except Exception:
                 log.exception("a connection failed")
             finally:

@@ -283,3 +283,18 @@ async def test_connections_are_bounded(paths: HostPaths, monkeypatch: pytest.Mon
                 assert (await client.receive_some(4096)).startswith(b"HTTP/1.1 200")
             third = await trio.open_tcp_stream("127.0.0.1", port_of(listening))
             assert await third.receive_some(1) == b""
+
+
+async def test_clients_that_left_take_no_places(paths: HostPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zeitwork.api.server.MOST_CONNECTIONS", 3)
+    async with serving(small_app(paths), paths.api_socket) as listening:
+        for _ in range(20):
+            stream = await trio.open_tcp_stream("127.0.0.1", port_of(listening))
+            async with stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+                # The end of our side is what it sees; it then closes its own.
+                await stream.send_eof()
+                with trio.fail_after(10):
+                    while await stream.receive_some():
+                        pass
