@@ -12,7 +12,7 @@ import pytest
 
 from actors.model.errors import Conflict, Failed, Problem, Unavailable
 from tests.zeitwork.setup.world import QuietUi, World
-from zeitwork.setup import guest
+from zeitwork.setup import guest, network
 from zeitwork.setup.facts import is_static
 from zeitwork.setup.manifest import Entry, Manifest
 from zeitwork.setup.options import SetupOptions, SetupResult
@@ -350,6 +350,26 @@ def test_what_a_killed_host_left_in_the_network_goes_first(world: World, monkeyp
     remove(world, purge=True)
     assert seen == [True]
     assert not options.home.exists()
+
+
+def test_empty_control_groups_go_and_others_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing_left(tag: str, record: Path) -> list[str]:
+        return []
+
+    monkeypatch.setattr("actors.tap.network.remove_leftovers", nothing_left)
+    first, second = world.root / "cgroup/cpu", world.root / "cgroup/memory"
+    lines = [f"30 20 0:26 / {root} rw,nosuid - cgroup cgroup rw,cpu" for root in (first, second)]
+    (world.root / "proc/self").mkdir()
+    (world.root / "proc/self/mountinfo").write_text("\n".join(lines) + "\n")
+    for group in (first / "zeitwork/abcdefghij", second / "zeitwork/abcdefghij", first / "zeitwork-0a1b2c3d/other"):
+        group.mkdir(parents=True)
+    (second / "zeitwork/abcdefghij/a-process").touch()  # rmdir of a group with processes fails, as of this
+    set_up(world)
+    assert network.left(world.options(), world)
+    network.clear(world.options())
+    assert not (first / "zeitwork").exists()
+    assert (second / "zeitwork/abcdefghij").is_dir()
+    assert (first / "zeitwork-0a1b2c3d/other").is_dir()
 
 
 def test_a_damaged_manifest_is_refused_not_guessed(world: World) -> None:
