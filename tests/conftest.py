@@ -63,9 +63,9 @@ def database_url(postgres_server: EmbeddedServer) -> Iterator[str]:
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[Store]:
-    """A store on a database of the test's own, following notifications."""
+    """A store on a database of the test's own, following notifications; what it would sweep away by itself stays."""
     async with open_store(database_url) as opened, trio.open_nursery() as nursery:
-        nursery.start_soon(opened.run)
+        nursery.start_soon(opened.notifications.run)
         yield opened
         nursery.cancel_scope.cancel()
 

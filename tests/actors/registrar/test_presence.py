@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from actors.model.errors import Unavailable
 from actors.registrar.actor import INTERVAL, Presence
-from runtime import Spec, System
+from runtime import SimulatedEnvironment, Spec, System
 
 NODE = UUID(int=7)
 
@@ -27,7 +27,7 @@ class Store:
 
 async def run(store: Store, seconds: float) -> list[str]:
     told: list[str] = []
-    async with System() as system:
+    async with System(SimulatedEnvironment()) as system:
         await system.start(Spec("presence", lambda: Presence(store, NODE, 3, lambda: told.append("superseded"))))
         await trio.sleep(seconds)
     return told
