@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
+from typing import IO, Any
 
 import click
 
@@ -24,7 +27,7 @@ _COMMANDS = {
     "logs": ("zeitwork.cli.instances", "logs", "Show what an instance wrote."),
     "images": ("zeitwork.cli.images", "images", "List, add and remove images."),
     "nodes": ("zeitwork.cli.nodes", "nodes", "List hosts with their capacity."),
-    "version": ("zeitwork.cli", "version", "Show the version of this command and of the host it talks to."),
+    "version": ("zeitwork.cli", "version", "Show the version of this command."),
 }
 
 
@@ -39,6 +42,16 @@ class _Commands(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader (head, less) left: not an error, and nothing more can be said there.
+            _silence(sys.stdout)
+            return 0
+        return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -74,6 +87,11 @@ def version(as_json: bool) -> None:
         click.echo(f"zeitwork {__version__}")
 
 
+def _silence(stream: IO[str]) -> None:
+    """Let nothing more be written there, the interpreter's flush at its end included."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
@@ -94,8 +112,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader (head, less) left: not an error, and nothing more can be said there.
-        sys.stderr.close()
-        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _silence(sys.stdout)
+        report_problem(Problem(f"the output could not be written: {error.strerror}"), as_json="--json" in given)
+        return 1
     return result if isinstance(result, int) else 0

@@ -15,8 +15,9 @@ from zeitwork.cli.waiting import wait_for_image
 
 
 @click.group(invoke_without_command=True)
+@talks_to_host
 @click.pass_context
-def images(context: click.Context) -> None:
+def images(context: click.Context, client: Client, as_json: bool) -> None:
     """List, add and remove images.
 
     \b
@@ -27,13 +28,19 @@ def images(context: click.Context) -> None:
       zeitwork images rm 0198c4f2
     """
     if context.invoked_subcommand is None:
-        context.invoke(listing.callback, socket=None, url=None, as_json=False)  # type: ignore[arg-type]
+        _list(client, as_json)
+    elif any(context.params.values()):
+        raise click.UsageError(f"options come behind it: zeitwork images {context.invoked_subcommand} --json", context)
 
 
 @images.command("ls")
 @talks_to_host
 def listing(client: Client, as_json: bool) -> None:
     """List images."""
+    _list(client, as_json)
+
+
+def _list(client: Client, as_json: bool) -> None:
     found = list(client.pages("/api/v1/images"))
     if as_json:
         print_json(found)

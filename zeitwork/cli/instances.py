@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -83,7 +85,7 @@ def deploy(
         # One key for this command: were the answer lost and the request sent again, it would still be one instance.
         instance = client.post("/api/v1/instances", body, key=str(uuid4()))
         if not detach:
-            instance = wait_for_state(client, instance, {"running"}, progress, deadline)
+            instance = _wait(client, instance, {"running"}, progress, deadline)
     finally:
         progress.done()
     if as_json:
@@ -210,11 +212,22 @@ def rm(client: Client, instance: str, force: bool, yes: bool, no_wait: bool, as_
     _settle(client, found, {"terminated"}, no_wait, as_json)
 
 
+def _wait(client: Client, instance: Any, wanted: set[str], progress: Progress, deadline: float) -> Any:
+    try:
+        return wait_for_state(client, instance, wanted, progress, deadline)
+    except KeyboardInterrupt:
+        progress.done()
+        wish, name = instance["desired_state"], instance["name"]
+        undo = "" if wish == "terminated" else f"; to remove it: zeitwork rm {name}"
+        click.echo(f"{name} goes on to be {wish} without this command{undo}", err=True)
+        raise
+
+
 def _settle(client: Client, instance: Any, wanted: set[str], no_wait: bool, as_json: bool) -> None:
     progress = Progress(quiet=as_json)
     if not no_wait:
         try:
-            instance = wait_for_state(client, instance, wanted, progress, time.monotonic() + 300)
+            instance = _wait(client, instance, wanted, progress, time.monotonic() + 300)
         finally:
             progress.done()
     if as_json:
@@ -233,7 +246,7 @@ def _settle(client: Client, instance: Any, wanted: set[str], no_wait: bool, as_j
 @click.option("--tail", "-n", type=click.IntRange(0), help="Only the last so many lines.")
 @talks_to_host
 def logs(client: Client, instance: str, follow: bool, tail: int | None, as_json: bool) -> None:
-    """Show what an instance wrote to its console.
+    """Show what an instance wrote to its console. With --follow, --json prints one object per line.
 
     \b
     Examples:
@@ -243,10 +256,24 @@ def logs(client: Client, instance: str, follow: bool, tail: int | None, as_json:
     found = client.instance(instance)
     path = f"/api/v1/instances/{found['id']}/logs"
     with client.stream(path, follow="true" if follow else None, tail=tail) as pieces:
+        if as_json and follow:
+            for line in _lines(pieces):
+                click.echo(json.dumps({"instance": found["id"], "line": line}, ensure_ascii=False))
+            return
         if as_json:
-            text = b"".join(pieces).decode(errors="replace")
-            print_json([{"instance": found["id"], "line": line} for line in text.splitlines()])
+            print_json([{"instance": found["id"], "line": line} for line in _lines(pieces)])
             return
         for piece in pieces:
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[str]:
+    """Yield lines as they are complete, without their ends; the last one may lack its own."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.decode(errors="replace").removesuffix("\r")
+    if rest:
+        yield rest.decode(errors="replace")

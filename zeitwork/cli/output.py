@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -32,7 +34,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         grid.add_column(heading, overflow="fold")
     for row in rows:
         grid.add_row(*("-" if cell is None or cell == "" else escape(str(cell)) for cell in row))
-    console = Console() if sys.stdout.isatty() else Console(width=4000)
+    terminal = sys.stdout.isatty()
+    # Written to memory first: rich itself would meet the errors of standard output in its own ways.
+    console = Console(
+        file=io.StringIO(), force_terminal=terminal, width=shutil.get_terminal_size().columns if terminal else 4000
+    )
     with console.capture() as captured:
         console.print(grid)
     for line in captured.get().splitlines():

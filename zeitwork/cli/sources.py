@@ -29,9 +29,14 @@ def add_image(client: Client, source: str) -> Any:
             )
         return client.upload("/api/v1/images", _pieces(sys.stdin.buffer), name="stdin")
     path = Path(source)
-    if path.is_file():
-        with path.open("rb") as file:
-            return client.upload("/api/v1/images", _pieces(file), name=path.name)
+    try:
+        if path.exists() and not path.is_dir():  # a pipe too: deploy <(docker save web)
+            with path.open("rb") as file:
+                return client.upload("/api/v1/images", _pieces(file), name=path.name)
+    except OSError as error:
+        raise InvalidInput(
+            f"{source} can't be read: {error.strerror or error}", field="source", fix="check its permissions"
+        ) from None
     if path.is_dir():
         if not (path / "oci-layout").is_file():
             raise InvalidInput(

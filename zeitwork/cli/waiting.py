@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from actors.model.errors import Failed
+from actors.model.errors import Failed, Problem
 from zeitwork.cli.client import Client
 from zeitwork.cli.output import Progress
 
 #: Seconds between looks: short at first because a warm start takes a fraction of a second, longer later.
 FIRST_PAUSE, LAST_PAUSE = 0.1, 1.0
+#: Seconds for which a host or its database may be away while somebody waits: restarts and recoveries take less.
+PATIENCE = 30.0
 
 
 def wait_for_image(client: Client, image: Any, progress: Progress, deadline: float) -> Any:
@@ -28,8 +30,8 @@ def wait_for_image(client: Client, image: Any, progress: Progress, deadline: flo
             progress.show(str(image.get("progress_message") or "preparing the image"), image.get("progress"))
         else:
             progress.show("waiting for the image")
-        pause = _pause(pause, deadline, f"the image was {image['status']}", f"zeitwork images  # {image['id']}")
-        image = client.get(f"/api/v1/images/{image['id']}")
+        pause = _pause(pause, deadline, f"the image was {image['status']}", f"zeitwork images ls  # {image['id']}")
+        image = _look(client, f"/api/v1/images/{image['id']}", progress, deadline)
     return image
 
 
@@ -53,8 +55,21 @@ def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Pr
         progress.show(f"{instance['name']} is {state}" + (f": {reason}" if reason else ""))
         fix = f"it goes on by itself: zeitwork ps; zeitwork rm {instance['name']} gives up"
         pause = _pause(pause, deadline, f"{instance['name']} is still {state}: {reason}".rstrip(": "), fix)
-        instance = client.get(f"/api/v1/instances/{instance['id']}")
+        instance = _look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
     return instance
+
+
+def _look(client: Client, path: str, progress: Progress, deadline: float) -> Any:
+    """Return what is at ``path``; a host that restarts meanwhile is waited for, since the work goes on without us."""
+    given_up = min(deadline, time.monotonic() + PATIENCE)
+    while True:
+        try:
+            return client.get(path)
+        except Problem as problem:
+            if problem.status != 503 or time.monotonic() >= given_up:
+                raise
+            progress.show(problem.detail)
+        time.sleep(LAST_PAUSE / 2)
 
 
 def _pause(pause: float, deadline: float, said: str, fix: str) -> float:

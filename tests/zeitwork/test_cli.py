@@ -1,0 +1,219 @@
+"""What the command line does when things around it break: the host, its output, its input, the person."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.model.errors import Unavailable
+from zeitwork.cli import main
+from zeitwork.cli.client import Client
+
+INSTANCE = {
+    "id": "0198c4f2-0000-7000-8000-000000000001",
+    "name": "web",
+    "state": "running",
+    "desired_state": "running",
+    "generation": 1,
+    "observed_generation": 1,
+    "reason": "",
+    "default_port": 80,
+    "resources": {"vcpu": 1, "memory": 128, "disk": 128},
+    "created_at": "2026-11-23T12:00:00+00:00",
+    "ipv4": "10.0.0.2",
+}
+STARTING = INSTANCE | {"state": "starting"}
+
+
+class StandIn:
+    """Answers with what is in ``answers`` for a path, the last one again and again."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[tuple[int, bytes]]] = {}
+        self.bodies: list[bytes] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer()
+
+            def do_POST(self) -> None:
+                if self.headers.get("Transfer-Encoding") == "chunked":
+                    body = b""
+                    while size := int(self.rfile.readline(), 16):
+                        body += self.rfile.read(size)
+                        self.rfile.readline()
+                    self.rfile.readline()
+                else:
+                    body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                outer.bodies.append(body)
+                self._answer()
+
+            def _answer(self) -> None:
+                queue = outer.answers[self.path.partition("?")[0]]
+                status, body = queue.pop(0) if len(queue) > 1 else queue[0]
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                del format, args
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def say(self, path: str, *answers: Any, status: int = 200) -> None:
+        """Append answers: JSON values, or bytes as they are."""
+        texts = [answer if isinstance(answer, bytes) else json.dumps(answer).encode() for answer in answers]
+        self.answers.setdefault(path, []).extend((status, text) for text in texts)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    stand_in = StandIn()
+    monkeypatch.setenv("ZEITWORK_URL", stand_in.url)
+    monkeypatch.setattr("zeitwork.cli.waiting.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("zeitwork.cli.waiting.LAST_PAUSE", 0.01)
+    try:
+        yield stand_in
+    finally:
+        stand_in.close()
+
+
+def page(*items: Any) -> dict[str, Any]:
+    return {"items": list(items), "next_cursor": None}
+
+
+def one(host: StandIn) -> str:
+    host.say("/api/v1/instances", page(INSTANCE))
+    return f"/api/v1/instances/{INSTANCE['id']}"
+
+
+def run(host: StandIn, *arguments: str, **more: Any) -> subprocess.CompletedProcess[bytes]:
+    environment = os.environ | {"ZEITWORK_URL": host.url}
+    return subprocess.run(
+        [sys.executable, "-m", "zeitwork", *arguments], env=environment, timeout=30, check=False, **more
+    )
+
+
+def test_a_host_that_is_away_for_a_moment_is_waited_for(
+    host: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = one(host)
+    host.say(f"{path}/start", STARTING)
+    host.say(path, {"detail": "the database is away", "code": "store-unavailable"}, status=503)
+    host.say(path, STARTING, INSTANCE)
+    asked = Client.get
+    broken = iter([True])
+
+    def get(self: Client, path: str, **params: Any) -> Any:
+        if "0198c4f2" in path and next(broken, False):
+            raise Unavailable("no host answers", fix="start one")
+        return asked(self, path, **params)
+
+    monkeypatch.setattr(Client, "get", get)
+    assert main(["start", "web"]) == 0
+    told = capsys.readouterr()
+    assert "web is running" in told.out
+    assert "no host answers" in told.err
+    assert "the database is away" in told.err
+
+
+def test_a_host_that_stays_away_is_said(
+    host: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("zeitwork.cli.waiting.PATIENCE", 0.05)
+    path = one(host)
+    host.say(f"{path}/start", STARTING)
+    host.say(path, {"detail": "the database is away", "code": "store-unavailable"}, status=503)
+    assert main(["start", "web"]) == 1
+    assert "error: the database is away" in capsys.readouterr().err
+
+
+def test_an_interrupt_says_what_goes_on(
+    host: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zeitwork.cli.waiting.time.sleep", interrupted)
+    path = one(host)
+    host.say(f"{path}/start", STARTING)
+    assert main(["start", "web"]) == 130
+    told = capsys.readouterr().err
+    assert "web goes on to be running without this command" in told
+    assert "zeitwork rm web" in told
+
+
+def test_an_archive_that_can_not_be_opened_is_a_refusal(
+    host: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "app.tar"
+    with socket.socket(socket.AF_UNIX) as bound:  # not even root opens a socket as a file
+        bound.bind(str(odd))
+        assert main(["images", "add", str(odd)]) == 1
+    assert f"source: {odd} can't be read" in capsys.readouterr().err
+    assert host.bodies == []
+
+
+def test_an_archive_comes_through_a_named_pipe(host: StandIn, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    host.say("/api/v1/images", {"id": "i", "source": "archive:pipe", "status": "ready"})
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"an archive",))
+    writer.start()
+    assert main(["images", "add", str(pipe)]) == 0
+    writer.join(10)
+    assert host.bodies == [b"an archive"]
+
+
+def test_images_alone_is_the_list_for_programs_too(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    host.say("/api/v1/images", page())
+    assert main(["images", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert main(["images", "--json", "ls"]) == 2
+
+
+def test_followed_logs_for_programs_are_lines_as_they_come(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    host.say(f"{one(host)}/logs", b"one\r\ntwo \xff\n\nthree")
+    assert main(["logs", "web", "--follow", "--json"]) == 0
+    lines = [json.loads(line)["line"] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["one", "two \ufffd", "", "three"]
+
+
+@pytest.mark.parametrize("arguments", [("ps",), ("ps", "--json")])
+def test_a_reader_that_leaves_is_no_error(host: StandIn, arguments: tuple[str, ...]) -> None:
+    host.say("/api/v1/instances", page(*[INSTANCE] * 2000))
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = run(host, *arguments, stdout=write, stderr=subprocess.PIPE)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+def test_an_output_that_can_not_be_written_is_said(host: StandIn, count: int) -> None:
+    host.say("/api/v1/instances", page(*[INSTANCE] * count))
+    with Path("/dev/full").open("wb") as full:
+        done = run(host, "ps", stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "error: the output could not be written: No space left on device\n"
