@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from bench.question import Question, questions
+from bench.question import Question, load, names
 
 
 def main() -> int:
@@ -24,11 +24,11 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="only list the questions")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a target is missed")
     options = parser.parse_args()
-    known = {question.name: question for question in questions()}
+    known = names()
     unknown = [name for name in options.names if name not in known]
     if unknown:
         parser.error(f"no such question: {', '.join(unknown)} (there are: {', '.join(known)})")
-    chosen = [known[name] for name in options.names or known]
+    chosen = [load(name) for name in options.names or known]
     if options.list:
         for question in chosen:
             print(f"{question.name:<14} {question.title}, {question.unit}")

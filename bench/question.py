@@ -48,16 +48,18 @@ class Question:
         return value <= self.target if self.better == "lower" else value >= self.target
 
 
-def questions() -> list[Question]:
-    """Return all questions, by name."""
-    found = []
-    for module in pkgutil.iter_modules(bench.__path__):
-        if module.name.startswith("_"):
-            continue
-        question = getattr(importlib.import_module(f"bench.{module.name}"), "QUESTION", None)
-        if isinstance(question, Question):
-            found.append(question)
-    return sorted(found, key=lambda question: question.name)
+def names() -> list[str]:
+    """Return the names of all questions: the files of this package but this one and those that begin with ``_``."""
+    found = (module.name for module in pkgutil.iter_modules(bench.__path__))
+    return sorted(name for name in found if not name.startswith("_") and name != "question")
+
+
+def load(name: str) -> Question:
+    """Return one question. Only its own file is imported: what another one needs may be missing."""
+    question = importlib.import_module(f"bench.{name}").QUESTION
+    if not isinstance(question, Question) or question.name != name:
+        raise TypeError(f"bench/{name}.py must have a Question named {name} as QUESTION")
+    return question
 
 
 def best_of(

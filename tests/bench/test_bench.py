@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.question import questions
+from bench.question import names
 
 ROOT = Path(__file__).parents[2]
 #: Questions about the actor runtime; those about whole processes have tests beside what they start.
@@ -22,7 +22,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_questions_are_found_by_their_files() -> None:
-    assert set(IN_PROCESS) <= {question.name for question in questions()}
+    assert set(IN_PROCESS) <= set(names())
 
 
 @pytest.mark.parametrize("name", IN_PROCESS)
