@@ -18,7 +18,7 @@ from zeitwork.cli.client import Client
 from zeitwork.cli.options import talks_to_host
 from zeitwork.cli.output import Progress, age, print_json, table
 from zeitwork.cli.sources import add_image
-from zeitwork.cli.waiting import wait_for_image, wait_for_state
+from zeitwork.cli.waiting import wait_for_image, wait_for_state, wait_until_up
 
 
 def urls(instance: Any) -> list[str]:
@@ -214,6 +214,8 @@ def rm(client: Client, instance: str, force: bool, yes: bool, no_wait: bool, as_
 
 def _wait(client: Client, instance: Any, wanted: set[str], progress: Progress, deadline: float) -> Any:
     try:
+        if "running" in wanted:
+            return wait_until_up(client, instance, progress, deadline)
         return wait_for_state(client, instance, wanted, progress, deadline)
     except KeyboardInterrupt:
         progress.done()

@@ -11,6 +11,8 @@ from zeitwork.cli.output import Progress
 
 #: Seconds between looks: short at first because a warm start takes a fraction of a second, longer later.
 FIRST_PAUSE, LAST_PAUSE = 0.1, 1.0
+#: Seconds that an app has to run before a start counts as done: a wrong argument or a missing key ends most at once.
+STAYS = 1.5
 #: Seconds for which a host or its database may be away while somebody waits: restarts and recoveries take less.
 PATIENCE = 30.0
 
@@ -40,13 +42,12 @@ def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Pr
 
     Raises `Failed` when it settles in another state, or at ``deadline`` (monotonic seconds) with its last reason.
     """
-    settled = {"failed", "crash_loop", "terminated", "stopped", "running"}
     generation = instance["generation"]
     pause = FIRST_PAUSE
     while instance["state"] not in wanted or instance.get("observed_generation", generation) < generation:
         state, reason = instance["state"], instance.get("reason") or ""
         fresh = instance.get("observed_generation", generation) >= generation
-        if fresh and state in settled and state in ("failed", "crash_loop", "terminated", "stopped"):
+        if fresh and state in ("failed", "crash_loop", "terminated", "stopped"):
             raise Failed(
                 f"{instance['name']} is {state}: {reason or 'no reason was given'}",
                 fix=f"zeitwork logs {instance['name']}",
@@ -56,6 +57,22 @@ def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Pr
         fix = f"it goes on by itself: zeitwork ps; zeitwork rm {instance['name']} gives up"
         pause = _pause(pause, deadline, f"{instance['name']} is still {state}: {reason}".rstrip(": "), fix)
         instance = _look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
+    return instance
+
+
+def wait_until_up(client: Client, instance: Any, progress: Progress, deadline: float) -> Any:
+    """Return the instance once it has run for `STAYS` seconds: an app that ends at once is told as the failure it is.
+
+    Raises what `wait_for_state` raises.
+    """
+    instance = wait_for_state(client, instance, {"running"}, progress, deadline)
+    stays = time.monotonic() + STAYS
+    while time.monotonic() < stays:
+        progress.show(f"{instance['name']} is running; seeing that it stays up")
+        time.sleep(LAST_PAUSE / 4)
+        instance = _look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
+        if instance["state"] != "running":
+            instance = wait_for_state(client, instance, {"running"}, progress, deadline)
     return instance
 
 

@@ -22,6 +22,18 @@ INSIDE = "ZEITWORK_TEST_ISOLATED"
 NEW = ("--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
+def _propagation() -> list[str]:
+    """Return what unshare needs inside a chroot: its / is no mount point, so it can't be made private."""
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    if any(fields[4] == "/" for fields in mounts):
+        return []
+    # Mounts that nobody shares stay where they are made.
+    shared = any(field.startswith("shared:") for fields in mounts for field in fields[6 : fields.index("-")])
+    if shared:
+        pytest.skip("needs private mounts: this is a chroot with shared ones")
+    return ["--propagation", "unchanged"]
+
+
 def isolated(test: Callable[..., Any]) -> Callable[[], None]:
     """Make ``test`` (sync or async, no fixtures) run alone inside a fresh network namespace. Needs root."""
 
@@ -32,7 +44,7 @@ def isolated(test: Callable[..., Any]) -> Callable[[], None]:
         missing = [program for program in ("ip", "nft", "unshare", "nsenter", "busybox") if not shutil.which(program)]
         if missing:
             pytest.skip(f"needs {', '.join(missing)}")
-        command = ["unshare", *NEW, "--", sys.executable, "-m", "tests.actors.tap.isolated"]
+        command = ["unshare", *NEW, *_propagation(), "--", sys.executable, "-m", "tests.actors.tap.isolated"]
         done = subprocess.run(
             [*command, test.__module__, test.__qualname__],
             cwd=ROOT, env=os.environ | {INSIDE: "1"}, capture_output=True, text=True, timeout=60,
