@@ -12,6 +12,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 
 from zeitwork.store import Store, open_store
@@ -19,6 +20,10 @@ from zeitwork.store.embedded import EmbeddedServer
 from zeitwork.store.system_user import create_user
 
 TEMPLATE = "zeitwork_template"
+
+# A slow machine is no failure: how long an example takes says nothing about whether the code is right.
+settings.register_profile("zeitwork", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("zeitwork")
 
 
 @pytest.fixture(scope="session")
