@@ -64,13 +64,13 @@ def environment(pycache: Path) -> dict[str, str]:
     return keep | {"PYTHONPYCACHEPREFIX": str(pycache), "PYTHONPATH": str(ROOT)}
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = 60) -> T:
-    """Return the first true answer of ``condition``. Raises `TimeoutError`."""
+def until(condition: Callable[[], T], what: str, seconds: float = 60, every: float = _POLL) -> T:
+    """Return the first true answer of ``condition``, asked ``every`` so many seconds. Raises `TimeoutError`."""
     end = time.monotonic() + seconds
     while not (answer := condition()):
         if time.monotonic() > end:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(_POLL)
+        time.sleep(every)
     return answer
 
 
@@ -185,7 +185,11 @@ class Host:
         """Remove all instances and wait until nothing is left of them."""
         for item in self.ask("GET", "/api/v1/instances")["items"]:
             self.ask("DELETE", f"/api/v1/instances/{item['id']}?confirm=true&force=true")
-        until(lambda: not self.ask("GET", "/api/v1/instances")["items"], "the instances' end")
+        self.wait_for_none()
+
+    def wait_for_none(self) -> None:
+        """Wait until nothing is left of any instance."""
+        until(lambda: not self.ask("GET", "/api/v1/instances")["items"], "the instances' end", every=0.05)
 
 
 @contextmanager

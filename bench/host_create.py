@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from bench._host import Host, a_host, assets, missing, until
+from bench._host import Host, a_host, assets, missing
 from bench.question import Answer, Question
 
-ALONE, TOGETHER = 25, 12
+ALONE, TOGETHER = 20, 8
 AT_ONCE = 4
 
 
@@ -98,7 +98,7 @@ def _create(host: Host, image: str, count: int, samples: _Samples) -> None:
             if items and items[-1]["id"] in started:
                 placements[instance] = items[-1]["id"]
                 host.ask("DELETE", f"/api/v1/instances/{instance}?confirm=true&force=true")
-    until(lambda: not host.ask("GET", "/api/v1/instances")["items"], "the instances' end")
+    host.wait_for_none()
     answered = {line["request_id"]: _at(line) for line in _lines(host, begin, "request")}
     started_at = {line["placement"]: _at(line) for line in _lines(host, begin, "monitor started")}
     waited = {line["placement"]: float(line["waited_ms"]) for line in _lines(host, begin, "other guests booted first")}
