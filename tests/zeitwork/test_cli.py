@@ -47,6 +47,9 @@ class StandIn:
             def do_GET(self) -> None:
                 self._answer()
 
+            def do_DELETE(self) -> None:
+                self._answer()
+
             def do_POST(self) -> None:
                 if self.headers.get("Transfer-Encoding") == "chunked":
                     body = b""
@@ -134,6 +137,13 @@ def test_a_host_that_is_away_for_a_moment_is_waited_for(
     assert "web is running" in told.out
     assert "no host answers" in told.err
     assert "the database is away" in told.err
+
+
+def test_the_end_is_waited_for_once(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    path = one(host)
+    host.say(path, INSTANCE | {"state": "terminated", "generation": 2, "reason": "stopped"})
+    assert main(["rm", "web", "--yes"]) == 0
+    assert "web is terminated" in capsys.readouterr().out
 
 
 def test_a_host_that_stays_away_is_said(

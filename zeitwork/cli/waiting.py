@@ -44,9 +44,12 @@ def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Pr
     """
     generation = instance["generation"]
     pause = FIRST_PAUSE
-    while instance["state"] not in wanted or instance.get("observed_generation", generation) < generation:
+    while True:
         state, reason = instance["state"], instance.get("reason") or ""
-        fresh = instance.get("observed_generation", generation) >= generation
+        # Nothing comes after the end, whichever generation it was told of.
+        fresh = state == "terminated" or instance.get("observed_generation", generation) >= generation
+        if fresh and state in wanted:
+            return instance
         if fresh and state in ("failed", "crash_loop", "terminated", "stopped"):
             raise Failed(
                 f"{instance['name']} is {state}: {reason or 'no reason was given'}",
@@ -57,7 +60,6 @@ def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Pr
         fix = f"it goes on by itself: zeitwork ps; zeitwork rm {instance['name']} gives up"
         pause = _pause(pause, deadline, f"{instance['name']} is still {state}: {reason}".rstrip(": "), fix)
         instance = _look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
-    return instance
 
 
 def wait_until_up(client: Client, instance: Any, progress: Progress, deadline: float) -> Any:

@@ -343,7 +343,8 @@ def _end(
             row,
             state,
             reason,
-            generation=row["observed_generation"],
+            # Of the generation that was never placed too: nothing of it will be seen any more.
+            generation=row["generation"],
             outcome=row["outcome"],
             exit_status=row["exit_status"],
             who=who,

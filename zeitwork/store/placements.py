@@ -184,13 +184,16 @@ def _observe(
         record(cursor, "host", "placement.state", "placement", placement_id, data)
         announce(cursor, "zw_placements", placement_id)
     superseded = instance["generation"] != row["generation"]
-    state, sentence = instance_state(InstanceDesired(instance["desired"]), superseded, seen)
+    desired = InstanceDesired(instance["desired"])
+    state, sentence = instance_state(desired, superseded, seen)
+    # With the last placement gone and none to follow, this tells of a newer generation too, which never was placed.
+    over = removed and desired is not InstanceDesired.RUNNING
     write_observed(
         cursor,
         instance,
         state,
         sentence,
-        generation=row["generation"],
+        generation=instance["generation"] if over else row["generation"],
         outcome=seen.outcome if removed else None,
         exit_status=seen.exit_status if removed else None,
         who="host",

@@ -194,6 +194,27 @@ async def test_what_was_never_placed_stops_at_once(store: Store) -> None:
     assert (await store.instances.set_desired(one.id, InstanceDesired.STOPPED)).state is InstanceState.STOPPED
     assert (await store.instances.delete(other.id)).state is InstanceState.TERMINATED
     assert (await store.scheduling.snapshot()).pending == ()
+    # Whoever waits for it waits for its generation: nothing will ever tell of it again.
+    assert (await store.instances.get(one.id)).observed_generation == 1
+    assert (await store.instances.get(other.id)).observed_generation == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        (InstanceDesired.STOPPED, InstanceState.STOPPED),
+        (InstanceDesired.TERMINATED, InstanceState.TERMINATED),
+    ],
+)
+async def test_an_end_tells_of_the_generation_that_was_to_follow_too(
+    store: Store, end: InstanceDesired, state: InstanceState
+) -> None:
+    _, row, placement = await running(store)
+    await store.instances.restart(row.id)
+    await store.instances.set_desired(row.id, end)
+    await see(store, placement, STOPPED)
+    ended = await store.instances.get(row.id)
+    assert (ended.state, ended.generation, ended.observed_generation) == (state, 2, 2)
 
 
 async def test_a_failed_one_keeps_its_story_when_it_is_stopped(store: Store) -> None:
