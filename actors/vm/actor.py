@@ -495,7 +495,7 @@ class VmActor(Actor):
 
     def _limits(self) -> life.Limits:
         acceleration = self._hypervisor.acceleration if self._hypervisor is not None else Acceleration.KVM
-        return self._settings.limits(acceleration)
+        return replace(self._settings.limits(acceleration), own=self._placement.stop_timeout)
 
     def _free_slot(self) -> None:
         if self._boot_slot:

@@ -17,6 +17,8 @@ from actors.vm.outcome import Ending, Evidence, classify
 
 #: Seconds until an unanswered request to shut down is repeated in another way.
 SECOND_ASK = 3.0
+#: Share of the margin for a guest that is made to end before its own stop time-out.
+HURRIED = 0.2
 #: Seconds that a monitor gets to end after SIGTERM.
 TERM_GRACE = 2.0
 #: Seconds after which SIGKILL is sent again: a monitor stuck in the kernel may need that.
@@ -204,10 +206,19 @@ Step = tuple["Vm", list[Effect]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds: ``start`` from power-on to the app, ``margin`` beyond the app's own stop time-out."""
+    """Seconds: ``start`` from power-on to the app, ``margin`` beyond its stop time-out, for the guest to end.
+
+    ``own`` is the stop time-out that the guest was told: after it the guest kills the app by itself. Somebody who
+    waits less waits only `HURRIED` of the margin, since the guest would not use the rest.
+    """
 
     start: float = 60.0
     margin: float = 5.0
+    own: float = 0.0
+
+    def patience(self, timeout: float) -> float:
+        """Return how long the whole guest gets to end when its app gets ``timeout``."""
+        return timeout + (self.margin if timeout >= self.own else self.margin * HURRIED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,7 +468,7 @@ def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:
             if wanted.force and vm.urge < 3:
                 return _kill(vm, now)
             if before is not None and wanted.timeout < before.timeout and vm.urge <= 1:
-                kill_at = min(vm.kill_at, now + wanted.timeout + vm.limits.margin)
+                kill_at = min(vm.kill_at, now + vm.limits.patience(wanted.timeout))
                 return replace(vm, kill_at=kill_at, deadline=min(vm.deadline or kill_at, kill_at)), []
             return vm, []
         case Phase.REPORTING if unpark:
@@ -467,7 +478,7 @@ def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:
 
 
 def _ask(vm: Vm, timeout: float, now: float) -> Step:
-    kill_at = now + timeout + vm.limits.margin
+    kill_at = now + vm.limits.patience(timeout)
     deadline = min(kill_at, now + SECOND_ASK)
     vm = replace(vm, urge=0, kill_at=kill_at, deadline=deadline, jobs=vm.jobs | {Job.ASK})
     return vm, [Ask(0)]

@@ -24,7 +24,7 @@ from zeitwork.store.units import Cursor, Units
 
 _FOR_HOST = """
 select p.*, i.name, i.desired, i.generation as desired_generation, i.default_port, i.environment, i.command,
-    i.stop_force, coalesce(i.stop_wait, i.stop_timeout) as stop_timeout, i.image_id, m.digest, m.config
+    i.stop_force, i.stop_wait, i.stop_timeout, i.image_id, m.digest, m.config
 from placements p join instances i on i.id = p.instance_id join images m on m.id = i.image_id
 where p.node_id = %s and p.state <> 'removed' order by p.id
 """
@@ -57,12 +57,15 @@ def insert_placement(
 
 
 def _for_host(row: Mapping[str, Any]) -> Placement:
+    wanted = row["desired"] == InstanceDesired.RUNNING and row["desired_generation"] == row["generation"]
+    # The wait of one stop or restart is for what ends by it, not for the generation that follows.
+    hurried = not wanted and row["stop_wait"] is not None
     return Placement(
         id=row["id"],
         instance_id=row["instance_id"],
         generation=row["generation"],
         node_id=row["node_id"],
-        wanted=row["desired"] == InstanceDesired.RUNNING and row["desired_generation"] == row["generation"],
+        wanted=wanted,
         image_id=row["image_id"],
         image_digest=row["digest"],
         image_config=config_from_json(row["config"]),
@@ -73,7 +76,7 @@ def _for_host(row: Mapping[str, Any]) -> Placement:
         hostname=row["name"] or f"i-{short_id(row['instance_id'])}",
         environment=dict(row["environment"]),
         command=tuple(row["command"]),
-        stop_timeout=row["stop_timeout"],
+        stop_timeout=row["stop_wait"] if hurried else row["stop_timeout"],
         force=row["stop_force"],
         boot_id=row["boot_id"],
     )

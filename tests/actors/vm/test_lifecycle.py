@@ -238,6 +238,17 @@ def test_an_unanswered_stop_is_asked_twice_then_signalled_then_killed() -> None:
     assert world.endings[-1].outcome is Outcome.KILLED
 
 
+@pytest.mark.parametrize(("timeout", "kill_at"), [(2.0, 3.0), (29.9, 30.9), (30.0, 35.0), (60.0, 65.0)])
+def test_who_waits_less_than_the_guest_was_told_does_not_wait_for_the_guest(timeout: float, kill_at: float) -> None:
+    limits = replace(LIMITS, own=30.0)
+    world = World(life.adopted(PlacementState.RUNNING, limits, 0.0, started=True), set(Thing))
+    world.feed(life.Begin())
+    world.feed(life.StopWanted(timeout))
+    assert world.vm.kill_at == pytest.approx(kill_at)
+    world.feed(life.StopWanted(1.0))
+    assert world.vm.kill_at == pytest.approx(2.0)
+
+
 def test_the_start_deadline_ends_in_start_failed_with_the_last_lines() -> None:
     world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
     world.feed(life.Begin())

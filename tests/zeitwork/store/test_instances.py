@@ -128,6 +128,17 @@ async def test_restart_stops_the_present_one_first(store: Store) -> None:
     assert (pending.id, pending.generation) == (row.id, 2)
 
 
+async def test_the_wait_of_a_restart_is_not_the_next_ones_own(store: Store) -> None:
+    node, row, placement = await running(store, stop_timeout=20.0)
+    await store.instances.restart(row.id, stop_timeout=2.0)
+    old = await live(store, node, row.id)
+    assert old is not None
+    assert (old.wanted, old.stop_timeout) == (False, 2.0)
+    await see(store, placement, STOPPED)
+    following = await place(store, await store.instances.get(row.id), node)
+    assert (following.wanted, following.stop_timeout) == (True, 20.0)
+
+
 @pytest.mark.parametrize(
     ("observation", "state", "reason"),
     [
