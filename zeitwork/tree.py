@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
     """
     paths, env = config.paths, RealEnvironment()
     validate_http_bind(config.http)
-    with ownership.hold(config.data_dir):
+    with ownership.hold(config.data_dir), _tidied(paths):
         guest = await trio.to_thread.run_sync(_prepare, config, paths)
         host_id = machine.host_id(config.data_dir, env)
         async with _database(config, paths) as dsn, _store(dsn) as store:
@@ -153,6 +153,17 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                     finally:
                         with trio.CancelScope(shield=True):
                             await _leave(config, store, host)
+
+
+@contextmanager
+def _tidied(paths: HostPaths) -> Iterator[None]:
+    """Remove the directories for sockets at the end, as far as nothing that outlives the process is in them."""
+    try:
+        yield
+    finally:
+        for directory in (paths.run / "postgres", paths.run / "vm", paths.run):
+            with suppress(OSError):
+                directory.rmdir()
 
 
 def _prepare(config: Config, paths: HostPaths) -> GuestImage:
