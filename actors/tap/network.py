@@ -40,7 +40,7 @@ CHECK_FRESH = 10.0
 class _Change:
     verb: Literal["add", "remove"]
     guest: Guest
-    done: bool = False
+    done: bool = False  # carried out, or given up by its asker
 
 
 @dataclass(slots=True)
@@ -195,6 +195,8 @@ class NetworkHost:
                     finally:
                         self._pending[:0] = [other for other in batch if not other.done and other is not change]
         finally:
+            # Whoever asked for it is gone: nobody may carry it out later, when the opposite may have been asked for.
+            change.done = True
             if change in self._pending:
                 self._pending.remove(change)
 

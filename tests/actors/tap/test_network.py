@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from uuid import UUID
@@ -18,7 +19,7 @@ from actors.model.errors import Conflict, Failed, InvalidInput
 from actors.model.network import HostNetwork, Lease
 from actors.tap import links, network
 from actors.tap.network import NetworkHost, remove_leftovers
-from actors.tap.nft import EDITION, FAMILY, elements, parse_table
+from actors.tap.nft import EDITION, FAMILY, Guest, elements, parse_table
 from actors.tap.nft_process import Nft
 from actors.tap.wanted import tap_name
 from tests.actors.tap.guest import command
@@ -288,3 +289,58 @@ async def test_what_a_killed_process_left_is_removed_and_the_kernel_settings_put
         assert command("cat", str(forwarding)).strip() == "0"
         assert world() == before
         assert await remove_leftovers("", record) == []
+
+
+@dataclass(frozen=True, slots=True)
+class Scripted(Nft):
+    """Carries nothing out, but keeps what it was told; each change waits for ``go`` and fails with ``broken`` in it."""
+
+    told: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    go: list[trio.Event] = field(default_factory=lambda: [trio.Event()])
+
+    async def apply(self, script: str) -> None:
+        await self.go[-1].wait()
+        if any(word in script for word in self.broken):
+            raise Failed("refused")
+        self.told.append(script)
+
+    async def list_table(self, family: str, table: str) -> str | None:
+        raise Failed(f"refused: {family} {table}")
+
+
+async def test_changes_that_share_a_transaction_are_neither_lost_nor_outlive_their_askers(tmp_path: Path) -> None:
+    nft = Scripted()
+    one = NetworkHost(NETWORK, "", tmp_path / "sysctl.json", nft)
+
+    async def change(number: int) -> None:
+        await one._commit(network._Change("add", Guest(tap_name(placement(number)), lease(number))))
+
+    def told(number: int) -> int:
+        return sum(tap_name(placement(number)) in script for script in nft.told)
+
+    nft.broken.append(tap_name(placement(3)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(change, 1)
+        await wait_all_tasks_blocked()  # 1 is being applied, the others wait for it
+        nursery.start_soon(change, 2)
+        await wait_all_tasks_blocked()
+        gone = trio.CancelScope()
+
+        async def cancelled() -> None:
+            with gone:
+                await change(3)
+
+        nursery.start_soon(cancelled)
+        await wait_all_tasks_blocked()
+        nft.go.append(trio.Event())
+        nft.go[0].set()
+        await wait_all_tasks_blocked()  # 2 took 3 into its transaction, which is under way
+        nursery.start_soon(change, 4)
+        gone.cancel()
+        await wait_all_tasks_blocked()
+        nft.go[1].set()
+    nft.broken.clear()
+    await change(5)
+    assert [told(number) for number in (1, 2, 3, 4, 5)] == [1, 1, 0, 1, 1]
+    assert {tap_name(placement(number)) for number in (1, 2, 4, 5)} == set(one._guests)
