@@ -83,6 +83,12 @@ def memory_of(pid: int) -> tuple[float, float]:
     return found["Rss:"], found["Pss:"]
 
 
+def cpu_of(pid: int) -> float:
+    """Return the seconds of CPU that a process has used, without its children."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass
 class Host:
     """One ``zeitwork run``. ``start`` returns once ``/health`` answers 200."""

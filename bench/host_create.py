@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from bench._host import Host, a_host, assets, missing
+from bench._host import Host, a_host, assets, cpu_of, missing
 from bench.question import Answer, Question
 
 ALONE, TOGETHER = 20, 8
@@ -44,13 +44,16 @@ def ask(quick: bool) -> Iterator[Answer]:
         image = host.cli("images", "add", str(place / "hello.tar"))["id"]
         _create(host, image, 1, _Samples())  # the first one makes what the next ones find
         alone, together = _Samples(), _Samples()
+        before = cpu_of(host.pid)
         for _ in range(2 if quick else ALONE):
             _create(host, image, 1, alone)
+        cpu = (cpu_of(host.pid) - before) * 1000 / len(alone.total)
         for _ in range(1 if quick else TOGETHER):
             _create(host, image, AT_ONCE, together)
     yield Answer("one at a time, p50", statistics.median(alone.total), "201 answered to process started")
     yield Answer("one at a time, p99", _p99(alone.total), f"{len(alone.total)} of them")
     yield Answer("of that the TAP, p50", statistics.median(alone.tap), "device, addresses, routes, rules")
+    yield Answer("CPU time of the host process", cpu, "for each, its removal and our looks included")
     yield Answer(f"{AT_ONCE} at once, p50", statistics.median(together.total), f"waits for {_waits(together)}")
     yield Answer(f"{AT_ONCE} at once, p99", _p99(together.total), f"{len(together.total)} of them; target 100")
     yield Answer("of that the TAP, p50", statistics.median(together.tap))
