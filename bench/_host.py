@@ -117,7 +117,7 @@ class Host:
         assert place is not None
         command = [
             sys.executable, "-m", "zeitwork", "run", "--data-dir", str(self.directory / "data"),
-            "--http", f"127.0.0.1:{self.port}", "--log-format", "json", *self.arguments,
+            "--http", f"127.0.0.1:{self.port}", "--log-format", "json", "--stop-vms", *self.arguments,
         ]  # fmt: skip
         variables = environment(self.directory / "pycache") | {"ZEITWORK_ASSETS_DIR": str(place)}
         with self.log.open("ab") as log:
