@@ -30,10 +30,15 @@ print(json.dumps(summary.as_json()))
 """
 
 
+def within(name: str) -> list[str]:
+    """Return how to run a command in a namespace. `ip netns exec` would remount /, which a chroot does not allow."""
+    return ["nsenter", f"--net=/run/netns/{name}", "--"]
+
+
 @pytest.fixture
 def without_ipv6() -> Iterator[str]:
     name = f"zwt-{uuid.uuid4().hex[:8]}"
-    inside = ["ip", "netns", "exec", name]
+    inside = within(name)
     subprocess.run(["ip", "netns", "add", name], check=True, timeout=10)
     try:
         subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True, timeout=10)
@@ -47,7 +52,7 @@ def without_ipv6() -> Iterator[str]:
 
 def test_demo_on_ipv4_alone_and_nothing_is_left(assets: Path, data_dir: Path, without_ipv6: str) -> None:
     done = subprocess.run(
-        ["ip", "netns", "exec", without_ipv6, sys.executable, "-c", PROGRAM, str(data_dir), str(assets)],
+        [*within(without_ipv6), sys.executable, "-c", PROGRAM, str(data_dir), str(assets)],
         cwd=ROOT, capture_output=True, text=True, timeout=240, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -59,7 +64,7 @@ def test_demo_on_ipv4_alone_and_nothing_is_left(assets: Path, data_dir: Path, wi
     assert not data_dir.exists()
     assert machine.processes_with(str(data_dir)) == []
     left = subprocess.run(
-        ["ip", "netns", "exec", without_ipv6, "sh", "-c", "ip -o link; ip route; nft list ruleset"],
+        [*within(without_ipv6), "sh", "-c", "ip -o link; ip route; nft list ruleset"],
         capture_output=True, text=True, timeout=20, check=True,
     ).stdout  # fmt: skip
     assert [line.split(": ")[1] for line in left.splitlines() if line] == ["lo"], left
