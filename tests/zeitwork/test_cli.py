@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from actors.model.errors import Unavailable
 from zeitwork.cli import main
 from zeitwork.cli.client import Client
+from zeitwork.cli.sources import add_image
 
 INSTANCE = {
     "id": "0198c4f2-0000-7000-8000-000000000001",
@@ -192,6 +194,25 @@ def test_an_archive_comes_through_a_named_pipe(host: StandIn, tmp_path: Path) ->
     assert main(["images", "add", str(pipe)]) == 0
     writer.join(10)
     assert host.bodies == [b"an archive"]
+
+
+def test_nothing_is_asked_of_the_host_before_the_archive_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            seen.append("read")
+            return super().read(size)
+
+    class Recorder(Client):
+        def upload(self, path: str, content: Iterable[bytes], **params: Any) -> Any:
+            del path, params
+            seen.append("asked")
+            return b"".join(content)
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Slow(b"an archive")))
+    assert add_image(Recorder(), "-") == b"an archive"
+    assert seen.index("read") < seen.index("asked")
 
 
 def test_images_alone_is_the_list_for_programs_too(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,12 +44,12 @@ async def read_body(request: Request, limit: int = JSON_LIMIT) -> bytes:
     return b"".join(parts)
 
 
-async def stalling_stream(request: Request) -> Any:
-    """Yield the chunks of the body; raises `Problem` 408 when one takes longer than `BODY_STALL_S`."""
+async def stalling_stream(request: Request, stall: float = BODY_STALL_S) -> Any:
+    """Yield the chunks of the body; raises `Problem` 408 when one takes longer than ``stall`` seconds."""
     stream = request.stream().__aiter__()
     while True:
         try:
-            with trio.fail_after(BODY_STALL_S):
+            with trio.fail_after(stall):
                 chunk = await anext(stream)
         except StopAsyncIteration:
             return

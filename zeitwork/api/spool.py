@@ -20,6 +20,8 @@ from zeitwork.api.decode import stalling_stream, too_large
 ARCHIVE = "archive:"
 #: Bytes that an archive's name may have, so that it and the id before it fit a file name.
 NAME_LIMIT = 200
+#: Seconds for which an upload may pause: archives come out of programs that pack while they send.
+UPLOAD_STALL_S = 300.0
 _PARTIAL = ".part"
 _BUFFER = 1 << 20
 
@@ -90,7 +92,7 @@ async def _write(request: Request, path: Path, limit: int) -> Received:
         view.release()
 
     try:
-        async for chunk in stalling_stream(request):
+        async for chunk in stalling_stream(request, UPLOAD_STALL_S):
             size += len(chunk)
             if size > limit:
                 raise too_large(limit)

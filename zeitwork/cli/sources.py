@@ -7,6 +7,8 @@ import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,8 +51,12 @@ def add_image(client: Client, source: str) -> Any:
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    while piece := file.read(CHUNK):
-        yield piece
+    """Return a file's content in pieces; the first is there already when this returns.
+
+    `docker save` may take minutes before it says anything, and no host waits that long for a request's body.
+    """
+    first = file.read(CHUNK)
+    return chain([first] if first else [], iter(partial(file.read, CHUNK), b""))
 
 
 def _folder(path: Path) -> Iterator[bytes]:
