@@ -11,7 +11,7 @@ from actors.host.ports import Leftovers, MakeTap, MakeVm
 from actors.host.reconcile import Child, Decisions, decide, unknown
 from actors.host.store import PlacementStore
 from actors.model.records import Placement
-from actors.vm.messages import Disowned, Leftover, Resync, Stop, VmChanged, VmView
+from actors.vm.messages import Disowned, Leftover, Resync, Retry, Stop, VmChanged, VmView
 from runtime import Actor, ActorError, Down, LifeRef, Message, Ref, Reply, Timer
 
 #: The actor's name on every host.
@@ -210,6 +210,9 @@ class Host(Actor):
         for placement in decisions.resync:
             ready[placement.id].disowned = False
             self._tell(ready[placement.id], Resync(placement.state))
+        for key in decisions.retry:
+            if key in ready:
+                self._tell(ready[key], Retry())
         for leftover in decisions.destroy:
             self._destroy(leftover)
 

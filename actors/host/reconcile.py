@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from actors.model.records import Placement
+from actors.model.states import PlacementState
 from actors.vm.messages import Leftover
 
 
@@ -20,11 +21,12 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What to do. ``stop`` and ``resync`` are for children, ``orphans`` are left alone and told."""
+    """What to do. ``stop``, ``resync`` and ``retry`` are for children, ``orphans`` are left alone and told."""
 
     start: tuple[Placement, ...] = ()
     stop: tuple[tuple[UUID, float, bool], ...] = ()
     resync: tuple[Placement, ...] = ()
+    retry: tuple[UUID, ...] = ()
     destroy: tuple[Leftover, ...] = ()
     orphans: tuple[Leftover, ...] = ()
 
@@ -61,6 +63,14 @@ def decide(
         if child.told != wanted:
             stop.append((identifier, *wanted))
     resync = tuple(listed[key] for key, child in children.items() if child.disowned and key in listed)
+    retry = tuple(
+        key
+        for key in children
+        if key in listed
+        and listed[key].wanted
+        and listed[key].state is PlacementState.WAITING
+        and listed[key].next_try_at is None
+    )
     destroy: list[Leftover] = []
     orphans: list[Leftover] = []
     for leftover in found:
@@ -68,4 +78,4 @@ def decide(
             continue
         removed = leftover.placement_id in tombstones and leftover.cluster_id == cluster_id
         (destroy if removed else orphans).append(leftover)
-    return Decisions(start, tuple(stop), resync, tuple(destroy), tuple(orphans))
+    return Decisions(start, tuple(stop), resync, retry, tuple(destroy), tuple(orphans))

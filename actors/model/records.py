@@ -8,6 +8,7 @@ from uuid import UUID
 from actors.model.image import ImageConfig
 from actors.model.network import Lease
 from actors.model.resources import Resources
+from actors.model.restart import NEVER, RestartPolicy
 from actors.model.states import ImageStatus, InstanceDesired, Outcome, PlacementState
 
 
@@ -17,7 +18,8 @@ class Placement:
 
     ``wanted`` is False once the instance no longer wants this placement (stopped, terminated, moved, newer
     generation): the host then stops it and confirms removal. ``stop_timeout`` is in seconds; ``force`` skips it.
-    ``boot_id`` is the kernel boot that its VMM was started under, None before the first start.
+    ``boot_id`` is the kernel boot that its VMM was started under, None before the first start. ``failures`` is how
+    often in a row it ended by itself; ``next_try_at`` (Unix seconds) is when a waiting one is started again, None: now.
     """
 
     id: UUID
@@ -38,13 +40,18 @@ class Placement:
     stop_timeout: float = 30.0
     force: bool = False
     boot_id: str | None = None
+    restart: RestartPolicy = NEVER
+    failures: int = 0
+    next_try_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What a host saw of a placement: the new state, a sentence for people, and once it ended, how.
 
-    ``exit_status`` is the app's own status (0-255) or, with `Outcome.SIGNALED`, the signal's number.
+    ``exit_status`` is the app's own status (0-255) or, with `Outcome.SIGNALED`, the signal's number. ``failures`` is
+    how often in a row it ended by itself, None when that did not change; ``next_try_at`` (Unix seconds) goes with
+    `PlacementState.WAITING`.
     """
 
     state: PlacementState
@@ -54,6 +61,8 @@ class Observation:
     hypervisor: str | None = None
     pid: int | None = None
     boot_id: str | None = None
+    failures: int | None = None
+    next_try_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

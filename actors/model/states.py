@@ -36,6 +36,7 @@ class PlacementState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
+    WAITING = "waiting"  # it ended by itself and is started again, in place, at a known time
     REMOVED = "removed"
 
 
@@ -77,4 +78,6 @@ class Outcome(StrEnum):
     START_FAILED = "start_failed"  # never came to run the app
     VMM_DIED = "vmm_died"  # the virtual machine monitor ended without a word from the guest
     PANIC = "panic"  # the guest kernel panicked
+    OOM_KILLED = "oom_killed"  # memory was used up: the app in its guest, or the monitor on its host
+    UNHEALTHY = "unhealthy"  # it did not answer its health check and was ended for it
     UNKNOWN = "unknown"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -27,10 +28,11 @@ from actors.vm.guest import CONSOLE, DISK, LOG, TEMPLATES
 from actors.vm.intent import Intent
 from actors.vm.lifecycle import Job, Phase
 from actors.vm.machine import Acceleration, Hypervisor
-from actors.vm.messages import Disowned, Resync, Stop, VmChanged, VmView
+from actors.vm.messages import Disowned, Resync, Retry, Stop, VmChanged, VmView
 from actors.vm.outcome import Evidence
 from actors.vm.process import PidFile, VmProcess, boot_id
 from actors.vm.recover import Found, recover
+from actors.vm.restart import Restart
 from actors.vm.settings import VmSettings
 from actors.vm.work import Launched, cgroup_name, choose, drop_disk, drop_machine, forget, start_machine
 from runtime import Actor, ActorError, Message, Ref
@@ -154,21 +156,27 @@ class VmActor(Actor):
             self._hypervisor = self._settings.control(found.intent.hypervisor, found.intent.acceleration)
         self._since = self.ctx.env.now()
         now = self.ctx.env.monotonic()
+        restart = Restart(placement.restart, placement.failures, self.ctx.env.random.random())
         events: list[life.Event] = [life.Begin()]
         match found.found:
             case Found.RUNNING:
                 assert found.process is not None
                 self._process, self._adopted = found.process, True
                 started = found.pid_file is not None and found.pid_file.app_started_at is not None
-                self._vm = life.adopted(placement.state, self._limits(), now, started=started)
+                self._vm = life.adopted(placement.state, self._limits(), now, started=started, restart=restart)
                 self.ctx.log.info("running machine taken over", placement=str(placement.id), pid=found.process.pid)
                 self._aside("tap", partial(self._tap.ask, TapUp(), timeout=_TAP))
             case Found.ENDED:
                 evidence = await trio.to_thread.run_sync(self._evidence, None, False)
-                self._vm = life.ended(placement.state, self._limits(), evidence)
+                wanted = self._initial_stop is None
+                self._vm = life.ended(placement.state, self._limits(), evidence, wanted=wanted, restart=restart)
+            case _ if placement.state is PlacementState.WAITING:
+                due = placement.next_try_at
+                wait = 0.0 if due is None else max(0.0, due - self._since)
+                self._vm = life.waiting(life.Limits(), now, wait, restart)
             case _:
                 leftovers = found.found is Found.HALF_MADE
-                self._vm = life.fresh(placement.state, life.Limits(), leftovers=leftovers)
+                self._vm = life.fresh(placement.state, life.Limits(), leftovers=leftovers, restart=restart)
                 if self._initial_stop is not None:
                     events = []  # nothing is to be claimed for what is not wanted
         if self._initial_stop is not None:
@@ -204,6 +212,8 @@ class VmActor(Actor):
                 self._feed(life.Dropped(job))
             case Stop(timeout=timeout, force=force, park=park):
                 self._feed(life.StopWanted(timeout, force, park))
+            case Retry():
+                self._feed(life.Hurry())
             case Resync(state=state):
                 self._feed(life.Resynced(state))
             case _Announce():
@@ -259,12 +269,20 @@ class VmActor(Actor):
             )
             if phase is Phase.RUNNING:
                 self._note_app_start()
+            elif phase is Phase.WAITING:
+                self._let_go()
         if phase not in (Phase.SPAWNING, Phase.BOOTING) and Job.LAUNCH not in self._vm.jobs:
             self._free_slot()
         for effect in effects:
             self._carry_out(effect)
         self._arm()
         self._announce()
+
+    def _let_go(self) -> None:
+        """Nothing of the monitor that ended is of use to the next one."""
+        if self._process is not None:
+            self._process.close()
+        self._process, self._pid_file, self._adopted = None, None, False
 
     def _note_app_start(self) -> None:
         if self._pid_file is None or self._pid_file.app_started_at is not None:
@@ -399,6 +417,10 @@ class VmActor(Actor):
         reason = ending.reason if ending is not None else ""
         if report.state is PlacementState.ASSIGNED:
             reason = "the host was shut down"
+        next_try_at = None
+        if report.state is PlacementState.WAITING and report.wait is not None:
+            next_try_at = self.ctx.env.now() + report.wait
+            reason = f"{reason}; next try at {_clock(next_try_at)}"
         observation = Observation(
             state=report.state,
             reason=reason,
@@ -407,6 +429,8 @@ class VmActor(Actor):
             hypervisor=self._hypervisor.name if self._hypervisor is not None else None,
             pid=self._process.pid if self._process is not None and report.state is PlacementState.RUNNING else None,
             boot_id=boot_id(),
+            failures=report.failures,
+            next_try_at=next_try_at,
         )
         failures = 0
         while True:
@@ -536,6 +560,11 @@ class VmActor(Actor):
 def actor_name(placement: Placement) -> str:
     """Return the name of a placement's virtual machine."""
     return f"vm/{short_id(placement.id)}"
+
+
+def _clock(at: float) -> str:
+    """Return a time as people read it, to the second."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _sentence(error: Exception) -> str:

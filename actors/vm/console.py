@@ -114,7 +114,7 @@ def gather(
 ) -> Evidence:
     """Return what a console's end, and what is known otherwise, says about how the guest ended. Blocking."""
     parser = ConsoleParser(nonce)
-    data = tail(console, _EVIDENCE)
+    data = tail(console, _EVIDENCE).rpartition(_mark(nonce))[2]
     if not started:
         # The start may lie further back than an app's last 64 KiB.
         started = _ever_started(console, nonce)
@@ -146,6 +146,17 @@ def gather(
         output=tuple(kernel),
         vmm_words=vmm_words,
     )
+
+
+def mark(console: Path, nonce: str) -> None:
+    """Note in a console that was written to before that another start begins here. Blocking; raises `OSError`."""
+    if console.exists() and console.stat().st_size:
+        with console.open("ab") as file:
+            file.write(b"\n" + _mark(nonce))
+
+
+def _mark(nonce: str) -> bytes:
+    return f"[zeitwork] next start {nonce}\n".encode()
 
 
 def _number(text: str | None) -> int | None:

@@ -1,10 +1,13 @@
 """The life of a virtual machine as a pure table: ``step(vm, event, now) -> (vm, effects)``.
 
-    claiming, preparing, committing, spawning, booting, running, stopping, cleaning, reporting, removed
+    claiming, preparing, committing, spawning, booting, running, stopping, cleaning, (waiting,) reporting, removed
 
 A stop may arrive in every phase and always ends in ``removed`` with every acquired thing dropped. Effects are
 jobs: each that is started comes back exactly once, as `Done`, `Broke` or `Dropped` (cancelled). What is acquired
 counts as held from the moment it is attempted, since a cancelled attempt may have succeeded.
+
+What ended by itself may be started again in place: it keeps its address and its disk, waits, and begins anew with
+``claiming``.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from enum import StrEnum
 
 from actors.model.states import Outcome, PlacementState
 from actors.vm.outcome import Ending, Evidence, classify
+from actors.vm.restart import NEVER, Restart, decide, given_up
 
 #: Seconds until an unanswered request to shut down is repeated in another way.
 SECOND_ASK = 3.0
@@ -38,6 +42,7 @@ class Phase(StrEnum):
     RUNNING = "running"
     STOPPING = "stopping"  # asked, then signalled, then killed
     CLEANING = "cleaning"  # what is held is dropped
+    WAITING = "waiting"  # it ended by itself; the time of its next try has not come
     REPORTING = "reporting"  # until the database knows how it ended
     REMOVED = "removed"  # nothing of it is left here
 
@@ -138,11 +143,16 @@ class StopWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Hurry:
+    """Somebody wants the next try now; earlier failures are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The deadline in the state has passed."""
 
 
-Event = Begin | Done | Broke | Dropped | Reported | Resynced | AppStarted | Exited | StopWanted | Tick
+Event = Begin | Done | Broke | Dropped | Reported | Resynced | AppStarted | Exited | StopWanted | Hurry | Tick
 
 
 # --- effects
@@ -164,11 +174,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Begin `Job.REPORT`: compare-and-set the placement's state."""
+    """Begin `Job.REPORT`: compare-and-set the placement's state. ``wait`` is the seconds to the next try."""
 
     state: PlacementState
     expected: frozenset[PlacementState]
     ending: Ending | None
+    failures: int = 0
+    wait: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,15 +257,32 @@ class Vm:
     kill_at: float = 0.0
     deadline: float | None = None
     tries: int = 0
+    restart: Restart = NEVER
+    again: float | None = None  # seconds from its end to the next try, once that is decided
 
 
-def fresh(told: PlacementState, limits: Limits, *, leftovers: bool = False) -> Vm:
+def fresh(told: PlacementState, limits: Limits, *, leftovers: bool = False, restart: Restart = NEVER) -> Vm:
     """Return the state of a virtual machine that is to start. ``leftovers``: an earlier try may have left things."""
     held = frozenset(_DROPS) if leftovers else frozenset()
-    return Vm(Phase.CLAIMING, frozenset({told}), PlacementState.PREPARING, limits, held=held)
+    return Vm(Phase.CLAIMING, frozenset({told}), PlacementState.PREPARING, limits, held=held, restart=restart)
 
 
-def adopted(told: PlacementState, limits: Limits, now: float, *, started: bool) -> Vm:
+def waiting(limits: Limits, now: float, wait: float, restart: Restart) -> Vm:
+    """Return the state of a virtual machine that ended in an earlier life of the host; its next try is due."""
+    state = PlacementState.WAITING
+    return Vm(
+        phase=Phase.WAITING,
+        known=frozenset({state}),
+        tell=state,
+        limits=limits,
+        held=frozenset(_DROPS),
+        deadline=now + wait,
+        restart=restart,
+        again=wait,
+    )
+
+
+def adopted(told: PlacementState, limits: Limits, now: float, *, started: bool, restart: Restart = NEVER) -> Vm:
     """Return the state of a virtual machine whose monitor was found running; ``started`` when its app ran already."""
     return Vm(
         phase=Phase.RUNNING if started else Phase.BOOTING,
@@ -263,21 +292,26 @@ def adopted(told: PlacementState, limits: Limits, now: float, *, started: bool) 
         held=frozenset(Thing),
         started=started,
         deadline=None if started else now + limits.start,
+        restart=restart,
     )
 
 
-def ended(told: PlacementState, limits: Limits, evidence: Evidence) -> Vm:
-    """Return the state of a virtual machine whose monitor ended while nobody looked."""
-    ending = classify(evidence, asked=told is PlacementState.STOPPING, killed=False, late=False)
-    return Vm(
+def ended(
+    told: PlacementState, limits: Limits, evidence: Evidence, *, wanted: bool = False, restart: Restart = NEVER
+) -> Vm:
+    """Return the state of a virtual machine whose monitor ended while nobody looked. ``wanted``: it should run."""
+    asked = told is PlacementState.STOPPING and not wanted
+    ending = classify(evidence, asked=asked, killed=False, late=False)
+    vm = Vm(
         phase=Phase.CLEANING,
         known=frozenset({told}),
         tell=told,
         limits=limits,
         held=frozenset(_DROPS),
         started=evidence.started,
-        ending=ending,
+        restart=restart,
     )
+    return replace(vm, ending=ending) if asked else _conclude(vm, ending, evidence.ran)
 
 
 def step(vm: Vm, event: Event, now: float) -> Step:
@@ -305,6 +339,8 @@ def step(vm: Vm, event: Event, now: float) -> Step:
             return _exited(vm, evidence, now)
         case StopWanted():
             return _stop(vm, event, now)
+        case Hurry():
+            return _hurry(vm)
         case Tick():
             return _tick(vm, now)
 
@@ -357,7 +393,7 @@ def _spawn(vm: Vm) -> Step:
 def _broke(vm: Vm, job: Job, reason: str, now: float) -> Step:
     if job in _PREPARATION or job is Job.LAUNCH:
         if vm.ending is None and not vm.park:
-            vm = replace(vm, ending=Ending(Outcome.START_FAILED, reason))
+            vm = _conclude(vm, Ending(Outcome.START_FAILED, reason), None)
         return _clean(vm, now)
     if job is Job.ASK:
         if vm.phase is Phase.STOPPING and vm.urge <= 1:
@@ -389,8 +425,9 @@ def _sync(vm: Vm) -> Step:
     # A claim is made even when the state is written already: it also says under which boot and by whom.
     if vm.disowned or (vm.known == {vm.tell} and vm.phase is not Phase.CLAIMING):
         return vm, []
-    ending = vm.ending if vm.tell is PlacementState.REMOVED else None
-    effect = Report(vm.tell, vm.known, ending)
+    over = vm.tell in (PlacementState.REMOVED, PlacementState.WAITING)
+    wait = vm.again if vm.tell is PlacementState.WAITING else None
+    effect = Report(vm.tell, vm.known, vm.ending if over else None, vm.restart.failures, wait)
     return replace(vm, reporting=vm.tell, known=vm.known | {vm.tell}, jobs=vm.jobs | {Job.REPORT}), [effect]
 
 
@@ -421,7 +458,7 @@ def _refused(vm: Vm, now: float) -> Step:
     if vm.phase is Phase.CLAIMING:
         # Nothing was touched in this life; what an earlier one left is for the host to judge by tombstones.
         return replace(vm, phase=Phase.REMOVED, deadline=None), [Disown(), Finish()]
-    if vm.phase in (Phase.PREPARING, Phase.COMMITTING):
+    if vm.phase in (Phase.PREPARING, Phase.COMMITTING, Phase.WAITING):
         vm, effects = _clean(vm, now)
         return vm, [Disown(), *effects]
     vm, effects = _after_job(vm, now)
@@ -441,23 +478,71 @@ def _exited(vm: Vm, evidence: Evidence, now: float) -> Step:
     vm = replace(vm, held=vm.held - {Thing.VMM}, started=vm.started or evidence.started)
     if vm.ending is None and not vm.park:
         asked = vm.stop is not None
-        vm = replace(vm, ending=classify(evidence, asked=asked, killed=vm.urge >= 2, late=vm.late))
+        ending = classify(evidence, asked=asked, killed=vm.urge >= 2, late=vm.late)
+        vm = replace(vm, ending=ending) if asked else _conclude(vm, ending, evidence.ran)
     return _clean(replace(vm, deadline=None), now)
+
+
+def _conclude(vm: Vm, ending: Ending, ran: float | None) -> Vm:
+    """Note how it ended by itself, and whether there is another try."""
+    restart, again = decide(vm.restart, ending, ran)
+    if again is None:
+        ending = replace(ending, reason=ending.reason + given_up(restart))
+    return replace(vm, ending=ending, restart=restart, again=again)
+
+
+def _retrying(vm: Vm) -> bool:
+    return vm.again is not None and not vm.disowned and not vm.park
+
+
+def _wait(vm: Vm, now: float) -> Step:
+    """Nothing runs any more: tell when the next try is, and wait for it."""
+    assert vm.again is not None
+    return _sync(replace(vm, phase=Phase.WAITING, tell=PlacementState.WAITING, deadline=now + vm.again, tries=0))
+
+
+def _again(vm: Vm) -> Step:
+    return _sync(
+        replace(
+            vm,
+            phase=Phase.CLAIMING,
+            tell=PlacementState.PREPARING,
+            deadline=None,
+            ending=None,
+            again=None,
+            started=False,
+            late=False,
+            urge=0,
+            kill_at=0.0,
+        )
+    )
+
+
+def _hurry(vm: Vm) -> Step:
+    if vm.again is None:
+        return vm, []
+    vm = replace(vm, restart=replace(vm.restart, failures=0), again=0.0)
+    return _again(vm) if vm.phase is Phase.WAITING else (vm, [])
 
 
 def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:
     before = vm.stop
-    alive = vm.phase not in (Phase.CLEANING, Phase.REPORTING)
+    alive = _retrying(vm) or vm.phase not in (Phase.CLEANING, Phase.REPORTING)
+    over = vm.ending is not None and not _retrying(vm)
     # Parking is for what would otherwise run on; once an end is known, or somebody wants it gone, it is gone.
-    park = wanted.park and vm.ending is None and (vm.park or (alive and before is None))
+    park = wanted.park and not over and (vm.park or (alive and before is None))
     unpark = vm.park and not park
-    vm = replace(vm, stop=wanted, park=park)
+    vm = replace(vm, stop=wanted, park=park, again=None, ending=None if park else vm.ending)
     if unpark and vm.ending is None:
         vm = replace(vm, ending=Ending(Outcome.STOPPED, "stopped"))
     match vm.phase:
         case Phase.CLAIMING | Phase.PREPARING | Phase.COMMITTING | Phase.SPAWNING | Phase.BOOTING:
             if not park:
                 vm = replace(vm, ending=Ending(Outcome.STOPPED, "stopped before the app had started"))
+            return _clean(vm, now)
+        case Phase.WAITING:
+            if vm.ending is None and not park:
+                vm = replace(vm, ending=Ending(Outcome.STOPPED, "stopped while it waited for its next try"))
             return _clean(vm, now)
         case Phase.RUNNING:
             vm = replace(vm, phase=Phase.STOPPING, tell=PlacementState.STOPPING)
@@ -480,8 +565,9 @@ def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:
 def _ask(vm: Vm, timeout: float, now: float) -> Step:
     kill_at = now + vm.limits.patience(timeout)
     deadline = min(kill_at, now + SECOND_ASK)
+    asking = Job.ASK in vm.jobs  # of an earlier life of this placement, and about to end
     vm = replace(vm, urge=0, kill_at=kill_at, deadline=deadline, jobs=vm.jobs | {Job.ASK})
-    return vm, [Ask(0)]
+    return vm, [] if asking else [Ask(0)]
 
 
 def _kill(vm: Vm, now: float) -> Step:
@@ -509,6 +595,8 @@ def _tick(vm: Vm, now: float) -> Step:
             return _clean(replace(vm, deadline=None), now)
         case Phase.REPORTING:
             return _report_end(replace(vm, deadline=None))
+        case Phase.WAITING:
+            return _again(vm)
         case _:
             return replace(vm, deadline=None), []
 
@@ -527,7 +615,7 @@ def _clean(vm: Vm, now: float) -> Step:
         return _kill(vm, now) if vm.deadline is None else (vm, [])
     if vm.deadline is not None and now < vm.deadline:
         return vm, []  # something could not be dropped; it is tried again then
-    keep = {Thing.DISK} if vm.park else set()
+    keep = {Thing.DISK} if vm.park else {Thing.DISK, Thing.TAP} if _retrying(vm) else set()
     drops = {_DROPS[thing] for thing in vm.held - keep}
     if vm.park and not vm.parked and not vm.disowned:
         drops.add(Job.PARK)
@@ -536,6 +624,8 @@ def _clean(vm: Vm, now: float) -> Step:
         return replace(vm, jobs=vm.jobs | drops), effects
     if vm.jobs & {*_DROPS.values(), Job.PARK}:
         return vm, []
+    if _retrying(vm):
+        return _wait(vm, now)
     return _report_end(replace(vm, phase=Phase.REPORTING, deadline=None, tries=0))
 
 

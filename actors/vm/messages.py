@@ -40,6 +40,11 @@ class Stop(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Retry(Message):
+    """Start it again now instead of waiting for the time of its next try. Ignored by one that does not wait."""
+
+
+@dataclass(frozen=True, slots=True)
 class VmChanged(Message):
     """Tells the host what became of one of its virtual machines. A `removed` phase is the last word."""
 

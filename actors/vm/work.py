@@ -15,9 +15,9 @@ from actors.model.records import Placement
 from actors.tap.messages import TapDevice
 from actors.vm.cgroup import Cgroup
 from actors.vm.config_drive import encode
-from actors.vm.console import shrink
+from actors.vm.console import mark, shrink
 from actors.vm.files import write_atomic
-from actors.vm.guest import CONFIG, CONSOLE, DISK, guest_config, machine
+from actors.vm.guest import CONFIG, CONSOLE, DISK, LOG, guest_config, machine
 from actors.vm.intent import Intent
 from actors.vm.launch import launch
 from actors.vm.machine import Hypervisor
@@ -84,6 +84,9 @@ def _write(run: Path, drive: bytes, intent: Intent, data: Path) -> None:
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True, mode=0o700)
     write_atomic(run / CONFIG, drive, durable=False, mode=0o600)
+    # What an earlier start of this placement said must not explain the end of this one.
+    (data / LOG).unlink(missing_ok=True)
+    mark(data / CONSOLE, intent.nonce)
     intent.write(data)
 
 

@@ -17,6 +17,7 @@ from tests.e2e.archives import write_image
 from tests.e2e.process import ROOT, HostProcess, running, until
 
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+NEVER = ("--restart", "never")
 SHELL = {"Entrypoint": ["/bin/sh", "-c"], "User": "app", "WorkingDir": "/tmp"}
 
 
@@ -74,14 +75,14 @@ def test_not_an_archive(shared_host: HostProcess, tmp_path: Path) -> None:
 
 
 def test_image_without_an_entrypoint(shared_host: HostProcess, tmp_path: Path) -> None:
-    text = refused(shared_host, "deploy", str(write_image(tmp_path / "empty.tar", {})))
+    text = refused(shared_host, "deploy", str(write_image(tmp_path / "empty.tar", {})), *NEVER)
     assert "entrypoint" in text.lower()
     nothing_runs(shared_host)
 
 
 def test_an_app_that_exits_at_once_says_how_and_with_which_words(shared_host: HostProcess, tmp_path: Path) -> None:
     image = write_image(tmp_path / "exits.tar", {**SHELL, "Cmd": ["echo no licence key; exit 3"]})
-    text = refused(shared_host, "deploy", str(image), "--memory", "128MiB", "--name", "exits")
+    text = refused(shared_host, "deploy", str(image), "--memory", "128MiB", "--name", "exits", *NEVER)
     assert "status 3" in text
     assert "no licence key" in text
     (item,) = [i for i in shared_host.cli("ps", "--json") if i["name"] == "exits"]
@@ -93,7 +94,7 @@ def test_an_app_that_exits_at_once_says_how_and_with_which_words(shared_host: Ho
 
 def test_a_command_that_is_not_in_the_image(shared_host: HostProcess, tmp_path: Path) -> None:
     image = write_image(tmp_path / "missing.tar", {"Entrypoint": ["/no/such/program"]})
-    text = refused(shared_host, "deploy", str(image), "--memory", "128MiB", "--name", "missing")
+    text = refused(shared_host, "deploy", str(image), "--memory", "128MiB", "--name", "missing", *NEVER)
     assert "/no/such/program" in text
     nothing_runs(shared_host)
     shared_host.cli("rm", "missing", "--json")

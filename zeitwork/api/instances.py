@@ -11,6 +11,7 @@ import msgspec
 from actors.model.errors import Conflict, InvalidInput
 from actors.model.ids import short_id
 from actors.model.resources import Resources
+from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
 from actors.model.units import parse_mib
 from zeitwork.api.call import Answer, Call
@@ -49,6 +50,13 @@ class WantedResources(Input):
     disk: Size = 1024
 
 
+class WantedRestart(Input):
+    """When an instance that ended by itself is started again, with growing waits; ``max_attempts`` null: for ever."""
+
+    mode: RestartMode = RestartMode.ALWAYS
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+
+
 class NewInstanceBody(Input):
     """An instance that shall run. ``node_id`` pins it to a host; ``command`` replaces the image's own."""
 
@@ -64,6 +72,7 @@ class NewInstanceBody(Input):
         msgspec.field(default_factory=list)
     )
     stop_timeout: StopTimeout = 30.0
+    restart_policy: WantedRestart = msgspec.field(default_factory=WantedRestart)
 
 
 class InstanceQuery(PageQuery):
@@ -106,11 +115,19 @@ class GivenResources(msgspec.Struct, frozen=True, kw_only=True):
     disk: int
 
 
+class GivenRestart(msgspec.Struct, frozen=True, kw_only=True):
+    """When it is started again after it ended by itself; ``max_attempts`` counts failures in a row."""
+
+    mode: RestartMode
+    max_attempts: int | None
+
+
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """What is desired of an instance (``desired_state``, ``generation``) and what was observed (``state`` and on).
 
     ``node_id``, ``placement_id`` and the addresses are those of its live placement. ``outcome`` and ``exit_status``
-    tell how the last one ended.
+    tell how the last one ended. ``restarts`` counts the new starts of its placement after it ended by itself; while it
+    waits for another, ``next_try_at`` says when that is.
     """
 
     id: UUID
@@ -123,6 +140,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     environment_variables: dict[str, str]
     command: list[str]
     stop_timeout: float
+    restart_policy: GivenRestart
     desired_state: InstanceDesired
     generation: int
     state: InstanceState
@@ -130,6 +148,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     outcome: Outcome | None
     exit_status: int | None
+    restarts: int
+    next_try_at: datetime | None
     node_id: UUID | None
     placement_id: UUID | None
     ipv6: str | None
@@ -159,6 +179,9 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     outcome: Outcome | None
     exit_status: int | None
+    failures: int
+    restarts: int
+    next_try_at: datetime | None
     hypervisor: str | None
     pid: int | None
     ipv6: str | None
@@ -189,6 +212,7 @@ def present(row: InstanceRow) -> Instance:
         environment_variables=dict(row.environment),
         command=list(row.command),
         stop_timeout=row.stop_timeout,
+        restart_policy=GivenRestart(mode=row.restart.mode, max_attempts=row.restart.max_attempts),
         desired_state=row.desired,
         generation=row.generation,
         state=row.state,
@@ -196,6 +220,8 @@ def present(row: InstanceRow) -> Instance:
         reason=row.reason,
         outcome=row.outcome,
         exit_status=row.exit_status,
+        restarts=row.restarts,
+        next_try_at=row.next_try_at,
         node_id=row.node_id,
         placement_id=row.placement_id,
         ipv6=None if row.v6 is None else str(row.v6),
@@ -234,6 +260,7 @@ async def create(call: Call) -> Answer:
             command=tuple(body.command),
             stop_timeout=body.stop_timeout,
             id=call.token,
+            restart=_restart(body.restart_policy),
         )
     )
     return Answer(present(row), status=201)
@@ -324,6 +351,12 @@ async def _confirm(call: Call, confirmed: bool, how: str) -> None:
         )
 
 
+def _restart(wanted: WantedRestart) -> RestartPolicy:
+    if wanted.max_attempts is not None and wanted.mode is RestartMode.NEVER:
+        raise InvalidInput("it is never restarted", field="restart_policy.max_attempts", fix="leave it out")
+    return RestartPolicy(wanted.mode, wanted.max_attempts)
+
+
 def _mib(size: int | str, field: str, bounds: tuple[int, int]) -> int:
     lowest, highest = bounds
     mib = parse_mib(size, field=field)
@@ -368,6 +401,9 @@ def _present_placement(row: PlacementRow) -> Placement:
         reason=row.reason,
         outcome=row.outcome,
         exit_status=row.exit_status,
+        failures=row.failures,
+        restarts=row.restarts,
+        next_try_at=row.next_try_at,
         hypervisor=row.hypervisor,
         pid=row.pid,
         ipv6=None if row.v6 is None else str(row.v6),

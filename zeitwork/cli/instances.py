@@ -13,6 +13,7 @@ from uuid import uuid4
 import click
 
 from actors.model.errors import InvalidInput
+from actors.model.restart import RestartMode
 from actors.model.units import format_mib, parse_mib
 from zeitwork.cli.client import Client
 from zeitwork.cli.options import talks_to_host
@@ -41,6 +42,13 @@ def urls(instance: Any) -> list[str]:
 @click.option("--disk", default="1GiB", show_default=True, help="Size limit of the writable layer.")
 @click.option("--env", "-e", "env", multiple=True, metavar="KEY=VALUE", help="Environment variable; may be repeated.")
 @click.option("--env-file", type=click.Path(path_type=Path), help="File of KEY=VALUE lines.")
+@click.option(
+    "--restart",
+    default="always",
+    show_default=True,
+    metavar="always|on-failure|never",
+    help="Start it again when it ends by itself; on-failure:5 tries five times in a row.",
+)
 @click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds to wait.")
 @click.option("--detach", "-d", is_flag=True, help="Do not wait until the app runs.")
 @talks_to_host
@@ -54,6 +62,7 @@ def deploy(
     disk: str,
     env: tuple[str, ...],
     env_file: Path | None,
+    restart: str,
     timeout: float,
     detach: bool,
     as_json: bool,
@@ -68,11 +77,13 @@ def deploy(
       zeitwork deploy ghcr.io/acme/web:1.4
       zeitwork deploy ./web.tar --memory 512MiB -e LOG_LEVEL=debug
       docker save web | zeitwork deploy - --name web --port 3000
+      zeitwork deploy ./job.tar --restart on-failure:5
     """
     deadline = time.monotonic() + timeout
     body: dict[str, Any] = {
         "resources": {"vcpu": vcpu, "memory": parse_mib(memory), "disk": parse_mib(disk, field="disk")},
         "environment_variables": _environment(env, env_file),
+        "restart_policy": _restart(restart),
     }
     progress = Progress(quiet=as_json)
     try:
@@ -94,6 +105,15 @@ def deploy(
     click.echo(f"{instance['name']} is {instance['state']}  ({instance['id']})", err=True)
     for url in urls(instance):
         click.echo(url)
+
+
+def _restart(text: str) -> dict[str, Any]:
+    mode, separator, attempts = text.partition(":")
+    if mode not in list(RestartMode) or (separator and not (attempts.isascii() and attempts.isdigit())):
+        raise InvalidInput(
+            f"{text!r} is no restart policy", field="--restart", fix="always, on-failure or never; on-failure:5"
+        )
+    return {"mode": mode} | ({"max_attempts": int(attempts)} if separator else {})
 
 
 def _environment(pairs: tuple[str, ...], file: Path | None) -> dict[str, str]:
@@ -180,6 +200,8 @@ def stop(client: Client, instance: str, timeout: float | None, force: bool, no_w
 @talks_to_host
 def start(client: Client, instance: str, no_wait: bool, as_json: bool) -> None:
     """Start a stopped or failed instance again; it gets a new address.
+
+    One that waits for its next try keeps its address and is tried at once.
 
     \b
     Examples:

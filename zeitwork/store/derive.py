@@ -13,7 +13,10 @@ _WHILE_IT_LIVES = {
     PlacementState.STARTING: InstanceState.STARTING,
     PlacementState.RUNNING: InstanceState.RUNNING,
     PlacementState.STOPPING: InstanceState.STOPPING,
+    PlacementState.WAITING: InstanceState.STARTING,
 }
+#: From so many ends in a row on it is called a loop; one that never came to run its app is one at once.
+_LOOP = 2
 _ENDED_QUIETLY = (Outcome.STOPPED, Outcome.KILLED)
 
 
@@ -22,6 +25,9 @@ def instance_state(desired: InstanceDesired, superseded: bool, observation: Obse
 
     ``superseded`` says that a newer generation is desired than the placement's.
     """
+    if observation.state is PlacementState.WAITING:
+        looping = (observation.failures or 0) >= _LOOP or observation.outcome is Outcome.START_FAILED
+        return InstanceState.CRASH_LOOP if looping else InstanceState.STARTING, observation.reason
     if observation.state is not PlacementState.REMOVED:
         return _WHILE_IT_LIVES[observation.state], observation.reason
     if desired is InstanceDesired.TERMINATED:
@@ -58,6 +64,10 @@ def ending(observation: Observation) -> str:
             return "the virtual machine ended unexpectedly"
         case Outcome.PANIC:
             return "the guest kernel panicked"
+        case Outcome.OOM_KILLED:
+            return "its memory was used up"
+        case Outcome.UNHEALTHY:
+            return "it did not answer its health check"
         case _:
             return "it ended and nobody saw why"
 

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.resources import Resources
+from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import InstanceDesired, InstanceState, NodeState, Outcome
 from zeitwork.store.events import event_row
 from zeitwork.store.identifiers import new_id
@@ -21,10 +22,12 @@ from zeitwork.store.rows import EventRow, InstanceRow, NewInstance, Page, Placem
 from zeitwork.store.units import Cursor, Units
 
 _SELECT = """
-select i.*, m.source as image_source, p.id as placement_id, p.node_id, p.v4, p.v6
+select i.*, m.source as image_source, p.id as placement_id, p.node_id, p.v4, p.v6,
+    coalesce(p.restarts, 0) as restarts, case when i.state in ('starting', 'crash_loop')
+        and (i.retry_asked_at > p.updated_at) is not true then p.next_try_at end as next_try_at
 from instances i join images m on m.id = i.image_id left join lateral (
-    select id, node_id, v4, v6 from placements where instance_id = i.id and state <> 'removed'
-    order by generation desc limit 1) p on true
+    select id, node_id, v4, v6, restarts, next_try_at, updated_at from placements
+    where instance_id = i.id and state <> 'removed' order by generation desc limit 1) p on true
 """
 _ENDED = (InstanceState.STOPPED, InstanceState.FAILED, InstanceState.CRASH_LOOP)
 
@@ -86,6 +89,7 @@ def _instance_row(row: Mapping[str, Any]) -> InstanceRow:
         environment=dict(row["environment"]),
         command=tuple(row["command"]),
         stop_timeout=row["stop_timeout"],
+        restart=RestartPolicy(RestartMode(row["restart_mode"]), row["restart_max_attempts"]),
         desired=InstanceDesired(row["desired"]),
         generation=row["generation"],
         state=InstanceState(row["state"]),
@@ -93,6 +97,8 @@ def _instance_row(row: Mapping[str, Any]) -> InstanceRow:
         reason=row["reason"],
         outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
         exit_status=row["exit_status"],
+        restarts=row["restarts"],
+        next_try_at=row["next_try_at"],
         node_id=row["node_id"],
         placement_id=row["placement_id"],
         v4=row["v4"],
@@ -137,7 +143,8 @@ class Instances:
             _check_room(new, resource_rows(cursor))
             cursor.execute(
                 "insert into instances (id, name, image_id, pinned_node_id, vcpu, memory, disk, default_port, "
-                "environment, command, stop_timeout) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+                "environment, command, stop_timeout, restart_mode, restart_max_attempts) "
+                "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
                 "on conflict do nothing",
                 (
                     instance_id,
@@ -151,6 +158,8 @@ class Instances:
                     Jsonb(dict(new.environment)),
                     Jsonb(list(new.command)),
                     new.stop_timeout,
+                    new.restart.mode,
+                    new.restart.max_attempts,
                 ),
             )
             if cursor.rowcount:
@@ -220,7 +229,8 @@ class Instances:
     ) -> InstanceRow:
         """Ask an instance to run, stop or terminate.
 
-        Asking what is already so changes nothing. ``running`` on one that has ended starts its next generation.
+        Asking what is already so changes nothing. ``running`` on one that has ended starts its next generation, on
+        one that waits for its next try it makes that try come at once.
         ``force`` skips the graceful part of a stop, ``stop_timeout`` (seconds) replaces its wait. Raises `NotFound`,
         and `Conflict` for anything but terminated on a terminated one.
         """
@@ -228,7 +238,9 @@ class Instances:
         def unit(cursor: Cursor) -> InstanceRow:
             row = _lock_alive(cursor, instance_id, desired)
             if desired is InstanceDesired.RUNNING:
-                if row["desired"] != desired or row["state"] in _ENDED:
+                if row["desired"] == desired and _waits(cursor, instance_id):
+                    _try_now(cursor, row, who)
+                elif row["desired"] != desired or row["state"] in _ENDED:
                     _next_generation(cursor, row, force=False, stop_wait=None, what="instance.started", who=who)
             else:
                 _end(cursor, row, desired, force, stop_timeout, who)
@@ -298,6 +310,21 @@ def _lock_alive(cursor: Cursor, instance_id: UUID, desired: InstanceDesired) -> 
     if row["desired"] == InstanceDesired.TERMINATED and desired is not InstanceDesired.TERMINATED:
         raise Conflict("the instance is terminated or about to be: that is final", fix="create another one")
     return row
+
+
+def _waits(cursor: Cursor, instance_id: UUID) -> bool:
+    cursor.execute("select from placements where instance_id = %s and state = 'waiting'", (instance_id,))
+    return cursor.fetchone() is not None
+
+
+def _try_now(cursor: Cursor, row: Mapping[str, Any], who: str) -> None:
+    """Make the next try of a waiting placement come at once; its earlier failures are forgotten."""
+    # The clock, not the transaction's time: that may lie before the wait began.
+    cursor.execute("update instances set retry_asked_at = clock_timestamp() where id = %s", (row["id"],))
+    record(cursor, who, "instance.retried", "instance", row["id"], {"generation": row["generation"]})
+    generation = row["observed_generation"]
+    write_observed(cursor, row, InstanceState.STARTING, "tried again at once", generation=generation, who=who)
+    _announce_desired(cursor, row["id"])
 
 
 def _next_generation(

@@ -12,6 +12,7 @@ from actors.model.ids import short_id
 from actors.model.network import Lease
 from actors.model.records import Observation, Placement
 from actors.model.resources import Resources
+from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import InstanceDesired, PlacementState
 from zeitwork.store.derive import ending, instance_state
 from zeitwork.store.images import config_from_json
@@ -24,6 +25,7 @@ from zeitwork.store.units import Cursor, Units
 
 _FOR_HOST = """
 select p.*, i.name, i.desired, i.generation as desired_generation, i.default_port, i.environment, i.command,
+    i.restart_mode, i.restart_max_attempts, coalesce(i.retry_asked_at > p.updated_at, false) as hurry,
     i.stop_force, i.stop_wait, i.stop_timeout, i.image_id, m.digest, m.config
 from placements p join instances i on i.id = p.instance_id join images m on m.id = i.image_id
 where p.node_id = %s and p.state <> 'removed' order by p.id
@@ -79,6 +81,9 @@ def _for_host(row: Mapping[str, Any]) -> Placement:
         stop_timeout=row["stop_wait"] if hurried else row["stop_timeout"],
         force=row["stop_force"],
         boot_id=row["boot_id"],
+        restart=RestartPolicy(RestartMode(row["restart_mode"]), row["restart_max_attempts"]),
+        failures=0 if row["hurry"] else row["failures"],
+        next_try_at=None if row["hurry"] or row["next_try_at"] is None else row["next_try_at"].timestamp(),
     )
 
 
@@ -153,12 +158,15 @@ def _observe(
     if row["state"] not in expected or row["state"] == PlacementState.REMOVED:
         return bool(row["state"] == seen.state)
     removed = seen.state is PlacementState.REMOVED
+    ended = removed or seen.state is PlacementState.WAITING
     reason = ending(seen) if removed and not seen.reason else seen.reason
     cursor.execute(
         "update placements set state = %(state)s, state_version = state_version + 1, reason = %(reason)s, "
         "outcome = coalesce(%(outcome)s, outcome), exit_status = coalesce(%(status)s, exit_status), "
         "hypervisor = coalesce(%(hypervisor)s, hypervisor), pid = coalesce(%(pid)s, pid), "
         "boot_id = coalesce(%(boot_id)s, boot_id), updated_at = now(), "
+        "failures = coalesce(%(failures)s, failures), next_try_at = to_timestamp(%(next_try_at)s), "
+        "restarts = restarts + (state = 'waiting' and %(state)s = 'preparing')::integer, "
         "running_at = case when %(state)s = 'running' then coalesce(running_at, now()) else running_at end, "
         "removed_at = case when %(state)s = 'removed' then now() end where id = %(id)s",
         {
@@ -169,6 +177,8 @@ def _observe(
             "hypervisor": seen.hypervisor,
             "pid": seen.pid,
             "boot_id": seen.boot_id,
+            "failures": seen.failures,
+            "next_try_at": seen.next_try_at,
             "id": placement_id,
         },
     )
@@ -197,8 +207,8 @@ def _observe(
         state,
         sentence,
         generation=instance["generation"] if over else row["generation"],
-        outcome=seen.outcome if removed else None,
-        exit_status=seen.exit_status if removed else None,
+        outcome=seen.outcome if ended else None,
+        exit_status=seen.exit_status if ended else None,
         who="host",
     )
     if removed:

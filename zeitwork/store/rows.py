@@ -12,6 +12,7 @@ from uuid import UUID
 from actors.model.image import ImageConfig
 from actors.model.network import HostNetwork
 from actors.model.resources import Capacity, Resources
+from actors.model.restart import ALWAYS, RestartPolicy
 from actors.model.states import (
     ImageStatus,
     InstanceDesired,
@@ -165,6 +166,7 @@ class NewInstance:
     command: tuple[str, ...] = ()
     stop_timeout: float = 30.0
     id: UUID | None = None
+    restart: RestartPolicy = ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,8 @@ class InstanceRow:
     """An instance: what is desired (``desired``, ``generation``) and what is observed (``state`` and below).
 
     ``node_id``, ``placement_id`` and the addresses are those of its live placement, None when it has none.
-    ``pinned_node_id`` is the user's wish. ``outcome`` and ``exit_status`` tell how the last placement ended.
+    ``pinned_node_id`` is the user's wish. ``outcome`` and ``exit_status`` tell how it last ended. ``restarts`` counts
+    new starts of its present placement, ``next_try_at`` is when the next one is due, None when none is.
     """
 
     id: UUID
@@ -185,6 +188,7 @@ class InstanceRow:
     environment: dict[str, str]
     command: tuple[str, ...]
     stop_timeout: float
+    restart: RestartPolicy
     desired: InstanceDesired
     generation: int
     state: InstanceState
@@ -192,6 +196,8 @@ class InstanceRow:
     reason: str
     outcome: Outcome | None
     exit_status: int | None
+    restarts: int
+    next_try_at: datetime | None
     node_id: UUID | None
     placement_id: UUID | None
     v4: IPv4Address | None
@@ -218,6 +224,9 @@ class PlacementRow:
     hypervisor: str | None
     pid: int | None
     boot_id: str | None
+    failures: int  # how often in a row it ended by itself
+    restarts: int
+    next_try_at: datetime | None
     v4: IPv4Address
     v6: IPv6Address | None
     created_at: datetime

@@ -19,6 +19,7 @@ from actors.model.image import ImageConfig
 from actors.model.network import Lease
 from actors.model.records import Observation, Placement
 from actors.model.resources import Resources
+from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import PlacementState
 
 NODE = uuid.UUID(int=7)
@@ -87,6 +88,8 @@ class FileStore:
                 return bool(row["state"] == seen.state)
             row["state"] = seen.state
             row["boot_id"] = seen.boot_id or row["boot_id"]
+            row["failures"] = row.get("failures", 0) if seen.failures is None else seen.failures
+            row["next_try_at"] = seen.next_try_at
             row["observations"].append(
                 {
                     "state": seen.state,
@@ -132,4 +135,7 @@ def to_placement(identifier: UUID, row: dict[str, Any]) -> Placement:
         stop_timeout=row.get("stop_timeout", 10.0),
         force=row.get("force", False),
         boot_id=row["boot_id"],
+        restart=RestartPolicy(RestartMode(row.get("restart", "never")), row.get("max_attempts")),
+        failures=row.get("failures", 0),
+        next_try_at=row.get("next_try_at"),
     )

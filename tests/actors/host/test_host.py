@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.vm.guest import DISK
 from actors.vm.intent import Intent
 from tests.actors.host.test_machines import ended
 from tests.actors.host.world import World, world
@@ -392,3 +393,70 @@ def test_machines_boot_one_after_the_other_when_so_configured(w: World) -> None:
     for item in placements:
         last(w, item)
     clean(w, placements[0])
+
+
+def test_a_machine_that_crashed_runs_again_with_its_disk_and_address(w: World) -> None:
+    placement = w.place(restart="always")
+    w.start()
+    w.wait_state(placement, "running", 30)
+    first = w.vmm_pid(placement)
+    disk = w.paths.placement(placement) / DISK
+    inode = disk.stat().st_ino
+    os.kill(first, signal.SIGKILL)
+    w.wait(lambda: w.store.row(placement)["state"] == "waiting", "waiting machine", 10)
+    w.wait(lambda: phase(w, placement) == "running", "running machine", 20)
+    w.wait_state(placement, "running", 10)
+    assert w.vmm_pid(placement) != first
+    assert disk.stat().st_ino == inode
+    row = w.store.row(placement)
+    [waiting] = [seen for seen in row["observations"] if seen["state"] == "waiting"]
+    assert waiting["outcome"] == "vmm_died"
+    assert "next try at" in waiting["reason"]
+    assert row["failures"] == 1
+    stop(w, placement)
+    assert last(w, placement)["outcome"] == "stopped"
+    clean(w, placement)
+
+
+def test_an_app_that_ends_again_and_again_is_tried_until_nobody_wants_to(w: World) -> None:
+    placement = w.place(argv=["/short"], restart="on-failure", max_attempts=2)
+    w.start()
+    seen = last(w, placement)
+    assert "given up after 3 failures in a row" in seen["reason"]
+    states = [one["state"] for one in w.store.row(placement)["observations"]]
+    assert states.count("waiting") == 2
+    assert states.count("preparing") == 3
+    clean(w, placement)
+
+
+def test_a_wait_outlives_the_host_process_and_can_be_hurried_and_ended(w: World) -> None:
+    placement = w.place(argv=["/short"], restart="always", failures=8)
+    w.start()
+    w.wait_state(placement, "waiting", 30)
+    due = w.store.row(placement)["next_try_at"]
+    w.wait(lambda: phase(w, placement) == "waiting", "waiting machine", 10)
+    w.kill()
+    w.start()
+    w.wait(lambda: phase(w, placement) == "waiting", "waiting machine", 10)
+    assert w.store.row(placement)["next_try_at"] == due
+    w.store.change(placement, next_try_at=None, failures=0)
+    w.wake()
+    w.wait(lambda: w.store.row(placement)["failures"] == 1, "another try", 20)
+    w.wait_state(placement, "waiting", 20)
+    stop(w, placement)
+    last(w, placement)
+    clean(w, placement)
+
+
+def test_a_panic_of_an_earlier_start_does_not_explain_a_later_end(w: World) -> None:
+    placement = w.place(argv=["/panic"], restart="always", failures=8)
+    w.start()
+    w.wait_state(placement, "waiting", 30)
+    w.kill()
+    w.store.change(placement, argv=["/serve"], next_try_at=None)
+    w.start()
+    w.wait_state(placement, "running", 30)
+    os.kill(w.vmm_pid(placement), signal.SIGKILL)
+    w.wait(lambda: w.store.row(placement)["failures"] == 10, "second end", 20)
+    waits = [one for one in w.store.row(placement)["observations"] if one["state"] == "waiting"]
+    assert [one["outcome"] for one in waits] == ["panic", "vmm_died"]

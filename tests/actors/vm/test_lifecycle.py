@@ -8,12 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.model.restart import ALWAYS, RestartMode, RestartPolicy
 from actors.model.states import Outcome, PlacementState
 from actors.vm import lifecycle as life
 from actors.vm.lifecycle import Job, Phase, Thing
 from actors.vm.outcome import Evidence
+from actors.vm.restart import Restart
 
 LIMITS = life.Limits(start=60, margin=5)
+AGAIN = Restart(ALWAYS)
+restarts = st.sampled_from([Restart(RestartPolicy(mode, most)) for mode in RestartMode for most in (None, 1, 3)])
 
 
 class World:
@@ -121,16 +125,27 @@ class World:
                 return
 
 
-def running() -> World:
-    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS))
+def running(restart: Restart = AGAIN) -> World:
+    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS, restart=restart))
     world.feed(life.Begin())
+    begin(world)
+    return world
+
+
+def begin(world: World) -> None:
+    """Let a claimed start go well."""
     for job in (Job.REPORT, Job.DISK, Job.ROOT, Job.REPORT, Job.TAP, Job.LAUNCH):
         world.finish(job, "done")
     world.feed(life.AppStarted())
     world.finish(Job.REPORT, "done")
     assert world.vm.phase is Phase.RUNNING
     assert world.database is PlacementState.RUNNING
-    return world
+
+
+def drop(world: World) -> None:
+    """Let everything that is dropped or told be done, without letting time pass."""
+    while world.jobs:
+        world.finish(min(world.jobs), "half" if min(world.jobs) in world.cancelled else "done")
 
 
 moves = st.one_of(
@@ -139,26 +154,40 @@ moves = st.one_of(
     ),
     st.tuples(st.just("tick"), st.sampled_from([0.0, 1.0, 10.0, 100.0])),
     st.tuples(st.just("started")),
+    st.tuples(st.just("hurry")),
     st.tuples(st.just("exit"), st.sampled_from([Evidence(), Evidence(started=True, status=0), Evidence(error="no")])),
     st.tuples(st.just("stop"), st.sampled_from([0.0, 5.0, 30.0]), st.booleans(), st.booleans()),
     st.tuples(st.just("resync"), st.sampled_from(list(PlacementState))),
 )
 starts = st.one_of(
     st.builds(
-        lambda told, left: (life.fresh(told, LIMITS, leftovers=left), set()),
+        lambda told, left, again: (life.fresh(told, LIMITS, leftovers=left, restart=again), set()),
         st.sampled_from(list(PlacementState)[:-1]),
         st.booleans(),
+        restarts,
     ),
     st.builds(
-        lambda told, started: (life.adopted(told, LIMITS, 0.0, started=started), set(Thing)),
+        lambda wait, again: (life.waiting(LIMITS, 0.0, wait, again), {Thing.DISK, Thing.TAP}),
+        st.sampled_from([0.0, 5.0]),
+        restarts,
+    ),
+    st.builds(
+        lambda told, started, again: (
+            life.adopted(told, LIMITS, 0.0, started=started, restart=again),
+            set(Thing),
+        ),
         st.sampled_from(list(PlacementState)[1:-1]),
         st.booleans(),
+        restarts,
     ),
-    st.just(
-        (
-            life.ended(PlacementState.RUNNING, LIMITS, Evidence(status=1, started=True)),
+    st.builds(
+        lambda told, wanted, again: (
+            life.ended(told, LIMITS, Evidence(status=1, started=True), wanted=wanted, restart=again),
             {Thing.DISK, Thing.TAP, Thing.MACHINE},
-        )
+        ),
+        st.sampled_from([PlacementState.RUNNING, PlacementState.STOPPING]),
+        st.booleans(),
+        restarts,
     ),
 )
 
@@ -181,6 +210,8 @@ def test_after_any_history_a_stop_releases_everything(start: tuple[life.Vm, set[
                 world.feed(life.Tick())
             case ("started",):
                 world.feed(life.AppStarted())
+            case ("hurry",):
+                world.feed(life.Hurry())
             case ("exit", evidence):
                 world.exit(evidence)
             case ("stop", timeout, force, park):
@@ -297,8 +328,87 @@ def test_parking_keeps_the_disk_and_puts_the_placement_back() -> None:
     assert world.database is PlacementState.ASSIGNED
 
 
-def test_an_app_that_ends_by_itself_is_told_and_cleaned() -> None:
+def test_what_ended_by_itself_starts_again_with_its_disk_and_its_tap() -> None:
     world = running()
+    world.exit(Evidence(started=True, status=1, ran=0.4))
+    drop(world)
+    assert world.vm.phase is Phase.WAITING
+    assert world.database is PlacementState.WAITING
+    assert world.things == {Thing.DISK, Thing.TAP}
+    assert world.endings[-1].status == 1
+    world.now = world.vm.deadline - 0.1
+    world.feed(life.Tick())
+    assert world.vm.phase is Phase.WAITING
+    world.now += 0.1
+    world.feed(life.Tick())
+    begin(world)
+    assert world.vm.restart.failures == 1
+    first, start = 1.0, world.now
+    world.exit(Evidence(started=True, status=0, ran=0.4))
+    drop(world)
+    assert world.vm.deadline == start + 2 * first
+
+
+def test_failures_are_counted_and_given_up_in_the_end() -> None:
+    world = running(Restart(RestartPolicy(RestartMode.ON_FAILURE, 2)))
+    for _ in range(2):
+        world.exit(Evidence(started=True, status=1))
+        drop(world)
+        world.now = world.vm.deadline
+        world.feed(life.Tick())
+        begin(world)
+    world.exit(Evidence(started=True, status=1))
+    world.settle()
+    assert world.finished
+    assert world.endings[-1].reason.endswith("given up after 3 failures in a row")
+    assert world.things == set()
+
+
+def test_a_start_that_fails_is_tried_again_too() -> None:
+    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS, restart=AGAIN))
+    world.feed(life.Begin())
+    world.finish(Job.REPORT, "done")
+    world.finish(Job.ROOT, "broke")
+    drop(world)
+    assert world.database is PlacementState.WAITING
+    assert world.endings[-1].outcome is Outcome.START_FAILED
+    world.feed(life.Hurry())
+    begin(world)
+
+
+def test_a_try_can_be_hurried_and_then_counts_from_the_beginning() -> None:
+    world = World(life.waiting(LIMITS, 0.0, 200.0, Restart(ALWAYS, failures=9)))
+    world.feed(life.Begin())
+    assert world.jobs == {}
+    world.feed(life.Hurry())
+    begin(world)
+    assert world.vm.restart.failures == 0
+
+
+@pytest.mark.parametrize("park", [True, False])
+def test_a_stop_ends_the_waiting(park: bool) -> None:
+    world = running()
+    world.exit(Evidence(started=True, status=1))
+    drop(world)
+    world.feed(life.StopWanted(5, park=park))
+    world.settle()
+    assert world.finished
+    assert world.database is (PlacementState.ASSIGNED if park else PlacementState.REMOVED)
+    assert world.things == ({Thing.DISK} if park else set())
+
+
+def test_a_stop_while_the_end_is_cleaned_prevents_the_next_try() -> None:
+    world = running()
+    world.exit(Evidence(started=True, status=1))
+    world.feed(life.StopWanted(5))
+    world.settle()
+    assert world.finished
+    assert world.database is PlacementState.REMOVED
+    assert world.endings[-1].outcome is Outcome.EXITED
+
+
+def test_an_app_that_ends_by_itself_is_told_and_cleaned() -> None:
+    world = running(life.NEVER)
     world.exit(Evidence(started=True, status=1, ran=0.44, output=("hello", "no database")))
     world.settle()
     ending = world.endings[-1]

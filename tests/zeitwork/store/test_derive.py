@@ -26,7 +26,10 @@ def test_what_was_asked_for_is_never_a_failure(
     desired: InstanceDesired, superseded: bool, observation: Observation
 ) -> None:
     state, reason = instance_state(desired, superseded, observation)
-    if observation.state is not PlacementState.REMOVED:
+    if observation.state is PlacementState.WAITING:
+        looping = observation.outcome is Outcome.START_FAILED
+        assert state is (InstanceState.CRASH_LOOP if looping else InstanceState.STARTING)
+    elif observation.state is not PlacementState.REMOVED:
         assert state in (InstanceState.STARTING, InstanceState.RUNNING, InstanceState.STOPPING)
     elif desired is InstanceDesired.RUNNING and superseded:
         assert state is InstanceState.PENDING
@@ -36,6 +39,12 @@ def test_what_was_asked_for_is_never_a_failure(
     else:
         assert state.value == desired.value
         assert reason
+
+
+def test_from_the_second_end_in_a_row_on_it_is_a_crash_loop() -> None:
+    seen = [Observation(PlacementState.WAITING, "boom", Outcome.EXITED, 1, failures=count) for count in (1, 2, 9)]
+    states = [instance_state(InstanceDesired.RUNNING, False, one) for one in seen]
+    assert states == [(InstanceState.STARTING, "boom"), *[(InstanceState.CRASH_LOOP, "boom")] * 2]
 
 
 @given(observations)

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from actors.model.restart import RestartMode
 from actors.model.states import (
     ImageStatus,
     InstanceDesired,
@@ -28,6 +29,7 @@ ENUMS: list[tuple[str, str, type[StrEnum]]] = [
     ("instances", "desired", InstanceDesired),
     ("instances", "state", InstanceState),
     ("instances", "outcome", Outcome),
+    ("instances", "restart_mode", RestartMode),
     ("placements", "state", PlacementState),
     ("placements", "outcome", Outcome),
     ("images", "status", ImageStatus),
@@ -55,7 +57,7 @@ def test_checks_are_the_enums_of_the_model(
         (table, column),
     ).fetchall()
     assert len(row) == 1
-    assert set(re.findall(r"'([a-z_]+)'", row[0][0])) == {member.value for member in enum}
+    assert set(re.findall(r"'([a-z_-]+)'", row[0][0])) == {member.value for member in enum}
 
 
 def test_every_table_of_the_schema_is_named_by_the_aggregate_that_writes_it(connection: psycopg.Connection) -> None:
