@@ -60,6 +60,9 @@ def test_a_good_body() -> None:
         ({"command": ["sh\0"]}, "command[0]"),
         ({"stop_timeout": -1}, "stop_timeout"),
         ({"stop_timeout": 3601}, "stop_timeout"),
+        ({"restart_policy": {"mode": "sometimes"}}, "restart_policy.mode"),
+        ({"restart_policy": {"mode": "always", "max_attempts": 0}}, "restart_policy.max_attempts"),
+        ({"restart_policy": "always"}, "restart_policy"),
         ({"surprise": 1}, "surprise"),
     ],
 )

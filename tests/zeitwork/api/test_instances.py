@@ -6,7 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from actors.model.states import PlacementState
+from actors.model.records import Observation
+from actors.model.states import Outcome, PlacementState
 from tests.zeitwork.api.conftest import World
 from zeitwork.api.deps import fresh_id
 
@@ -294,3 +295,40 @@ async def test_a_key_that_is_none_is_refused(world: World) -> None:
 async def test_ids_are_of_version_7(world: World) -> None:
     made = await world.create()
     assert UUID(str(made["id"])).version == 7
+
+
+async def test_a_crash_loop_is_shown_with_its_reason_and_the_time_of_the_next_try(world: World) -> None:
+    made = await world.create(restart_policy={"mode": "on-failure", "max_attempts": 9})
+    assert made["restart_policy"] == {"mode": "on-failure", "max_attempts": 9}
+    assert (made["restarts"], made["next_try_at"]) == (0, None)
+    path = f"/api/v1/instances/{made['id']}"
+    (placement,) = await world.place()
+    for failures in (1, 2):
+        seen = Observation(
+            PlacementState.WAITING,
+            "the app exited with status 3; next try at noon",
+            Outcome.EXITED,
+            3,
+            failures=failures,
+            next_try_at=2_000_000_000.0,
+        )
+        assert await world.store.placements.observe(placement, list(PlacementState), seen)
+        found = (await world.client.get(path)).json()
+        assert found["state"] == ("starting" if failures == 1 else "crash_loop")
+        assert (found["reason"], found["outcome"], found["exit_status"]) == (seen.reason, "exited", 3)
+        assert found["next_try_at"] == "2033-05-18T03:33:20Z"
+        if failures == 1:
+            await world.observe(placement, PlacementState.PREPARING)
+    assert found["restarts"] == 1
+    started = (await world.client.post(f"{path}/start")).json()
+    assert (started["state"], started["generation"], started["next_try_at"]) == ("starting", 1, None)
+    (shown,) = (await world.client.get(f"{path}/placements")).json()["items"]
+    assert (shown["failures"], shown["restarts"], shown["state"]) == (2, 1, "waiting")
+
+
+async def test_attempts_of_what_is_never_restarted_are_refused(world: World) -> None:
+    body = {"image_id": str(await world.image()), "resources": {"vcpu": 1, "memory": 128}, "default_port": 80}
+    body["restart_policy"] = {"mode": "never", "max_attempts": 3}
+    answer = await world.client.post("/api/v1/instances", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "restart_policy.max_attempts"

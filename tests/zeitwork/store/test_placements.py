@@ -9,8 +9,9 @@ import trio
 
 from actors.model.errors import NotFound
 from actors.model.records import Observation
-from actors.model.states import InstanceState, Outcome, PlacementState
-from tests.zeitwork.store.world import EXITED, STOPPED, instance, place, ready_image, ready_node, running, see
+from actors.model.restart import RestartMode, RestartPolicy
+from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
+from tests.zeitwork.store.world import EXITED, STOPPED, instance, live, place, ready_image, ready_node, running, see
 from zeitwork.store import Store
 
 ALL = list(PlacementState)
@@ -105,3 +106,45 @@ async def test_a_stranger_is_not_found(store: Store) -> None:
         await store.placements.observe(uuid4(), ALL, EXITED)
     with pytest.raises(NotFound):
         await store.placements.get(uuid4())
+
+
+async def test_a_wait_is_kept_for_the_host_until_someone_asks_for_a_try_at_once(store: Store) -> None:
+    policy = RestartPolicy(RestartMode.ON_FAILURE, 7)
+    node, row, placement = await running(store, restart=policy)
+    assert (placement.restart, placement.failures, placement.next_try_at) == (policy, 0, None)
+    waiting = Observation(PlacementState.WAITING, "boom", Outcome.EXITED, 1, failures=4, next_try_at=2e9)
+    await see(store, placement, waiting)
+    found = await live(store, node, row.id)
+    assert found is not None
+    assert (found.state, found.failures, found.next_try_at) == (PlacementState.WAITING, 4, 2e9)
+    assert found.lease == placement.lease
+    assert (await store.instances.get(row.id)).state is InstanceState.CRASH_LOOP
+
+    asked = await store.instances.set_desired(row.id, InstanceDesired.RUNNING)
+    assert (asked.state, asked.generation) == (InstanceState.STARTING, row.generation)
+    found = await live(store, node, row.id)
+    assert found is not None
+    assert (found.wanted, found.failures, found.next_try_at) == (True, 0, None)
+    # A wait that begins after that is a wait again.
+    await see(store, placement, Observation(PlacementState.PREPARING, failures=0))
+    await see(
+        store, placement, Observation(PlacementState.WAITING, "boom", Outcome.EXITED, 1, failures=1, next_try_at=2e9)
+    )
+    found = await live(store, node, row.id)
+    assert found is not None
+    assert (found.failures, found.next_try_at) == (1, 2e9)
+    assert (await store.placements.get(placement.id)).restarts == 1
+
+
+async def test_a_stop_ends_a_wait(store: Store) -> None:
+    node, row, placement = await running(store)
+    await see(
+        store, placement, Observation(PlacementState.WAITING, "boom", Outcome.EXITED, 1, failures=4, next_try_at=2e9)
+    )
+    await store.instances.set_desired(row.id, InstanceDesired.STOPPED)
+    found = await live(store, node, row.id)
+    assert found is not None
+    assert not found.wanted
+    await see(store, placement, Observation(PlacementState.REMOVED, "boom", Outcome.EXITED, 1))
+    after = await store.instances.get(row.id)
+    assert (after.state, after.reason, after.next_try_at) == (InstanceState.STOPPED, "boom", None)
