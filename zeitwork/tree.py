@@ -18,6 +18,9 @@ from uuid import UUID
 import structlog
 import trio
 
+from actors.health.actor import Health
+from actors.health.messages import NAME as HEALTH
+from actors.health.messages import Wake as HealthWake
 from actors.host.actor import NAME as HOST
 from actors.host.actor import Host
 from actors.host.messages import StopAll
@@ -315,6 +318,7 @@ async def _start_actors(
     leftovers = VmLeftovers(paths, settings.cgroup, network.drop)
     wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
         HOST: (("zw_placements",), lambda: HostWake("notified")),
+        HEALTH: (("zw_placements",), lambda: HealthWake("notified")),
         IMAGES: (("zw_images",), lambda: ImagesWake("notified")),
         # Of a placement's changes only its removal matters here, and that is told as its instance's too.
         "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
@@ -329,6 +333,7 @@ async def _start_actors(
             lambda: Host(node.id, settings.cluster_id, store.placements, leftovers, make_tap, make_vm),
             stop_timeout=15.0,
         ),
+        Spec(HEALTH, lambda: Health(node.id, store.placements, system.name(HOST))),
         branch("leader", leader),
         Spec("relay", lambda: Relay(store.notifications, wakes)),
     ):

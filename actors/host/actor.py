@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-from actors.host.messages import HostView, StopAll, Vms, Wake
+from actors.host.messages import HostView, StopAll, Unhealthy, Vms, Wake
 from actors.host.ports import Leftovers, MakeTap, MakeVm
 from actors.host.reconcile import Child, Decisions, decide, unknown
 from actors.host.store import PlacementStore
 from actors.model.records import Placement
-from actors.vm.messages import Disowned, Leftover, Resync, Retry, Stop, VmChanged, VmView
+from actors.vm.messages import Disowned, Leftover, Replace, Resync, Retry, Stop, VmChanged, VmView
 from runtime import Actor, ActorError, Down, LifeRef, Message, Ref, Reply, Timer
 
 #: The actor's name on every host.
@@ -138,6 +138,10 @@ class Host(Actor):
                 entry = self._entries.get(view.placement_id)
                 if entry is not None:
                     entry.view = view
+            case Unhealthy(placement_id=placement_id, reason=reason):
+                entry = self._entries.get(placement_id)
+                if entry is not None:
+                    self._tell(entry, Replace(reason, entry.placement.stop_timeout))
             case Disowned(placement_id=placement_id):
                 entry = self._entries.get(placement_id)
                 if entry is not None:

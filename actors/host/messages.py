@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from actors.vm.messages import Leftover, VmView
 from runtime import Message, Request
@@ -13,6 +14,14 @@ class Wake(Message):
     """Read this host's placements again, now. ``reason`` is for the log."""
 
     reason: str = "timer"
+
+
+@dataclass(frozen=True, slots=True)
+class Unhealthy(Message):
+    """The app of this placement does not answer its health check: its machine is to be ended and started again."""
+
+    placement_id: UUID
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

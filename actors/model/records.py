@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from actors.model.health import NO_CHECK, HealthCheck, HealthState
 from actors.model.image import ImageConfig
 from actors.model.network import Lease
 from actors.model.resources import Resources
@@ -43,6 +44,9 @@ class Placement:
     restart: RestartPolicy = NEVER
     failures: int = 0
     next_try_at: float | None = None
+    health: HealthCheck = NO_CHECK
+    health_state: HealthState = HealthState.UNKNOWN
+    running_at: float | None = None  # Unix seconds of its present start
 
 
 @dataclass(frozen=True, slots=True)

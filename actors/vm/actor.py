@@ -28,7 +28,7 @@ from actors.vm.guest import CONSOLE, DISK, LOG, TEMPLATES
 from actors.vm.intent import Intent
 from actors.vm.lifecycle import Job, Phase
 from actors.vm.machine import Acceleration, Hypervisor
-from actors.vm.messages import Disowned, Resync, Retry, Stop, VmChanged, VmView
+from actors.vm.messages import Disowned, Replace, Resync, Retry, Stop, VmChanged, VmView
 from actors.vm.outcome import Evidence
 from actors.vm.process import PidFile, VmProcess, boot_id
 from actors.vm.recover import Found, recover
@@ -212,6 +212,10 @@ class VmActor(Actor):
                 self._feed(life.Dropped(job))
             case Stop(timeout=timeout, force=force, park=park):
                 self._feed(life.StopWanted(timeout, force, park))
+            case Replace(reason=reason, timeout=timeout):
+                started = self._pid_file.app_started_at if self._pid_file is not None else None
+                ran = None if started is None else max(0.0, self.ctx.env.now() - started)
+                self._feed(life.Unhealthy(reason, timeout, ran))
             case Retry():
                 self._feed(life.Hurry())
             case Resync(state=state):

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from actors.model.restart import RestartMode
 from actors.model.states import Outcome, PlacementState
 from actors.vm.outcome import Ending, Evidence, classify
 from actors.vm.restart import NEVER, Restart, decide, given_up
@@ -148,11 +149,22 @@ class Hurry:
 
 
 @dataclass(frozen=True, slots=True)
+class Unhealthy:
+    """Its app does not answer any more; ``timeout`` is its time to end by itself, ``ran`` how long it has run."""
+
+    reason: str
+    timeout: float
+    ran: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The deadline in the state has passed."""
 
 
-Event = Begin | Done | Broke | Dropped | Reported | Resynced | AppStarted | Exited | StopWanted | Hurry | Tick
+Event = (
+    Begin | Done | Broke | Dropped | Reported | Resynced | AppStarted | Exited | StopWanted | Hurry | Unhealthy | Tick
+)
 
 
 # --- effects
@@ -341,6 +353,8 @@ def step(vm: Vm, event: Event, now: float) -> Step:
             return _stop(vm, event, now)
         case Hurry():
             return _hurry(vm)
+        case Unhealthy():
+            return _unhealthy(vm, event, now)
         case Tick():
             return _tick(vm, now)
 
@@ -523,6 +537,16 @@ def _hurry(vm: Vm) -> Step:
         return vm, []
     vm = replace(vm, restart=replace(vm.restart, failures=0), again=0.0)
     return _again(vm) if vm.phase is Phase.WAITING else (vm, [])
+
+
+def _unhealthy(vm: Vm, event: Unhealthy, now: float) -> Step:
+    """End what runs but does not answer; a machine that is not started again is left to its people."""
+    if vm.phase is not Phase.RUNNING or vm.restart.policy.mode is RestartMode.NEVER:
+        return vm, []
+    vm = _conclude(vm, Ending(Outcome.UNHEALTHY, f"it did not answer its health check: {event.reason}"), event.ran)
+    vm, effects = _sync(replace(vm, phase=Phase.STOPPING, tell=PlacementState.STOPPING))
+    vm, more = _ask(vm, event.timeout, now)
+    return vm, [*effects, *more]
 
 
 def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:

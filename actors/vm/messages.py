@@ -45,6 +45,17 @@ class Retry(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Replace(Message):
+    """End this virtual machine because its app does not answer, and start it again as its policy says.
+
+    ``timeout`` seconds for the app to end by itself. Ignored by one that does not run.
+    """
+
+    reason: str
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class VmChanged(Message):
     """Tells the host what became of one of its virtual machines. A `removed` phase is the last word."""
 

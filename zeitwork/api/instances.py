@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from actors.model.errors import Conflict, InvalidInput
+from actors.model.health import HealthCheck, HealthState, HealthType
 from actors.model.ids import short_id
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
@@ -57,6 +58,21 @@ class WantedRestart(Input):
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
 
+class WantedHealth(Input):
+    """How the app is probed: ``http`` GETs ``path`` (200 to 399 is well), ``tcp`` connects; ``port`` null: its own.
+
+    ``failures`` probes in a row that fail make it unhealthy, and start it again if its restart policy says so. An app
+    that has not answered yet gets a minute to come up.
+    """
+
+    type: HealthType
+    path: Annotated[str, msgspec.Meta(pattern=r"^/[!-~]{0,1023}$(?!\n)", description="of an HTTP check")] = "/"
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    interval: Annotated[float, msgspec.Meta(ge=1, le=3600, description="seconds between probes")] = 10.0
+    timeout: Annotated[float, msgspec.Meta(ge=0.1, le=300, description="seconds for one probe")] = 2.0
+    failures: Annotated[int, msgspec.Meta(ge=1, le=100)] = 2
+
+
 class NewInstanceBody(Input):
     """An instance that shall run. ``node_id`` pins it to a host; ``command`` replaces the image's own."""
 
@@ -73,6 +89,7 @@ class NewInstanceBody(Input):
     )
     stop_timeout: StopTimeout = 30.0
     restart_policy: WantedRestart = msgspec.field(default_factory=WantedRestart)
+    health: WantedHealth | None = None
 
 
 class InstanceQuery(PageQuery):
@@ -122,6 +139,30 @@ class GivenRestart(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int | None
 
 
+class GivenHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How the app is probed; ``port`` null is the instance's default port."""
+
+    type: HealthType
+    path: str
+    port: int | None
+    interval: float
+    timeout: float
+    failures: int
+
+
+class InstanceHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an instance's app answers: ``status`` by the probes of ``check``, ``state`` of its virtual machine."""
+
+    id: UUID
+    state: InstanceState
+    status: HealthState
+    reason: str
+    changed_at: datetime | None
+    check: GivenHealth
+    restarts: int
+    next_try_at: datetime | None
+
+
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """What is desired of an instance (``desired_state``, ``generation``) and what was observed (``state`` and on).
 
@@ -141,6 +182,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     command: list[str]
     stop_timeout: float
     restart_policy: GivenRestart
+    health: GivenHealth
+    health_status: HealthState
     desired_state: InstanceDesired
     generation: int
     state: InstanceState
@@ -213,6 +256,8 @@ def present(row: InstanceRow) -> Instance:
         command=list(row.command),
         stop_timeout=row.stop_timeout,
         restart_policy=GivenRestart(mode=row.restart.mode, max_attempts=row.restart.max_attempts),
+        health=_given_health(row),
+        health_status=row.health,
         desired_state=row.desired,
         generation=row.generation,
         state=row.state,
@@ -261,6 +306,7 @@ async def create(call: Call) -> Answer:
             stop_timeout=body.stop_timeout,
             id=call.token,
             restart=_restart(body.restart_policy),
+            health=_health(body.health),
         )
     )
     return Answer(present(row), status=201)
@@ -269,6 +315,23 @@ async def create(call: Call) -> Answer:
 async def get(call: Call) -> Answer:
     """GET /api/v1/instances/{id}."""
     return Answer(present(await call.deps.store.instances.get(call.id)))
+
+
+async def health(call: Call) -> Answer:
+    """GET /api/v1/instances/{id}/health."""
+    row = await call.deps.store.instances.get(call.id)
+    return Answer(
+        InstanceHealth(
+            id=row.id,
+            state=row.state,
+            status=row.health,
+            reason=row.health_reason,
+            changed_at=row.health_changed_at,
+            check=_given_health(row),
+            restarts=row.restarts,
+            next_try_at=row.next_try_at,
+        )
+    )
 
 
 async def delete(call: Call) -> Answer:
@@ -355,6 +418,26 @@ def _restart(wanted: WantedRestart) -> RestartPolicy:
     if wanted.max_attempts is not None and wanted.mode is RestartMode.NEVER:
         raise InvalidInput("it is never restarted", field="restart_policy.max_attempts", fix="leave it out")
     return RestartPolicy(wanted.mode, wanted.max_attempts)
+
+
+def _health(wanted: WantedHealth | None) -> HealthCheck:
+    if wanted is None:
+        return HealthCheck()
+    if wanted.timeout > wanted.interval:
+        raise InvalidInput("it is longer than the interval", field="health.timeout", fix="shorten it")
+    return HealthCheck(wanted.type, wanted.path, wanted.port, wanted.interval, wanted.timeout, wanted.failures)
+
+
+def _given_health(row: InstanceRow) -> GivenHealth:
+    check = row.health_check
+    return GivenHealth(
+        type=check.type,
+        path=check.path,
+        port=check.port,
+        interval=check.interval,
+        timeout=check.timeout,
+        failures=check.failures,
+    )
 
 
 def _mib(size: int | str, field: str, bounds: tuple[int, int]) -> int:

@@ -141,6 +141,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "GET",
+        "/api/v1/instances/{id}/health",
+        instances.health,
+        "Whether an instance's app answers its health check",
+        instances.InstanceHealth,
+        noun=_INSTANCE,
+    ),
+    Endpoint(
+        "GET",
         "/api/v1/instances/{id}/events",
         instances.events,
         "What happened to an instance",

@@ -13,6 +13,7 @@ from uuid import uuid4
 import click
 
 from actors.model.errors import InvalidInput
+from actors.model.health import HealthType
 from actors.model.restart import RestartMode
 from actors.model.units import format_mib, parse_mib
 from zeitwork.cli.client import Client
@@ -49,6 +50,13 @@ def urls(instance: Any) -> list[str]:
     metavar="always|on-failure|never",
     help="Start it again when it ends by itself; on-failure:5 tries five times in a row.",
 )
+@click.option(
+    "--health",
+    default="none",
+    show_default=True,
+    metavar="none|tcp|http:/PATH",
+    help="How to see that the app works; one that does not is restarted.",
+)
 @click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds to wait.")
 @click.option("--detach", "-d", is_flag=True, help="Do not wait until the app runs.")
 @talks_to_host
@@ -63,6 +71,7 @@ def deploy(
     env: tuple[str, ...],
     env_file: Path | None,
     restart: str,
+    health: str,
     timeout: float,
     detach: bool,
     as_json: bool,
@@ -78,12 +87,14 @@ def deploy(
       zeitwork deploy ./web.tar --memory 512MiB -e LOG_LEVEL=debug
       docker save web | zeitwork deploy - --name web --port 3000
       zeitwork deploy ./job.tar --restart on-failure:5
+      zeitwork deploy ./web.tar --health http:/healthz
     """
     deadline = time.monotonic() + timeout
     body: dict[str, Any] = {
         "resources": {"vcpu": vcpu, "memory": parse_mib(memory), "disk": parse_mib(disk, field="disk")},
         "environment_variables": _environment(env, env_file),
         "restart_policy": _restart(restart),
+        "health": _health(health),
     }
     progress = Progress(quiet=as_json)
     try:
@@ -114,6 +125,13 @@ def _restart(text: str) -> dict[str, Any]:
             f"{text!r} is no restart policy", field="--restart", fix="always, on-failure or never; on-failure:5"
         )
     return {"mode": mode} | ({"max_attempts": int(attempts)} if separator else {})
+
+
+def _health(text: str) -> dict[str, Any]:
+    kind, separator, path = text.partition(":")
+    if kind not in list(HealthType) or (separator and kind != HealthType.HTTP):
+        raise InvalidInput(f"{text!r} is no health check", field="--health", fix="none, tcp, http or http:/PATH")
+    return {"type": kind} | ({"path": path} if separator else {})
 
 
 def _environment(pairs: tuple[str, ...], file: Path | None) -> dict[str, str]:
@@ -161,7 +179,7 @@ def ps(client: Client, everything: bool, as_json: bool) -> None:
         (
             (
                 item["name"],
-                item["state"],
+                f"{item['state']} ({item['health_status']})" if item["health_status"] == "unhealthy" else item["state"],
                 item.get("ipv6") or item.get("ipv4"),
                 item["default_port"],
                 item["resources"]["vcpu"],

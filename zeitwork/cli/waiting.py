@@ -75,6 +75,7 @@ def wait_until_up(client: Client, instance: Any, progress: Progress, deadline: f
         instance = _look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
         if instance["state"] != "running":
             instance = wait_for_state(client, instance, {"running"}, progress, deadline)
+            stays = time.monotonic() + STAYS  # it was started again: this start must stay up too
     return instance
 
 

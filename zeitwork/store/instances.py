@@ -9,10 +9,12 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from actors.model.errors import Conflict, InvalidInput, NotFound
+from actors.model.health import HealthState
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import InstanceDesired, InstanceState, NodeState, Outcome
 from zeitwork.store.events import event_row
+from zeitwork.store.health import check_from_json, check_to_json
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.journal import announce, record
 from zeitwork.store.nodes import resource_rows
@@ -23,11 +25,12 @@ from zeitwork.store.units import Cursor, Units
 
 _SELECT = """
 select i.*, m.source as image_source, p.id as placement_id, p.node_id, p.v4, p.v6,
+    coalesce(p.health, 'unknown') as health_state, coalesce(p.health_reason, '') as health_reason, p.health_changed_at,
     coalesce(p.restarts, 0) as restarts, case when i.state in ('starting', 'crash_loop')
         and (i.retry_asked_at > p.updated_at) is not true then p.next_try_at end as next_try_at
 from instances i join images m on m.id = i.image_id left join lateral (
-    select id, node_id, v4, v6, restarts, next_try_at, updated_at from placements
-    where instance_id = i.id and state <> 'removed' order by generation desc limit 1) p on true
+    select id, node_id, v4, v6, restarts, next_try_at, updated_at, health, health_reason, health_changed_at
+    from placements where instance_id = i.id and state <> 'removed' order by generation desc limit 1) p on true
 """
 _ENDED = (InstanceState.STOPPED, InstanceState.FAILED, InstanceState.CRASH_LOOP)
 
@@ -90,6 +93,7 @@ def _instance_row(row: Mapping[str, Any]) -> InstanceRow:
         command=tuple(row["command"]),
         stop_timeout=row["stop_timeout"],
         restart=RestartPolicy(RestartMode(row["restart_mode"]), row["restart_max_attempts"]),
+        health_check=check_from_json(row["health"]),
         desired=InstanceDesired(row["desired"]),
         generation=row["generation"],
         state=InstanceState(row["state"]),
@@ -99,6 +103,9 @@ def _instance_row(row: Mapping[str, Any]) -> InstanceRow:
         exit_status=row["exit_status"],
         restarts=row["restarts"],
         next_try_at=row["next_try_at"],
+        health=HealthState(row["health_state"]),
+        health_reason=row["health_reason"],
+        health_changed_at=row["health_changed_at"],
         node_id=row["node_id"],
         placement_id=row["placement_id"],
         v4=row["v4"],
@@ -133,7 +140,7 @@ class Instances:
         Raises `InvalidInput` that names the field when the image or node does not exist or no node could ever hold
         it (with the numbers), `Conflict` when the name is taken. Creating the same ``id`` again returns what there is.
         """
-        instance_id = new.id or new_id()
+        instance_id, check = new.id or new_id(), check_to_json(new.health)
 
         def unit(cursor: Cursor) -> InstanceRow:
             cursor.execute("select from instances where id = %s", (instance_id,))
@@ -143,8 +150,8 @@ class Instances:
             _check_room(new, resource_rows(cursor))
             cursor.execute(
                 "insert into instances (id, name, image_id, pinned_node_id, vcpu, memory, disk, default_port, "
-                "environment, command, stop_timeout, restart_mode, restart_max_attempts) "
-                "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+                "environment, command, stop_timeout, restart_mode, restart_max_attempts, health) "
+                "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
                 "on conflict do nothing",
                 (
                     instance_id,
@@ -160,6 +167,7 @@ class Instances:
                     new.stop_timeout,
                     new.restart.mode,
                     new.restart.max_attempts,
+                    None if check is None else Jsonb(check),
                 ),
             )
             if cursor.rowcount:

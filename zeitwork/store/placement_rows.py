@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from actors.model.health import HealthState
 from actors.model.resources import Resources
 from actors.model.states import Outcome, PlacementState
 from zeitwork.store.rows import PlacementRow
@@ -27,6 +28,9 @@ def placement_row(row: Mapping[str, Any]) -> PlacementRow:
         pid=row["pid"],
         boot_id=row["boot_id"],
         failures=row["failures"],
+        health=HealthState(row["health"]),
+        health_reason=row["health_reason"],
+        health_changed_at=row["health_changed_at"],
         restarts=row["restarts"],
         next_try_at=row["next_try_at"],
         v4=row["v4"],

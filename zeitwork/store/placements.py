@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from actors.model.errors import NotFound
+from actors.model.health import HealthState
 from actors.model.ids import short_id
 from actors.model.network import Lease
 from actors.model.records import Observation, Placement
@@ -15,6 +16,7 @@ from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import InstanceDesired, PlacementState
 from zeitwork.store.derive import ending, instance_state
+from zeitwork.store.health import check_from_json
 from zeitwork.store.images import config_from_json
 from zeitwork.store.instances import lock_instance, write_observed
 from zeitwork.store.journal import announce, record
@@ -25,8 +27,9 @@ from zeitwork.store.units import Cursor, Units
 
 _FOR_HOST = """
 select p.*, i.name, i.desired, i.generation as desired_generation, i.default_port, i.environment, i.command,
-    i.restart_mode, i.restart_max_attempts, coalesce(i.retry_asked_at > p.updated_at, false) as hurry,
-    i.stop_force, i.stop_wait, i.stop_timeout, i.image_id, m.digest, m.config
+    i.health as health_check, i.restart_mode, i.restart_max_attempts,
+    coalesce(i.retry_asked_at > p.updated_at, false) as hurry, i.stop_force,
+    i.stop_wait, i.stop_timeout, i.image_id, m.digest, m.config
 from placements p join instances i on i.id = p.instance_id join images m on m.id = i.image_id
 where p.node_id = %s and p.state <> 'removed' order by p.id
 """
@@ -82,6 +85,9 @@ def _for_host(row: Mapping[str, Any]) -> Placement:
         force=row["stop_force"],
         boot_id=row["boot_id"],
         restart=RestartPolicy(RestartMode(row["restart_mode"]), row["restart_max_attempts"]),
+        health=check_from_json(row["health_check"]),
+        health_state=HealthState(row["health"]),
+        running_at=None if row["running_at"] is None else row["running_at"].timestamp(),
         failures=0 if row["hurry"] else row["failures"],
         next_try_at=None if row["hurry"] or row["next_try_at"] is None else row["next_try_at"].timestamp(),
     )
@@ -129,6 +135,26 @@ class Placements:
 
         return await self._units.run(unit, name="placements.observe")
 
+    async def record_health(self, placement_id: UUID, state: HealthState, reason: str) -> bool:
+        """Write a change of an app's health; False, and nothing written, when its placement does not run."""
+
+        def unit(cursor: Cursor) -> bool:
+            cursor.execute(
+                "update placements set health = %s, health_reason = %s, health_changed_at = now() "
+                "where id = %s and state = 'running' and (health, health_reason) is distinct from (%s, %s) "
+                "returning instance_id",
+                (state, reason, placement_id, state, reason),
+            )
+            row = cursor.fetchone()
+            if row is None:
+                cursor.execute("select from placements where id = %s and state = 'running'", (placement_id,))
+                return cursor.fetchone() is not None
+            data = {"placement_id": str(placement_id), "to": state, "reason": reason}
+            record(cursor, "health", "instance.health", "instance", row["instance_id"], data)
+            return True
+
+        return await self._units.run(unit, name="placements.record_health")
+
     async def tombstones(self, node_id: UUID, placement_ids: Collection[UUID]) -> set[UUID]:
         """Return those of ``placement_ids`` that the database knows as removed: only these may be destroyed."""
 
@@ -167,7 +193,11 @@ def _observe(
         "boot_id = coalesce(%(boot_id)s, boot_id), updated_at = now(), "
         "failures = coalesce(%(failures)s, failures), next_try_at = to_timestamp(%(next_try_at)s), "
         "restarts = restarts + (state = 'waiting' and %(state)s = 'preparing')::integer, "
-        "running_at = case when %(state)s = 'running' then coalesce(running_at, now()) else running_at end, "
+        "running_at = case when %(state)s = 'running' and state <> 'running' and (state <> 'stopping' or running_at "
+        "is null) then now() else running_at end, "
+        # What was known of the health of one start says nothing of the next.
+        "health = case when %(state)s in ('running', 'stopping') then health else 'unknown' end, "
+        "health_reason = case when %(state)s in ('running', 'stopping') then health_reason else '' end, "
         "removed_at = case when %(state)s = 'removed' then now() end where id = %(id)s",
         {
             "state": seen.state,

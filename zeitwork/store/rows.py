@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+from actors.model.health import NO_CHECK, HealthCheck, HealthState
 from actors.model.image import ImageConfig
 from actors.model.network import HostNetwork
 from actors.model.resources import Capacity, Resources
@@ -167,6 +168,7 @@ class NewInstance:
     stop_timeout: float = 30.0
     id: UUID | None = None
     restart: RestartPolicy = ALWAYS
+    health: HealthCheck = NO_CHECK
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,8 @@ class InstanceRow:
 
     ``node_id``, ``placement_id`` and the addresses are those of its live placement, None when it has none.
     ``pinned_node_id`` is the user's wish. ``outcome`` and ``exit_status`` tell how it last ended. ``restarts`` counts
-    new starts of its present placement, ``next_try_at`` is when the next one is due, None when none is.
+    new starts of its present placement, ``next_try_at`` is when the next one is due, None when none is. ``health`` is
+    what the probes by ``health_check`` say.
     """
 
     id: UUID
@@ -189,6 +192,7 @@ class InstanceRow:
     command: tuple[str, ...]
     stop_timeout: float
     restart: RestartPolicy
+    health_check: HealthCheck
     desired: InstanceDesired
     generation: int
     state: InstanceState
@@ -198,6 +202,9 @@ class InstanceRow:
     exit_status: int | None
     restarts: int
     next_try_at: datetime | None
+    health: HealthState
+    health_reason: str
+    health_changed_at: datetime | None
     node_id: UUID | None
     placement_id: UUID | None
     v4: IPv4Address | None
@@ -225,6 +232,9 @@ class PlacementRow:
     pid: int | None
     boot_id: str | None
     failures: int  # how often in a row it ended by itself
+    health: HealthState
+    health_reason: str
+    health_changed_at: datetime | None
     restarts: int
     next_try_at: datetime | None
     v4: IPv4Address

@@ -155,6 +155,7 @@ moves = st.one_of(
     st.tuples(st.just("tick"), st.sampled_from([0.0, 1.0, 10.0, 100.0])),
     st.tuples(st.just("started")),
     st.tuples(st.just("hurry")),
+    st.tuples(st.just("unhealthy"), st.sampled_from([0.0, 5.0])),
     st.tuples(st.just("exit"), st.sampled_from([Evidence(), Evidence(started=True, status=0), Evidence(error="no")])),
     st.tuples(st.just("stop"), st.sampled_from([0.0, 5.0, 30.0]), st.booleans(), st.booleans()),
     st.tuples(st.just("resync"), st.sampled_from(list(PlacementState))),
@@ -210,6 +211,8 @@ def test_after_any_history_a_stop_releases_everything(start: tuple[life.Vm, set[
                 world.feed(life.Tick())
             case ("started",):
                 world.feed(life.AppStarted())
+            case ("unhealthy", timeout):
+                world.feed(life.Unhealthy("no answer", timeout, 1.0))
             case ("hurry",):
                 world.feed(life.Hurry())
             case ("exit", evidence):
@@ -347,6 +350,42 @@ def test_what_ended_by_itself_starts_again_with_its_disk_and_its_tap() -> None:
     world.exit(Evidence(started=True, status=0, ran=0.4))
     drop(world)
     assert world.vm.deadline == start + 2 * first
+
+
+def test_what_does_not_answer_is_ended_and_starts_again() -> None:
+    world = running()
+    world.feed(life.Unhealthy("no answer from port 80", 5.0, 1000.0))
+    assert world.vm.phase is Phase.STOPPING
+    world.feed(life.Unhealthy("no answer from port 80", 5.0, 1001.0))
+    world.exit(Evidence(started=True, signal=15))
+    drop(world)
+    assert world.database is PlacementState.WAITING
+    assert world.endings[-1].outcome is Outcome.UNHEALTHY
+    assert "no answer from port 80" in world.endings[-1].reason
+    assert world.vm.restart.failures == 1
+    world.now = world.vm.deadline
+    world.feed(life.Tick())
+    begin(world)
+
+
+def test_one_that_does_not_answer_and_does_not_stop_is_killed() -> None:
+    world = running()
+    world.feed(life.Unhealthy("no answer", 0.0))
+    while not world.killed:
+        if Job.ASK in world.jobs:
+            world.finish(Job.ASK, "done")
+        world.now = world.vm.deadline
+        world.feed(life.Tick())
+    world.exit(Evidence(started=True, vmm_status=-9))
+    drop(world)
+    assert world.endings[-1].outcome is Outcome.UNHEALTHY
+
+
+def test_one_that_is_never_restarted_runs_on_although_it_does_not_answer() -> None:
+    world = running(life.NEVER)
+    world.feed(life.Unhealthy("no answer", 5.0))
+    assert world.vm.phase is Phase.RUNNING
+    assert world.jobs == {}
 
 
 def test_failures_are_counted_and_given_up_in_the_end() -> None:

@@ -63,6 +63,10 @@ def test_a_good_body() -> None:
         ({"restart_policy": {"mode": "sometimes"}}, "restart_policy.mode"),
         ({"restart_policy": {"mode": "always", "max_attempts": 0}}, "restart_policy.max_attempts"),
         ({"restart_policy": "always"}, "restart_policy"),
+        ({"health": {"type": "ping"}}, "health.type"),
+        ({"health": {"type": "http", "path": "up"}}, "health.path"),
+        ({"health": {"type": "http", "path": "/a b"}}, "health.path"),
+        ({"health": {"type": "tcp", "port": 0}}, "health.port"),
         ({"surprise": 1}, "surprise"),
     ],
 )

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from actors.model.health import HealthState
 from actors.model.records import Observation
 from actors.model.states import Outcome, PlacementState
 from tests.zeitwork.api.conftest import World
@@ -332,3 +333,29 @@ async def test_attempts_of_what_is_never_restarted_are_refused(world: World) -> 
     answer = await world.client.post("/api/v1/instances", json=body)
     assert answer.status_code == 422
     assert answer.json()["field"] == "restart_policy.max_attempts"
+
+
+async def test_health_is_shown_with_its_check(world: World) -> None:
+    made = await world.create(health={"type": "http", "path": "/up", "interval": 5})
+    assert made["health_status"] == "unknown"
+    path = f"/api/v1/instances/{made['id']}"
+    (placement,) = await world.place()
+    await world.observe(placement, PlacementState.RUNNING)
+    await world.store.placements.record_health(placement, HealthState.UNHEALTHY, "status 500")
+    shown = (await world.client.get(f"{path}/health")).json()
+    assert (shown["status"], shown["reason"], shown["state"]) == ("unhealthy", "status 500", "running")
+    assert shown["changed_at"]
+    check = {"type": "http", "path": "/up", "port": None, "interval": 5.0, "timeout": 2.0, "failures": 2}
+    assert shown["check"] == check
+    found = (await world.client.get(path)).json()
+    assert (found["health"], found["health_status"]) == (check, "unhealthy")
+    plain = await world.create()
+    shown = (await world.client.get(f"/api/v1/instances/{plain['id']}/health")).json()
+    assert (shown["status"], shown["check"]["type"], shown["state"]) == ("unknown", "none", "pending")
+
+
+async def test_a_probe_that_takes_longer_than_its_interval_is_refused(world: World) -> None:
+    body = {"image_id": str(await world.image()), "resources": {"vcpu": 1, "memory": 128}, "default_port": 80}
+    body["health"] = {"type": "tcp", "interval": 1, "timeout": 5}
+    answer = await world.client.post("/api/v1/instances", json=body)
+    assert (answer.status_code, answer.json()["field"]) == (422, "health.timeout")

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from actors.model.errors import NotFound
+from actors.model.health import HealthCheck, HealthState, HealthType
 from actors.model.records import Observation
 from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
@@ -148,3 +149,26 @@ async def test_a_stop_ends_a_wait(store: Store) -> None:
     await see(store, placement, Observation(PlacementState.REMOVED, "boom", Outcome.EXITED, 1))
     after = await store.instances.get(row.id)
     assert (after.state, after.reason, after.next_try_at) == (InstanceState.STOPPED, "boom", None)
+
+
+async def test_health_is_of_one_start_and_its_changes_are_events(store: Store) -> None:
+    check = HealthCheck(HealthType.HTTP, "/up", 81, 5.0, 1.0, 3)
+    node, row, placement = await running(store, health=check)
+    assert (placement.health, row.health_check, row.health) == (check, check, HealthState.UNKNOWN)
+    for _ in range(2):
+        assert await store.placements.record_health(placement.id, HealthState.UNHEALTHY, "status 500")
+    seen = await store.instances.get(row.id)
+    assert (seen.state, seen.health, seen.health_reason) == (InstanceState.RUNNING, HealthState.UNHEALTHY, "status 500")
+    assert seen.health_changed_at is not None
+    events = [event for event in await store.instances.events(row.id) if event.what == "instance.health"]
+    assert [event.data["to"] for event in events] == ["unhealthy"]
+    await see(store, placement, Observation(PlacementState.WAITING, "boom", Outcome.UNHEALTHY, failures=1))
+    assert (await store.instances.get(row.id)).health is HealthState.UNKNOWN
+    assert not await store.placements.record_health(placement.id, HealthState.HEALTHY, "")
+    found = await live(store, node, row.id)
+    assert found is not None
+    before = found.running_at
+    await see(store, placement, Observation(PlacementState.RUNNING))
+    found = await live(store, node, row.id)
+    assert found is not None
+    assert (found.health_state, found.running_at != before) == (HealthState.UNKNOWN, True)

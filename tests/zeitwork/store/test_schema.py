@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from actors.model.health import HealthState
 from actors.model.restart import RestartMode
 from actors.model.states import (
     ImageStatus,
@@ -30,6 +31,7 @@ ENUMS: list[tuple[str, str, type[StrEnum]]] = [
     ("instances", "state", InstanceState),
     ("instances", "outcome", Outcome),
     ("instances", "restart_mode", RestartMode),
+    ("placements", "health", HealthState),
     ("placements", "state", PlacementState),
     ("placements", "outcome", Outcome),
     ("images", "status", ImageStatus),
