@@ -21,6 +21,7 @@ from actors.model.records import Observation, Placement
 from actors.model.states import PlacementState
 from actors.tap.messages import TapDevice, TapDown, TapUp
 from actors.vm import lifecycle as life
+from actors.vm.cgroup import Cgroup
 from actors.vm.console import ROTATE_AT, ConsoleParser, Follower, gather, rotate
 from actors.vm.disk import make_disk
 from actors.vm.files import last_words, size
@@ -506,6 +507,7 @@ class VmActor(Actor):
             nonce,
             started=started_at is not None,
             vmm_status=status,
+            vmm_oom=Cgroup.of(self._cgroup).oom_kills() > 0,
             vmm_words=last_words(self._data / LOG, 500),
             ran=max(0.0, self.ctx.env.now() - started_at) if started_at is not None and seen else None,
         )

@@ -13,6 +13,8 @@ from pathlib import Path
 _MOUNTINFO = Path("/proc/self/mountinfo")
 #: Seconds for the kernel to notice that a group's last process is gone.
 _REMOVE_DEADLINE = 2.0
+#: Where versions 2 and 1 count what the kernel ended.
+_OOM_COUNTERS = ("memory.events", "memory.oom_control")
 _CPUSET = ("cpuset.cpus", "cpuset.mems")
 
 
@@ -53,6 +55,22 @@ class Cgroup:
                 continue
             found.update(int(word) for word in text.split())
         return frozenset(found)
+
+    def oom_kills(self) -> int:
+        """Return how many processes of the group the kernel has ended for want of memory, 0 when it can't say.
+
+        Blocking. The kernel counts them for the victim's group, whoever ran out: the group or the whole machine.
+        """
+        counts = [0]
+        for root in self.roots:
+            for name in _OOM_COUNTERS:
+                try:
+                    text = (root / self.name / name).read_text()
+                except OSError:
+                    continue
+                found = [line.split() for line in text.splitlines()]
+                counts += [int(words[1]) for words in found if len(words) == 2 and words[0] == "oom_kill"]
+        return max(counts)
 
     def remove(self) -> None:
         """Remove the group, and its parent once that is empty. Blocking; idempotent.

@@ -109,6 +109,7 @@ def gather(
     *,
     started: bool = False,
     vmm_status: int | None = None,
+    vmm_oom: bool = False,
     vmm_words: str = "",
     ran: float | None = None,
 ) -> Evidence:
@@ -142,6 +143,7 @@ def gather(
         error=error,
         panic=parser.panic,
         vmm_status=vmm_status,
+        vmm_oom=vmm_oom,
         ran=ran,
         output=tuple(kernel),
         vmm_words=vmm_words,

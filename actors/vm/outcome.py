@@ -26,8 +26,9 @@ class Evidence:
 
     ``status``/``signal`` are the app's, from the guest; ``oom`` says that the guest's memory was used up. ``error``
     is the guest's own start error. ``vmm_status`` is the monitor's exit status (negative: signal), None when it was
-    not our child. ``ran`` is seconds between the app's start and the end, None when unknown. ``output`` is the
-    console's last lines, newest last, ours left out. ``vmm_words`` is what the monitor said last.
+    not our child; ``vmm_oom`` says that the host's kernel ended it for want of memory. ``ran`` is seconds between the
+    app's start and the end, None when unknown. ``output`` is the console's last lines, newest last, ours left out.
+    ``vmm_words`` is what the monitor said last.
     """
 
     started: bool = False
@@ -37,6 +38,7 @@ class Evidence:
     error: str | None = None
     panic: str | None = None
     vmm_status: int | None = None
+    vmm_oom: bool = False
     ran: float | None = None
     output: tuple[str, ...] = ()
     vmm_words: str = ""
@@ -64,14 +66,22 @@ def classify(evidence: Evidence, *, asked: bool, killed: bool, late: bool) -> En
         return Ending(Outcome.EXITED, f"the app exited with status {evidence.status}{after}{said}", app)
     if evidence.signal is not None and evidence.oom:
         name = signal_name(evidence.signal)
-        return Ending(Outcome.SIGNALED, f"the app used up the guest's memory and was ended by {name}{after}{said}", app)
+        return Ending(
+            Outcome.OOM_KILLED, f"the app used up the guest's memory and was ended by {name}{after}{said}", app
+        )
     if evidence.signal is not None:
         return Ending(Outcome.SIGNALED, f"the app was ended by {signal_name(evidence.signal)}{after}{said}", app)
     if evidence.panic is not None:
         return Ending(Outcome.PANIC, f"the guest kernel panicked: {evidence.panic}")
+    if evidence.vmm_oom:
+        words = "the host's memory was used up and its kernel ended the virtual machine"
+        return Ending(Outcome.OOM_KILLED, f"{words}{after}")
     how = _vmm(evidence)
     if not evidence.started:
         return Ending(Outcome.START_FAILED, f"the virtual machine ended before the app started{how}{said}")
+    if evidence.vmm_status in (None, 0):
+        # Nobody's child any more, or an orderly end of the monitor: nothing says what happened in the guest.
+        return Ending(Outcome.UNKNOWN, f"unknown: the virtual machine ended without a word from the guest{how}{said}")
     return Ending(Outcome.VMM_DIED, f"the virtual machine ended without a word from the guest{how}{said}")
 
 

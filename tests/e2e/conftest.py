@@ -55,3 +55,15 @@ def host(assets: Path, data_dir: Path) -> Iterator[HostProcess]:
     """A running host on QEMU, which works on every machine."""
     with running(HostProcess(data_dir, assets, ["--hypervisor", "qemu"])) as process:
         yield process
+
+
+@pytest.fixture(scope="module")
+def shared_host(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    """One host for the tests of a module that leave it as they found it."""
+    root = Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp"))
+    root.chmod(0o755)
+    try:
+        with running(HostProcess(root / "data", assets, ["--hypervisor", "qemu"])) as process:
+            yield process
+    finally:
+        shutil.rmtree(root, ignore_errors=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -19,20 +18,6 @@ from tests.e2e.process import ROOT, HostProcess, running, until
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 NEVER = ("--restart", "never")
 SHELL = {"Entrypoint": ["/bin/sh", "-c"], "User": "app", "WorkingDir": "/tmp"}
-
-
-@pytest.fixture(scope="module")
-def shared_host(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
-    import shutil
-    import tempfile
-
-    root = Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp"))
-    root.chmod(0o755)
-    try:
-        with running(HostProcess(root / "data", assets, ["--hypervisor", "qemu"])) as process:
-            yield process
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def refused(host: HostProcess, *arguments: str, stdin: Path | None = None) -> str:

@@ -207,3 +207,35 @@ def test_the_pid_file_is_whole_or_absent(tmp_path: Path) -> None:
     for damage in ("", "{", "[]", '{"identity": 3}', '{"identity": {"pid": 1}}'):
         (tmp_path / processes.PID_FILE).write_text(damage)
         assert PidFile.read(tmp_path) is None
+
+
+async def test_what_the_kernel_ends_for_want_of_memory_is_counted_for_its_group(tmp_path: Path, group: Cgroup) -> None:
+    enter = group.create()
+    assert group.oom_kills() == 0
+    limits = [
+        file
+        for root in group.roots
+        for name in ("memory.max", "memory.limit_in_bytes")
+        if (file := root / group.name / name).exists()
+    ]
+    if not limits:
+        pytest.skip("no memory controller in any cgroup hierarchy here")
+    limits[0].write_text(str(32 * 1024 * 1024))
+    hungry = start(tmp_path, sys.executable, "-I", "-c", "x = b'x' * (256 << 20)", enter=enter)
+    with trio.fail_after(30):
+        assert await hungry.wait() == -9
+    hungry.close()
+    assert group.oom_kills() == 1
+    assert Cgroup("zeitwork/none", group.roots).oom_kills() == 0
+
+
+def test_both_versions_of_the_counter_are_read(tmp_path: Path) -> None:
+    for root, name, text in (
+        ("v2", "memory.events", "low 0\nmax 4\noom 2\noom_kill 2\n"),
+        ("v1", "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"),
+    ):
+        directory = tmp_path / root / "zeitwork" / "x"
+        directory.mkdir(parents=True)
+        (directory / name).write_text(text)
+    assert Cgroup("zeitwork/x", (tmp_path / "v2",)).oom_kills() == 2
+    assert Cgroup("zeitwork/x", (tmp_path / "v1",)).oom_kills() == 1
