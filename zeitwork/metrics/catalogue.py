@@ -94,6 +94,9 @@ NODES = Metric("zeitwork_nodes", _G, "Nodes that are not terminated, by state.",
 INSTANCES = Metric("zeitwork_instances", _G, "Instances by observed state.", ("state",))
 IMAGES = Metric("zeitwork_images", _G, "Images that are not deleted, by status.", ("status",))
 PLACEMENTS = Metric("zeitwork_placements", _G, "Placements of this host that are not removed, by state.", ("state",))
+HEALTH = Metric(
+    "zeitwork_checked_apps", _G, "Apps of this host that run with a health check, by what it says.", ("health",)
+)
 LEASE_POOL = Metric("zeitwork_lease_pool_addresses", _G, "Addresses that this host's pool can lease.", ("family",))
 LEASED = Metric("zeitwork_leases", _G, "Addresses of this host in use.", ("family",))
 RESTING = Metric(
@@ -136,6 +139,7 @@ CATALOGUE: tuple[Metric, ...] = (
     INSTANCES,
     IMAGES,
     PLACEMENTS,
+    HEALTH,
     LEASE_POOL,
     LEASED,
     RESTING,

@@ -11,6 +11,7 @@ from uuid import UUID
 from prometheus_client.metrics_core import Metric as Family
 
 from actors.ipam_lease.store import PoolUsage
+from actors.model.health import HealthState, HealthType
 from actors.model.states import ImageStatus, InstanceState, NodeState, PlacementState
 from actors.model.units import MIB
 from zeitwork.metrics import catalogue
@@ -29,17 +30,25 @@ class Domain:
     instances: dict[InstanceState, int]
     images: dict[ImageStatus, int]
     placements: dict[PlacementState, int]
+    health: dict[HealthState, int]
     pools: tuple[PoolUsage, ...]
 
 
 async def read(store: Store, node_id: UUID) -> Domain:
     """Read all of it. Raises `Unavailable` while the database is away."""
-    placements = Counter(placement.state for placement in await store.placements.placements(node_id))
+    found = await store.placements.placements(node_id)
+    placements = Counter(placement.state for placement in found)
+    health = Counter(
+        placement.health_state
+        for placement in found
+        if placement.state is PlacementState.RUNNING and placement.health.type is not HealthType.NONE
+    )
     return Domain(
         resources=await store.nodes.resources(),
         instances=await store.instances.counts(),
         images=await store.images.counts(),
         placements={state: placements[state] for state in PlacementState if state is not PlacementState.REMOVED},
+        health={state: health[state] for state in HealthState},
         pools=await store.leases.usage(node_id),
     )
 
@@ -61,6 +70,7 @@ def families(domain: Domain) -> Iterator[Family]:
     yield family(catalogue.INSTANCES, {(state.value,): count for state, count in domain.instances.items()})
     yield family(catalogue.IMAGES, {(status.value,): count for status, count in domain.images.items()})
     yield family(catalogue.PLACEMENTS, {(state.value,): count for state, count in domain.placements.items()})
+    yield family(catalogue.HEALTH, {(state.value,): count for state, count in domain.health.items()})
     pools = {(f"ipv{pool.family}",): pool for pool in domain.pools}
     yield family(catalogue.LEASE_POOL, {labels: pool.size for labels, pool in pools.items()})
     yield family(catalogue.LEASED, {labels: pool.leased for labels, pool in pools.items()})
