@@ -1,7 +1,7 @@
 """A host process around the real actors, to be killed: ``python -m tests.actors.host.host_process CONFIG.json``.
 
-Reads commands from standard input, one a line: ``wake``, ``view``, ``stop-all SECONDS``, ``end``; answers ``view``
-and ``stop-all`` with a JSON line.
+Reads commands from standard input, one a line: ``wake``, ``view``, ``unhealthy PLACEMENT``, ``stop-all SECONDS``,
+``end``; answers ``view`` and ``stop-all`` with a JSON line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uuid import UUID
 import trio
 
 from actors.host.actor import Host
-from actors.host.messages import StopAll, Vms, Wake
+from actors.host.messages import StopAll, Unhealthy, Vms, Wake
 from actors.images.messages import NAME, EnsureRoot
 from actors.model.errors import NotFound
 from actors.model.image import ImageConfig, RootImage
@@ -138,6 +138,8 @@ async def commands(host: Ref) -> None:
                         "reconciled": view.reconciled_at is not None,
                     }
                 )
+            case ["unhealthy", placement]:
+                host.tell(Unhealthy(UUID(placement), "no answer from port 80"))
             case ["stop-all", seconds]:
                 say({"stopped": await host.ask(StopAll(float(seconds)), timeout=float(seconds) + 5)})
             case ["end"]:

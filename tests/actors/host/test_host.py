@@ -460,3 +460,18 @@ def test_a_panic_of_an_earlier_start_does_not_explain_a_later_end(w: World) -> N
     w.wait(lambda: w.store.row(placement)["failures"] == 10, "second end", 20)
     waits = [one for one in w.store.row(placement)["observations"] if one["state"] == "waiting"]
     assert [one["outcome"] for one in waits] == ["panic", "vmm_died"]
+
+
+@pytest.mark.parametrize("play", ["/serve", "/deaf"])
+def test_a_machine_whose_app_does_not_answer_is_ended_and_runs_again(w: World, play: str) -> None:
+    placement = w.place(argv=[play], restart="on-failure", stop_timeout=0.1)
+    w.start()
+    w.wait_state(placement, "running", 30)
+    pid = w.vmm_pid(placement)
+    w.say(f"unhealthy {placement}")
+    w.wait(lambda: w.store.row(placement)["failures"] == 1, "its end", 20)
+    w.wait(lambda: phase(w, placement) == "running", "running machine", 20)
+    assert ended(pid)
+    [waiting] = [seen for seen in w.store.row(placement)["observations"] if seen["state"] == "waiting"]
+    assert waiting["outcome"] == "unhealthy"
+    assert "no answer from port 80" in waiting["reason"]
