@@ -13,6 +13,8 @@ import trio
 from psycopg.conninfo import make_conninfo
 
 from actors.model.errors import Failed
+from actors.model.health import NO_CHECK
+from actors.model.restart import ALWAYS
 from zeitwork.store import open_store
 from zeitwork.store.embedded import EmbeddedServer
 from zeitwork.store.migrate import Migration, load, migrate
@@ -114,3 +116,18 @@ def test_wrong_numbers_are_a_mistake_of_ours(tmp_path: Path, names: list[str]) -
         (tmp_path / name).write_text("select 1")
     with pytest.raises(ValueError):
         load(tmp_path)
+
+
+async def test_what_was_there_before_restart_policies_gets_the_default(units: Units, empty_url: str) -> None:
+    steps = load()
+    await migrate(units, steps[:1])
+    with psycopg.connect(empty_url, autocommit=True) as connection:
+        connection.execute("insert into images (id, source) values (%s, 'app')", (uuid4(),))
+        connection.execute(
+            "insert into instances (id, image_id, vcpu, memory, disk, default_port, stop_timeout) "
+            "select gen_random_uuid(), id, 1, 128, 64, 80, 30 from images"
+        )
+    assert await migrate(units, steps) == len(steps) - 1
+    async with open_store(empty_url) as store:
+        (row,) = (await store.instances.list()).items
+    assert (row.restart, row.health_check, row.restarts, row.next_try_at) == (ALWAYS, NO_CHECK, 0, None)
