@@ -69,6 +69,16 @@ def _ratio(value: Any) -> float:
     return number
 
 
+def _percent(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if isinstance(value, bool) or not 1 <= number <= 100:
+        raise ValueError("must be a percentage from 1 to 100")
+    return number
+
+
 def _memory(value: Any) -> int:
     return parse_mib(value)
 
@@ -139,6 +149,7 @@ class Config:
     memory_overcommit: float = _setting(_ratio, 1.0)
     vcpu_reserved: int = _setting(_whole(0), 0)
     memory_reserved: int | None = _setting(_memory, None)
+    memory_pressure: float = _setting(_percent, 20.0)
     ipv4_pool: IPv4Network | None = _setting(_pool, None)
     ipv6_prefix: IPv6Network | None = _setting(_region_prefix, None)
     log_level: str = _setting(_choice("debug", "info", "warning", "error"), "info")

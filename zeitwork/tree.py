@@ -36,6 +36,7 @@ from actors.model.records import Placement
 from actors.model.states import NodeState
 from actors.registrar.actor import Presence
 from actors.resource_monitor.actor import ResourceMonitor
+from actors.resource_monitor.admission import Thresholds
 from actors.resource_monitor.capacity import CapacityPolicy
 from actors.resource_monitor.messages import NAME as MONITOR
 from actors.resource_monitor.messages import Snapshot
@@ -300,7 +301,12 @@ async def _start_actors(
         )
         chosen = settings.hypervisors
         return ResourceMonitor(
-            store.nodes, node.id, policy, hypervisor=lambda: chosen.chosen.name if chosen.chosen else None
+            store.nodes,
+            node.id,
+            policy,
+            hypervisor=lambda: chosen.chosen.name if chosen.chosen else None,
+            history=store.history,
+            thresholds=Thresholds(close=config.memory_pressure),
         )
 
     def leader() -> list[Spec]:

@@ -11,22 +11,34 @@ import trio
 
 from actors.model.errors import Problem, Unavailable
 from actors.model.resources import Capacity
+from actors.resource_monitor.admission import Admission, Thresholds, step
 from actors.resource_monitor.capacity import CapacityPolicy
+from actors.resource_monitor.cpu import cpus_used
 from actors.resource_monitor.measure import measure
 from actors.resource_monitor.messages import (
+    AdmissionNotRecorded,
+    AdmissionRecorded,
+    CpuTimes,
     Measured,
     MeasuringFailed,
+    NotKnown,
+    Pressure,
     Recorded,
     RecordingFailed,
     Refresh,
     ResourceSnapshot,
+    SampleLost,
     Snapshot,
+    TakeSample,
+    WasClosed,
 )
-from actors.resource_monitor.store import CapacityStore
+from actors.resource_monitor.store import CapacityStore, HistoryStore, Usage
 from runtime import Actor, Message, Reply
 
 #: Seconds between readings. A reading takes about a millisecond.
 EVERY = 5.0
+#: Seconds between samples for the history, each of what was used since the one before.
+SAMPLE_EVERY = 60.0
 #: Seconds that a reading, and the database's answer, may take.
 DEADLINE = 10.0
 #: Requests that may wait for one reading.
@@ -41,7 +53,8 @@ def nobody_knows() -> str | None:
 class ResourceMonitor(Actor):
     """One reading at a time; who asks meanwhile gets the next one's answer, which began after they asked.
 
-    ``hypervisor`` says what runs guests here (``firecracker``, ``qemu``), None while that is not known.
+    ``hypervisor`` says what runs guests here (``firecracker``, ``qemu``), None while that is not known. Without
+    ``history`` nothing is written of what is used.
     """
 
     def __init__(
@@ -51,6 +64,8 @@ class ResourceMonitor(Actor):
         policy: CapacityPolicy | None = None,
         *,
         hypervisor: Callable[[], str | None] = nobody_knows,
+        thresholds: Thresholds | None = None,
+        history: HistoryStore | None = None,
         root: Path = Path("/"),
     ) -> None:
         self._store = store
@@ -64,10 +79,20 @@ class ResourceMonitor(Actor):
         self._recorded: Capacity | None = None
         self._recording = False
         self._failing = False
+        self._thresholds = thresholds or Thresholds()
+        # None until the database has said what an earlier process found: a restart must not open a closed host.
+        self._admission: Admission | None = None
+        self._admitted = ""  # the reason that the database holds
+        self._asking = False  # or telling
+        self._history = history
+        self._last: ResourceSnapshot | None = None
+        self._sampled: CpuTimes | None = None  # at the last sample
 
     async def init(self) -> None:
         """Measure now, then regularly."""
         self.ctx.every(EVERY, Refresh())
+        if self._history is not None:
+            self.ctx.every(SAMPLE_EVERY, TakeSample(), jitter=0.0)
         self.ctx.ref.tell(Refresh())
 
     async def receive(self, message: Message) -> None:
@@ -82,7 +107,11 @@ class ResourceMonitor(Actor):
                 self._measure()
             case Measured(snapshot=snapshot):
                 self._finish(lambda slot: slot.reply(snapshot))
+                self._last = snapshot
+                if self._sampled is None:
+                    self._sampled = snapshot.cpu_times
                 self._record(snapshot.capacity)
+                self._admit(snapshot.memory_pressure)
             case MeasuringFailed(error=error):
                 self.ctx.log.error("the machine could not be measured", error=str(error))
                 known = error if isinstance(error, Problem) else Unavailable(f"this host can't be measured: {error}")
@@ -96,6 +125,25 @@ class ResourceMonitor(Actor):
                 if not self._failing:
                     self.ctx.log.warning("capacity not recorded", error=str(error), retry_in=EVERY)
                 self._failing = True
+            case TakeSample():
+                self._sample()
+            case SampleLost(error=error):
+                self.ctx.log.debug("sample not recorded", error=str(error))
+            case WasClosed(reason=reason):
+                self._asking = False
+                self._admission, self._admitted = Admission(closed=reason), reason
+                # What was measured meanwhile is as good as lost: look again.
+                self._measure()
+            case AdmissionRecorded(reason=reason):
+                self._asking = False
+                self._admitted = reason
+                if reason:
+                    self.ctx.log.warning("closed to new work", reason=reason)
+                else:
+                    self.ctx.log.info("open to new work again")
+            case NotKnown(error=error) | AdmissionNotRecorded(error=error):
+                self._asking = False
+                self.ctx.log.debug("database could not be asked or told whether this host is closed", error=str(error))
             case _:
                 self.ctx.log.warning("unknown message", message=type(message).__name__)
 
@@ -125,4 +173,41 @@ class ResourceMonitor(Actor):
         self.ctx.effect(
             self._store.record_capacity, self._node_id, capacity, name="record", deadline=DEADLINE,
             then=lambda _: Recorded(capacity), failed=RecordingFailed,
+        )  # fmt: skip
+
+    def _admit(self, pressure: Pressure | None) -> None:
+        """Decide whether this host takes new work, and have it written when that has changed."""
+        if self._admission is not None:
+            self._admission = step(self._admission, pressure, self.ctx.env.monotonic(), self._thresholds)
+        if self._asking:
+            return
+        if self._admission is None:
+            self._asking = True
+            self.ctx.effect(
+                self._store.closed, self._node_id, name="was it closed", deadline=DEADLINE,
+                then=WasClosed, failed=NotKnown,
+            )  # fmt: skip
+            return
+        reason = self._admission.closed
+        if bool(reason) != bool(self._admitted):
+            self._asking = True
+            self.ctx.effect(
+                self._store.record_closed, self._node_id, reason, name="record admission", deadline=DEADLINE,
+                then=lambda _: AdmissionRecorded(reason), failed=AdmissionNotRecorded,
+            )  # fmt: skip
+
+    def _sample(self) -> None:
+        """Have what was used since the last sample written. The reading is seconds old at most."""
+        if self._history is None or self._last is None:
+            return
+        last, before = self._last, self._sampled
+        self._sampled = last.cpu_times
+        usage = Usage(
+            cpus=cpus_used(before, last.cpu_times) if before and last.cpu_times else 0.0,
+            memory=last.memory_used,
+            memory_total=last.memory_used + last.memory_available,
+        )
+        self.ctx.effect(
+            self._history.record_sample, self._node_id, usage, name="record sample", deadline=DEADLINE,
+            failed=SampleLost,
         )  # fmt: skip

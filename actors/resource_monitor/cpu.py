@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from actors.resource_monitor.cgroups import own_groups, read_number, read_text
+from actors.resource_monitor.messages import CpuTimes
 
 _ROOT = Path("/")
 
@@ -35,6 +36,23 @@ def load(root: Path = _ROOT) -> float:
         return float((text or "").split()[0])
     except (IndexError, ValueError):
         return 0.0
+
+
+def cpu_times(root: Path = _ROOT) -> CpuTimes | None:
+    """Return how long the machine's CPUs worked, None when the kernel does not tell."""
+    lines = [line.split() for line in (read_text(root / "proc/stat") or "").splitlines() if line.startswith("cpu")]
+    try:
+        # user nice system idle iowait irq softirq steal; what follows, time of guests, is in user and nice already.
+        ticks = [int(field) for field in lines[0][1:9]]
+        return CpuTimes(sum(ticks) - ticks[3] - ticks[4], sum(ticks), max(1, len(lines) - 1))
+    except (IndexError, ValueError):
+        return None
+
+
+def cpus_used(before: CpuTimes, after: CpuTimes) -> float:
+    """Return how many CPUs worked between two readings, on average. 0 when no time has passed."""
+    total = after.total - before.total
+    return max(0, after.busy - before.busy) / total * after.cpus if total > 0 else 0.0
 
 
 def _quota_v2(directory: Path) -> float | None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from actors.model.units import bytes_to_mib
 from actors.resource_monitor.capacity import CapacityPolicy, compute_capacity
-from actors.resource_monitor.cpu import load, usable_cpus
+from actors.resource_monitor.cpu import cpu_times, load, usable_cpus
 from actors.resource_monitor.memory import hugepages, read_memory
 from actors.resource_monitor.messages import ResourceSnapshot
-from actors.resource_monitor.pressure import read_pressure
+from actors.resource_monitor.pressure import memory_pressure, read_pressure
 
 
 def measure(at: float, policy: CapacityPolicy, hypervisor: str | None, root: Path = Path("/")) -> ResourceSnapshot:
@@ -27,7 +27,8 @@ def measure(at: float, policy: CapacityPolicy, hypervisor: str | None, root: Pat
         memory_used=bytes_to_mib(memory.used),
         memory_available=bytes_to_mib(memory.available),
         cpu_pressure=read_pressure("cpu", root),
-        memory_pressure=read_pressure("memory", root),
+        memory_pressure=memory_pressure(root),
         io_pressure=read_pressure("io", root),
         hugepages=hugepages(root),
+        cpu_times=cpu_times(root),
     )

@@ -31,7 +31,8 @@ def read_memory(root: Path = _ROOT) -> Memory:
     machine = meminfo(root)
     if "MemTotal" not in machine:
         raise Failed("the size of this machine's memory can't be read from /proc/meminfo", fix="mount /proc")
-    total = machine["MemTotal"]
+    # Pages set aside for huge ones are no ordinary guest's; MemAvailable leaves them out by itself.
+    total = machine["MemTotal"] - sum(pages.total * pages.size * KIB for pages in hugepages(root))
     available = machine.get("MemAvailable", machine.get("MemFree", 0))
     for groups in own_groups("memory", root):
         for directory in groups.directories:

@@ -31,6 +31,15 @@ class HugePages:
 
 
 @dataclass(frozen=True, slots=True)
+class CpuTimes:
+    """Ticks since boot over all CPUs together: in which one worked (for a guest too), and all. ``cpus`` online."""
+
+    busy: int
+    total: int
+    cpus: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceSnapshot:
     """What this host has and how busy it is. Memory in MiB, ``cpus`` the CPUs this process may use, with fractions.
 
@@ -47,6 +56,7 @@ class ResourceSnapshot:
     memory_pressure: Pressure | None
     io_pressure: Pressure | None
     hugepages: tuple[HugePages, ...]
+    cpu_times: CpuTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +93,45 @@ class Recorded(Message):
 @dataclass(frozen=True, slots=True)
 class RecordingFailed(Message):
     """The database did not take the capacity; it is offered again at the next reading."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class WasClosed(Message):
+    """What the database says of this host: why it takes no new work, empty when it does."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotKnown(Message):
+    """The database could not say whether this host is closed; it is asked again after the next reading."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRecorded(Message):
+    """The database holds this now: why the host is closed, empty when it is open."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionNotRecorded(Message):
+    """The database did not take it; it is offered again at the next reading."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSample(Message):
+    """Write what is used now into the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleLost(Message):
+    """The database did not take a sample: the history has a gap."""
 
     error: Exception

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.resource_monitor.cgroups import read_text
+from actors.resource_monitor.cgroups import own_groups, read_text
 from actors.resource_monitor.messages import Pressure
 
 
@@ -12,6 +12,20 @@ def read_pressure(resource: str, root: Path = Path("/")) -> Pressure | None:
     """Return the pressure on ``cpu``, ``memory`` or ``io``; None where the kernel does not measure it."""
     text = read_text(root / "proc/pressure" / resource)
     return None if text is None else parse_pressure(text)
+
+
+def memory_pressure(root: Path = Path("/")) -> Pressure | None:
+    """Return the pressure on memory: the machine's, or that of the highest group in sight where it is worse.
+
+    In a container that group is the container, whose limit may be tight while the machine is idle.
+    """
+    found = [read_pressure("memory", root)]
+    for groups in own_groups("memory", root):
+        if groups.version == 2 and groups.directories:
+            text = read_text(groups.directories[-1] / "memory.pressure")
+            found.append(None if text is None else parse_pressure(text))
+    known = [pressure for pressure in found if pressure is not None]
+    return max(known, key=lambda pressure: (pressure.some_avg10, pressure.full_avg10), default=None)
 
 
 def parse_pressure(text: str) -> Pressure | None:

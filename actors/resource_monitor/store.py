@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
 from actors.model.resources import Capacity
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the machine uses: ``cpus`` with fractions, ``memory`` of ``memory_total`` in MiB."""
+
+    cpus: float
+    memory: int
+    memory_total: int
+
+
+class HistoryStore(Protocol):
+    """Samples of resources."""
+
+    async def record_sample(self, node_id: UUID, usage: Usage) -> None:
+        """Write this minute's sample of a host, replacing an earlier one, and forget those that are a day old."""
+
+
 class CapacityStore(Protocol):
-    """Capacity of nodes."""
+    """What hosts say of their resources."""
 
     async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
         """Write what the host can give. May be below what is placed: then free is zero, never negative."""
+
+    async def closed(self, node_id: UUID) -> str:
+        """Return why the host takes no new work, empty when it does."""
+
+    async def record_closed(self, node_id: UUID, reason: str) -> None:
+        """Write why the host takes no new work, or with an empty ``reason`` that it does again."""

@@ -71,6 +71,9 @@ def _obstacle(instance: PendingInstance, room: _Room) -> str | None:
     """Return why ``instance`` cannot go to this node now, or None."""
     if room.node.state is not NodeState.READY:
         return room.node.state.value
+    if room.node.closed:
+        # What comes after the colon are the moment's figures: each host's are others, and equal obstacles are counted.
+        return f"closed ({room.node.closed.partition(':')[0]})"
     if instance.resources.vcpu > room.vcpu:
         return f"lacks {instance.resources.vcpu - max(0, room.vcpu)} vCPU"
     needed = instance.resources.memory + room.node.memory_overhead

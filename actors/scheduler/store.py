@@ -12,7 +12,10 @@ from actors.model.states import NodeState
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node as the scheduler sees it. ``*_free`` are capacity x overcommit minus every placement not yet removed."""
+    """A node as the scheduler sees it. ``*_free`` are capacity x overcommit minus every placement not yet removed.
+
+    ``closed`` says why the host itself takes no new work now, empty while it does.
+    """
 
     id: UUID
     hostname: str
@@ -22,6 +25,7 @@ class NodeView:
     vcpu_free: int
     memory_free: int
     memory_overhead: int
+    closed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

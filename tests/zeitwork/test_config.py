@@ -23,6 +23,7 @@ def test_later_sources_win_and_absent_flags_do_not_count(tmp_path: Path) -> None
         ({"http": "8080"}, "http", "HOST:PORT"),
         ({"hypervisor": "xen"}, "hypervisor", "auto, firecracker, qemu"),
         ({"vcpu_overcommit": "lots"}, "vcpu_overcommit", "number"),
+        ({"memory_pressure": "0"}, "memory_pressure", "percentage from 1 to 100"),
         ({"memory_reserved": "1 elephant"}, "memory_reserved", "not a size"),
         ({"ipv4_pool": "10.0.0.0/24"}, "ipv4_pool", "/16"),
         ({"ipv6_prefix": "fd00::/64"}, "ipv6_prefix", "/48"),

@@ -55,7 +55,10 @@ class NodeResources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A host. ``generation`` counts the starts of its process; 0 means that it never came."""
+    """A host. ``generation`` counts the starts of its process; 0 means that it never came.
+
+    ``reason`` tells of its state, or why it is ``closed``: ready, but too busy to take new work for now.
+    """
 
     id: UUID
     hostname: str
@@ -65,6 +68,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     state: NodeState
     desired_state: NodeDesired
     reason: str
+    closed: bool
+    closed_since: datetime | None
     generation: int
     version: str
     ipv6_prefix: str | None
@@ -116,7 +121,9 @@ def present(row: NodeRow, resources: ResourcesRow | None) -> Node:
         ip_address=None if row.ip_address is None else str(row.ip_address),
         state=row.state,
         desired_state=row.desired,
-        reason=row.reason,
+        reason=row.reason or row.closed_reason,
+        closed=row.closed_since is not None,
+        closed_since=row.closed_since,
         generation=row.generation,
         version=row.version,
         ipv6_prefix=str(network.v6) if network and network.v6 else None,

@@ -7,7 +7,10 @@ from uuid import UUID
 import msgspec
 
 from actors.model.states import NodeState
+from zeitwork.api import history
 from zeitwork.api.call import Answer, Call
+from zeitwork.api.decode import Input
+from zeitwork.api.history import HistoryView, Span, parse_span, step_of
 from zeitwork.store.rows import ResourcesRow
 
 
@@ -31,11 +34,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeAmounts(msgspec.Struct, frozen=True, kw_only=True):
-    """One host. ``machine`` is None until its process measured it."""
+    """One host. ``machine`` is None until its process measured it; ``closed`` says why it takes no new work for now."""
 
     node_id: UUID
     hostname: str
     state: NodeState
+    closed: str | None
     capacity: Amount
     allocated: Amount
     available: Amount
@@ -44,22 +48,36 @@ class NodeAmounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResourcesView(msgspec.Struct, frozen=True, kw_only=True):
-    """All hosts, and their sums; ``available`` counts only hosts that take new work."""
+    """All hosts, and their sums; ``available`` counts only hosts that take new work. ``history`` when asked for."""
 
     capacity: Amount
     allocated: Amount
     available: Amount
     nodes: list[NodeAmounts]
+    history: HistoryView | None = None
+
+
+class ResourcesQuery(Input):
+    """``history`` adds how it came to this: minutes or hours back, at most a day."""
+
+    history: Span | None = None
 
 
 async def overview(call: Call) -> Answer:
     """GET /api/v1/resources."""
-    return Answer(summarize(await call.deps.store.nodes.resources()))
+    query: ResourcesQuery = call.query
+    rows = await call.deps.store.nodes.resources()
+    if query.history is None:
+        return Answer(summarize(rows))
+    seconds = parse_span(query.history)
+    step = step_of(seconds)
+    samples = await call.deps.store.history.samples(seconds, step)
+    return Answer(summarize(rows, history.present(samples, rows, seconds, step)))
 
 
-def summarize(rows: tuple[ResourcesRow, ...]) -> ResourcesView:
+def summarize(rows: tuple[ResourcesRow, ...], past: HistoryView | None = None) -> ResourcesView:
     """Return the view of these nodes. What is free on a host that takes nothing new is not free in the sum."""
-    open_rows = [row for row in rows if row.state is NodeState.READY]
+    open_rows = [row for row in rows if row.state is NodeState.READY and not row.closed_reason]
     return ResourcesView(
         capacity=Amount(vcpu=sum(row.vcpu for row in rows), memory=sum(row.memory for row in rows)),
         allocated=Amount(vcpu=sum(row.vcpu_used for row in rows), memory=sum(row.memory_used for row in rows)),
@@ -67,6 +85,7 @@ def summarize(rows: tuple[ResourcesRow, ...]) -> ResourcesView:
             vcpu=sum(row.vcpu_free for row in open_rows), memory=sum(row.memory_free for row in open_rows)
         ),
         nodes=[_node(row) for row in rows],
+        history=past,
     )
 
 
@@ -76,6 +95,7 @@ def _node(row: ResourcesRow) -> NodeAmounts:
         node_id=row.node_id,
         hostname=row.hostname,
         state=row.state,
+        closed=row.closed_reason or None,
         capacity=Amount(vcpu=row.vcpu, memory=row.memory),
         allocated=Amount(vcpu=row.vcpu_used, memory=row.memory_used),
         available=Amount(vcpu=row.vcpu_free, memory=row.memory_free),

@@ -201,6 +201,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         resources.overview,
         "What hosts have, what is taken and what is free",
         resources.ResourcesView,
+        query=resources.ResourcesQuery,
     ),
     Endpoint(
         "GET",

@@ -39,6 +39,7 @@ def host_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--memory-overcommit", metavar="RATIO", help="[1.0]"),
         click.option("--vcpu-reserved", metavar="N", help="CPUs kept for the system. [0]"),
         click.option("--memory-reserved", metavar="SIZE", help="Memory kept for the system. [5 %, at least 512 MiB]"),
+        click.option("--memory-pressure", metavar="PERCENT", help="Waiting for memory that closes this host. [20]"),
         click.option("--ipv4-pool", metavar="CIDR", help="The region's IPv4 /16, when it is new."),
         click.option("--ipv6-prefix", metavar="CIDR", help="The region's IPv6 /48, when it is new."),
         click.option("--log-level", metavar="debug|info|warning|error", help="[info]"),

@@ -13,7 +13,7 @@ from zeitwork.cli.output import age, print_json, table
 @click.command()
 @talks_to_host
 def nodes(client: Client, as_json: bool) -> None:
-    """List hosts with what is free of what they have.
+    """List hosts with what is free of what they have, and why one takes nothing new.
 
     \b
     Examples:
@@ -25,15 +25,16 @@ def nodes(client: Client, as_json: bool) -> None:
         print_json(found)
         return
     table(
-        ("HOSTNAME", "STATE", "VCPU FREE/ALL", "MEMORY FREE/ALL", "AGE", "ID"),
+        ("HOSTNAME", "STATE", "VCPU FREE/ALL", "MEMORY FREE/ALL", "AGE", "ID", "REASON"),
         (
             (
                 item["hostname"],
-                item["state"],
+                f"{item['state']}, closed" if item["closed"] else item["state"],
                 f"{item['resources']['vcpu_available']}/{item['resources']['vcpu']}",
                 f"{format_mib(item['resources']['memory_available'])}/{format_mib(item['resources']['memory'])}",
                 age(item["created_at"]),
                 item["id"],
+                item["reason"],
             )
             for item in found
         ),

@@ -90,6 +90,7 @@ MEMORY_ALLOCATED = Metric(
 )
 MEMORY_AVAILABLE = Metric("zeitwork_memory_available_bytes", _G, "Memory that is free.", _NODE)
 NODE_PLACEMENTS = Metric("zeitwork_node_placements", _G, "Placements on a node that are not removed.", _NODE)
+NODE_CLOSED = Metric("zeitwork_node_closed", _G, "1 while memory pressure closes a node to new work, else 0.", _NODE)
 NODES = Metric("zeitwork_nodes", _G, "Nodes that are not terminated, by state.", ("state",))
 INSTANCES = Metric("zeitwork_instances", _G, "Instances by observed state.", ("state",))
 IMAGES = Metric("zeitwork_images", _G, "Images that are not deleted, by status.", ("status",))
@@ -136,6 +137,7 @@ CATALOGUE: tuple[Metric, ...] = (
     MEMORY_ALLOCATED,
     MEMORY_AVAILABLE,
     NODE_PLACEMENTS,
+    NODE_CLOSED,
     INSTANCES,
     IMAGES,
     PLACEMENTS,

@@ -63,6 +63,7 @@ def families(domain: Domain) -> Iterator[Family]:
     yield family(catalogue.MEMORY_ALLOCATED, {labels: row.memory_used * MIB for labels, row in rows.items()})
     yield family(catalogue.MEMORY_AVAILABLE, {labels: row.memory_free * MIB for labels, row in rows.items()})
     yield family(catalogue.NODE_PLACEMENTS, {labels: row.placements for labels, row in rows.items()})
+    yield family(catalogue.NODE_CLOSED, {labels: 1 if row.closed_reason else 0 for labels, row in rows.items()})
     states = Counter(row.state for row in domain.resources)
     yield family(
         catalogue.NODES, {(state.value,): states[state] for state in NodeState if state is not NodeState.TERMINATED}

@@ -84,6 +84,7 @@ def _resources_row(row: Mapping[str, Any]) -> ResourcesRow:
         vcpu_free=max(0, vcpu - vcpu_used),
         memory_free=max(0, memory - memory_used),
         placements=row["count"],
+        closed_reason=row["closed_reason"],
     )
 
 
@@ -103,6 +104,8 @@ def _node_row(row: Mapping[str, Any]) -> NodeRow:
         version=row["version"],
         network=None if v4 is None else HostNetwork(row["pool_v6"] if row["ipv6"] else None, v4),
         capacity=capacity_of(row),
+        closed_since=row["closed_since"],
+        closed_reason=row["closed_reason"],
         last_seen_at=row["last_seen_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
@@ -338,6 +341,38 @@ class Nodes:
             announce(cursor, "zw_nodes", node_id)
 
         await self._units.run(unit, name="nodes.record_capacity")
+
+    async def closed(self, node_id: UUID) -> str:
+        """Return why the host takes no new work, empty when it does. Raises `NotFound`."""
+
+        def unit(cursor: Cursor) -> str:
+            cursor.execute("select closed_reason from nodes where id = %s", (node_id,))
+            row = cursor.fetchone()
+            if row is None:
+                raise _missing(node_id)
+            return str(row["closed_reason"])
+
+        return await self._units.read(unit, name="nodes.closed")
+
+    async def record_closed(self, node_id: UUID, reason: str) -> None:
+        """Write why the host takes no new work, or with an empty ``reason`` that it does again."""
+
+        def unit(cursor: Cursor) -> None:
+            row = lock_node(cursor, node_id)
+            if row is None:
+                raise _missing(node_id)
+            if bool(row["closed_reason"]) == bool(reason):
+                return
+            cursor.execute(
+                "update nodes set closed_reason = %(reason)s, updated_at = now(), "
+                "closed_since = case when %(reason)s <> '' then now() end where id = %(id)s",
+                {"reason": reason, "id": node_id},
+            )
+            what, data = ("node.closed", {"reason": reason}) if reason else ("node.opened", {})
+            record(cursor, "resource-monitor", what, "node", node_id, data)
+            announce(cursor, "zw_nodes", node_id)
+
+        await self._units.run(unit, name="nodes.record_closed")
 
     async def resources(self, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
         """Return capacity, use and what is free, of one node or of each that is not terminated."""

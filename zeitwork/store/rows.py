@@ -78,7 +78,10 @@ class HostRegistration:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A host. ``generation`` counts the starts of its process; 0 means that it never came."""
+    """A host. ``generation`` counts the starts of its process; 0 means that it never came.
+
+    ``closed_reason`` says why it takes no new work for now, empty while it does.
+    """
 
     id: UUID
     hostname: str
@@ -93,6 +96,8 @@ class NodeRow:
     version: str
     network: HostNetwork | None
     capacity: Capacity | None
+    closed_since: datetime | None
+    closed_reason: str
     last_seen_at: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -116,6 +121,23 @@ class ResourcesRow:
     vcpu_free: int
     memory_free: int
     placements: int
+    closed_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """Averages of a node from ``at`` on. Memory in MiB; ``cpus_used`` and ``memory_used`` are the whole machine's."""
+
+    node_id: UUID
+    at: datetime
+    vcpu: float
+    memory: float
+    vcpu_allocated: float
+    memory_allocated: float
+    cpus_used: float
+    memory_used: float
+    memory_total: float
+    placements: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class Scheduling:
                     vcpu_free=row.vcpu_free,
                     memory_free=row.memory_free,
                     memory_overhead=row.capacity.memory_overhead if row.capacity else 0,
+                    closed=row.closed_reason,
                 )
                 for row in resource_rows(cursor)
             )
@@ -128,6 +129,8 @@ def _assign(cursor: Cursor, assignment: Assignment) -> str | None:
     node = lock_node(cursor, assignment.node_id)
     if node is None or node["state"] != NodeState.READY:
         return f"the host is {node['state'] if node else 'gone'}"
+    if node["closed_since"] is not None:
+        return f"the host is closed: {node['closed_reason']}"
     placement_id = new_id()
     v4_pool, v4 = pick(cursor, assignment.node_id, 4)
     assert isinstance(v4, IPv4Address)

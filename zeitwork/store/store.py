@@ -8,6 +8,7 @@ import trio
 from actors.model.errors import Unavailable
 from zeitwork.store.cluster import Cluster
 from zeitwork.store.events import Events
+from zeitwork.store.history import History
 from zeitwork.store.idempotency import Idempotency
 from zeitwork.store.images import Images
 from zeitwork.store.instances import Instances
@@ -46,6 +47,7 @@ class Store:
         self.scheduling = Scheduling(units)
         self.leases = Leases(units)
         self.events = Events(units)
+        self.history = History(units)
         self.idempotency = Idempotency(units)
 
     @property
@@ -72,9 +74,10 @@ class Store:
             try:
                 events = await self.events.prune(keep_seconds=KEEP_EVENTS_SECONDS, keep_rows=KEEP_EVENTS_ROWS)
                 keys = await self.idempotency.prune()
+                samples = await self.history.prune()
             except Unavailable as error:
                 _log.warning("housekeeping has to wait", error=str(error))
             else:
-                if events or keys:
-                    _log.info("expired rows deleted", events=events, idempotency_keys=keys)
+                if events or keys or samples:
+                    _log.info("expired rows deleted", events=events, idempotency_keys=keys, samples=samples)
             await trio.sleep(HOUSEKEEPING_EVERY)

@@ -12,8 +12,11 @@ from actors.model.errors import Failed, Unavailable
 from actors.model.resources import Capacity
 from actors.resource_monitor import actor
 from actors.resource_monitor.actor import ResourceMonitor
+from actors.resource_monitor.admission import Thresholds
 from actors.resource_monitor.capacity import CapacityPolicy
 from actors.resource_monitor.messages import Refresh, Snapshot
+from actors.resource_monitor.pressure import memory_pressure
+from actors.resource_monitor.store import Usage
 from runtime import Ref, Spec, System
 from tests.actors.resource_monitor.machine import GIB, Machine
 
@@ -28,6 +31,26 @@ class Store:
         self.refused = 0
         self.away = False
         self.changed = trio.Event()
+        self.reason = ""  # why the host is closed
+        self.reasons: list[str] = []  # each that was written
+        self.told = trio.Event()
+
+    async def closed(self, node_id: UUID) -> str:
+        assert node_id == NODE
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("the database is away")
+        return self.reason
+
+    async def record_closed(self, node_id: UUID, reason: str) -> None:
+        assert node_id == NODE
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unavailable("the database is away")
+        self.reason = reason
+        self.reasons.append(reason)
+        told, self.told = self.told, trio.Event()
+        told.set()
 
     async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
         assert node_id == NODE
@@ -151,3 +174,115 @@ async def test_this_machine(store: Store) -> None:
     assert snapshot.capacity.vcpu >= 1
     assert 0 < snapshot.capacity.memory <= snapshot.capacity.memory_total
     assert store.written == [snapshot.capacity]
+
+
+AT_ONCE = Thresholds(close=20.0, calm=0.0)
+CALM = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0"
+BUSY = "some avg10=41.20 avg60=9.00 avg300=2.00 total=99\nfull avg10=7.00 avg60=1.00 avg300=0.00 total=9"
+
+
+async def test_pressure_closes_the_host_and_calm_opens_it(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "EVERY", 0.02)
+    machine.write("proc/pressure/memory", BUSY)
+    told = store.told
+    async with monitor(machine.root, store, thresholds=AT_ONCE):
+        with trio.fail_after(10):
+            await told.wait()
+            assert "waited for memory 41 %" in store.reason
+            told = store.told
+            machine.write("proc/pressure/memory", CALM)
+            await told.wait()
+    assert len(store.reasons) == 2
+    assert store.reason == ""
+
+
+async def test_a_restart_does_not_open_a_closed_host(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "EVERY", 0.02)
+    store.reason = "memory pressure: found by the process before"
+    machine.write("proc/pressure/memory", CALM)
+    async with monitor(machine.root, store, thresholds=Thresholds(calm=3600.0)) as ref:
+        for _ in range(20):
+            await ref.ask(Snapshot(), timeout=10)
+    assert store.reasons == []
+    told = store.told
+    async with monitor(machine.root, store, thresholds=AT_ONCE):
+        with trio.fail_after(10):
+            await told.wait()
+    assert store.reasons == [""]
+
+
+async def test_closing_waits_for_a_database_that_is_away(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "EVERY", 0.02)
+    machine.write("proc/pressure/memory", BUSY)
+    store.away = True
+    told = store.told
+    async with monitor(machine.root, store):
+        with trio.fail_after(10):
+            while store.refused < 3:
+                await store.changed.wait()
+            store.away = False
+            await told.wait()
+    assert len(store.reasons) == 1
+
+
+def test_the_pressure_in_a_container_counts_where_it_is_worse(machine: Machine) -> None:
+    machine.write("proc/pressure/memory", CALM)
+    machine.v2("/")
+    machine.write("sys/fs/cgroup/memory.pressure", BUSY)
+    found = memory_pressure(machine.root)
+    assert found is not None
+    assert found.some_avg10 == 41.2
+
+
+async def test_huge_pages_and_changed_limits_are_noticed(machine: Machine, store: Store) -> None:
+    async with monitor(machine.root, store) as ref:
+        before = await ref.ask(Snapshot(), timeout=10)
+        assert before.hugepages == ()
+        pages = "sys/kernel/mm/hugepages/hugepages-2048kB"
+        machine.write(f"{pages}/nr_hugepages", 1024)
+        machine.write(f"{pages}/free_hugepages", 1000)
+        machine.v2("/a")
+        machine.write("sys/fs/cgroup/a/cpu.max", "50000 100000")
+        after = await ref.ask(Snapshot(), timeout=10)
+        assert [(found.size, found.total, found.free) for found in after.hugepages] == [(2048, 1024, 1000)]
+        assert after.cpus == 0.5
+        # 1024 pages of 2 MiB are set aside.
+        assert after.capacity.memory_total == before.capacity.memory_total - 2048
+
+
+class Samples:
+    """Remembers samples; refuses the first one."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.written: list[Usage] = []
+        self.enough = trio.Event()
+
+    async def record_sample(self, node_id: UUID, usage: Usage) -> None:
+        assert node_id == NODE
+        await trio.lowlevel.checkpoint()
+        self.tries += 1
+        if self.tries == 1:
+            raise Unavailable("the database is away")
+        self.written.append(usage)
+        if len(self.written) == 3:
+            self.enough.set()
+
+
+async def test_samples_are_taken_for_the_history(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "SAMPLE_EVERY", 0.02)
+    machine.write("proc/stat", "cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 100 0 100 800 0 0 0 0 0 0")
+    samples = Samples()
+    async with monitor(machine.root, store, history=samples) as ref:
+        await ref.ask(Snapshot(), timeout=10)
+        with trio.fail_after(10):
+            await samples.enough.wait()
+    assert set(samples.written) == {Usage(cpus=0.0, memory=4096, memory_total=16 * 1024)}

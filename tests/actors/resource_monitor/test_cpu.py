@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.resource_monitor.cpu import load, quota, usable_cpus
+from actors.resource_monitor.cpu import cpu_times, cpus_used, load, quota, usable_cpus
 from tests.actors.resource_monitor.machine import Machine
 
 
@@ -128,3 +128,22 @@ def test_load(machine: Machine) -> None:
     assert load(machine.root) == 0.0
     machine.write("proc/loadavg", "1.25 0.5 0.1 1/100 4242")
     assert load(machine.root) == 1.25
+
+
+def test_how_many_cpus_worked(machine: Machine) -> None:
+    assert cpu_times(machine.root) is None
+    machine.write("proc/stat", "cpu  100 10 90 700 100 0 0 0 50 0\ncpu0 1 1 1 1 1\ncpu1 1 1 1 1 1\nintr 7")
+    before = cpu_times(machine.root)
+    machine.write("proc/stat", "cpu  150 10 110 800 130 0 0 0 60 0\ncpu0 1 1 1 1 1\ncpu1 1 1 1 1 1\nintr 7")
+    after = cpu_times(machine.root)
+    assert before is not None
+    assert after is not None
+    assert (before.busy, before.total, before.cpus) == (200, 1000, 2)
+    assert cpus_used(before, after) == 70 / 200 * 2
+    assert cpus_used(after, after) == 0.0
+
+
+def test_this_machines_cpus_work() -> None:
+    found = cpu_times()
+    assert found is not None
+    assert 0 < found.busy < found.total

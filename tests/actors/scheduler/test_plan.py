@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 from hypothesis import given
@@ -125,3 +126,11 @@ def test_without_nodes_and_with_an_absent_pinned_node_the_reason_says_so() -> No
 def test_it_packs_onto_the_fuller_node() -> None:
     (assignment,) = evaluate(Snapshot((pending(1),), (node(1), node(2, memory=512)))).assignments
     assert assignment.node_id == UUID(int=2)
+
+
+def test_nothing_goes_to_a_host_that_closed_itself() -> None:
+    closed = replace(node(1), closed="memory pressure: tasks waited for memory 40 % of 10 s")
+    assert evaluate(Snapshot((pending(1),), (closed, node(2)))).assignments[0].node_id == node(2).id
+    plan = evaluate(Snapshot((pending(1),), (closed, replace(closed, id=UUID(int=3), closed="memory pressure: 50 %"))))
+    assert plan.assignments == ()
+    assert plan.postponed[0].reason == "2 hosts: 2 closed (memory pressure)"

@@ -104,3 +104,10 @@ def test_an_absent_host_is_said_plainly(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "zeitwork run" in done.stderr
+
+
+async def test_a_closed_host_is_shown_with_the_reason(world: World) -> None:
+    await world.store.nodes.record_closed(world.node.id, "memory pressure: a lot")
+    shown = await zeitwork(world, "nodes")
+    assert "ready, closed" in shown
+    assert "memory pressure: a lot" in shown

@@ -98,3 +98,24 @@ async def test_a_closed_host_has_nothing_available_in_total(world: World) -> Non
     assert found["nodes"][0]["state"] == "draining"
     assert found["capacity"] == {"vcpu": 8, "memory": 3584}
     assert found["available"] == {"vcpu": 0, "memory": 0}
+
+
+async def test_a_host_under_pressure_says_why(world: World) -> None:
+    await world.store.nodes.record_closed(world.node.id, "memory pressure: a lot")
+    node = (await world.client.get(f"/api/v1/nodes/{world.node.id}")).json()
+    assert (node["state"], node["closed"], node["reason"]) == ("ready", True, "memory pressure: a lot")
+    assert node["closed_since"]
+    found = (await world.client.get("/api/v1/resources")).json()
+    assert found["nodes"][0]["closed"] == "memory pressure: a lot"
+    assert found["available"] == {"vcpu": 0, "memory": 0}
+    made = await world.create()
+    assert await world.place() == []
+    waiting = (await world.client.get(f"/api/v1/instances/{made['id']}")).json()
+    assert waiting["reason"] == "1 host: 1 closed (memory pressure)"
+    labels = f'{{hostname="host-a",node_id="{world.node.id}"}}'
+    assert f"zeitwork_node_closed{labels} 1.0" in (await world.client.get("/metrics")).text
+    await world.store.nodes.record_closed(world.node.id, "")
+    node = (await world.client.get(f"/api/v1/nodes/{world.node.id}")).json()
+    assert (node["closed"], node["closed_since"], node["reason"]) == (False, None, "")
+    assert len(await world.place()) == 1
+    assert f"zeitwork_node_closed{labels} 0.0" in (await world.client.get("/metrics")).text

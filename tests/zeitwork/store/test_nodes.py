@@ -11,7 +11,7 @@ import trio
 
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.states import NodeDesired, NodeState
-from tests.zeitwork.store.world import CAPACITY, STOPPED, host, ready_node, running, see
+from tests.zeitwork.store.world import CAPACITY, STOPPED, assign, host, instance, ready_image, ready_node, running, see
 from zeitwork.store import Store
 from zeitwork.store.cluster import random_ula
 from zeitwork.store.pools import first_free
@@ -215,3 +215,31 @@ async def test_a_host_moves_to_another_region_only_when_it_is_empty(store: Store
     assert moved.region.name == "other"
     assert moved.network is not None
     assert moved.network.v4.subnet_of(IPv4Network("10.9.0.0/16"))
+
+
+async def test_a_closed_host_stays_closed_across_its_starts_and_takes_nothing(store: Store) -> None:
+    me = host()
+    node = await ready_node(store, host_id=me.host_id, hostname=me.hostname)
+    row = await instance(store, await ready_image(store, node))
+    await store.nodes.record_closed(node.id, "memory pressure: a lot")
+    await store.nodes.record_closed(node.id, "memory pressure: even more")
+    await store.nodes.register(me)
+    node = await store.nodes.set_state(node.id, NodeState.READY)
+    assert (node.closed_reason, await store.nodes.closed(node.id)) == ("memory pressure: a lot",) * 2
+    assert node.closed_since is not None
+    (view,) = (await store.scheduling.snapshot()).nodes
+    assert view.closed == node.closed_reason
+    (refused,) = await store.scheduling.apply_plan(assign(row, node))
+    assert refused.reason == "the host is closed: memory pressure: a lot"
+    await store.nodes.record_closed(node.id, "")
+    assert (await store.nodes.get(node.id)).closed_since is None
+    assert await store.scheduling.apply_plan(assign(row, node)) == ()
+    told = [event.what for event in await store.events.list(subject=node.id) if event.who == "resource-monitor"]
+    assert told == ["node.capacity", "node.closed", "node.opened"]
+
+
+async def test_closing_an_unknown_host_is_refused(store: Store) -> None:
+    with pytest.raises(NotFound):
+        await store.nodes.record_closed(uuid4(), "x")
+    with pytest.raises(NotFound):
+        await store.nodes.closed(uuid4())
