@@ -18,6 +18,8 @@ from uuid import UUID
 import structlog
 import trio
 
+from actors.addresses.actor import Addresses
+from actors.addresses.messages import NAME as ADDRESSES
 from actors.health.actor import Health
 from actors.health.messages import NAME as HEALTH
 from actors.health.messages import Wake as HealthWake
@@ -332,6 +334,7 @@ async def _start_actors(
     for spec in (
         Spec("presence", lambda: Presence(store.nodes, node.id, node.generation, superseded)),
         Spec(MONITOR, lambda: monitor()),
+        Spec(ADDRESSES, lambda: Addresses(store.nodes, node.id)),
         Spec("ipam-lease", lambda: IpamLease(store.leases, node.id)),
         Spec(IMAGES, lambda: Images(store.images, node.id, paths)),
         Spec(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 #: Every guest's default gateways: the host's end of its TAP answers at these, so no guest needs to know its neighbours.
 GATEWAY_V4 = IPv4Address("169.254.0.1")
@@ -34,3 +34,24 @@ def guest_mac(lease: Lease) -> str:
 
 #: MAC of the host's end of every TAP. Each TAP is its own link, so one address serves all.
 GATEWAY_MAC = "06:00:a9:fe:00:01"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddress:
+    """An address that a host has itself. ``primary``: the one that others reach it by in this family."""
+
+    interface: str
+    address: IPv4Interface | IPv6Interface
+    primary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddresses:
+    """All of a host's own addresses that reach beyond one link, primary ones first; ``main`` is what it is called by.
+
+    ``main`` is the primary IPv6 address when that is a public one, else the primary IPv4 address, else what there is;
+    None while there is nothing.
+    """
+
+    items: tuple[OwnAddress, ...] = ()
+    main: OwnAddress | None = None

@@ -54,9 +54,19 @@ class NodeResources(msgspec.Struct, frozen=True, kw_only=True):
     placements: int
 
 
+class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """An address of the host itself. ``primary``: the one that others reach it by in this family."""
+
+    interface: str
+    address: str
+    prefix_length: int
+    primary: bool
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A host. ``generation`` counts the starts of its process; 0 means that it never came.
 
+    ``ip_address`` is what the host is called by, ``addresses`` are all of its own that reach beyond one link.
     ``reason`` tells of its state, or why it is ``closed``: ready, but too busy to take new work for now.
     """
 
@@ -65,6 +75,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     region_id: UUID
     region: str
     ip_address: str | None
+    addresses: list[NodeAddress]
     state: NodeState
     desired_state: NodeDesired
     reason: str
@@ -119,6 +130,15 @@ def present(row: NodeRow, resources: ResourcesRow | None) -> Node:
         region_id=row.region.id,
         region=row.region.name,
         ip_address=None if row.ip_address is None else str(row.ip_address),
+        addresses=[
+            NodeAddress(
+                interface=item.interface,
+                address=str(item.address.ip),
+                prefix_length=item.address.network.prefixlen,
+                primary=item.primary,
+            )
+            for item in row.addresses
+        ],
         state=row.state,
         desired_state=row.desired,
         reason=row.reason or row.closed_reason,

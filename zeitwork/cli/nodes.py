@@ -25,13 +25,14 @@ def nodes(client: Client, as_json: bool) -> None:
         print_json(found)
         return
     table(
-        ("HOSTNAME", "STATE", "VCPU FREE/ALL", "MEMORY FREE/ALL", "AGE", "ID", "REASON"),
+        ("HOSTNAME", "STATE", "VCPU FREE/ALL", "MEMORY FREE/ALL", "ADDRESS", "AGE", "ID", "REASON"),
         (
             (
                 item["hostname"],
                 f"{item['state']}, closed" if item["closed"] else item["state"],
                 f"{item['resources']['vcpu_available']}/{item['resources']['vcpu']}",
                 f"{format_mib(item['resources']['memory_available'])}/{format_mib(item['resources']['memory'])}",
+                item["ip_address"],
                 age(item["created_at"]),
                 item["id"],
                 item["reason"],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Any
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
 from actors.model.errors import Conflict, InvalidInput, NotFound
-from actors.model.network import HostNetwork
+from actors.model.network import HostNetwork, OwnAddress, OwnAddresses
 from actors.model.resources import Capacity
 from actors.model.states import NodeDesired, NodeState
 from zeitwork.store.cluster import default_region_id, ensure_region
@@ -95,6 +97,9 @@ def _node_row(row: Mapping[str, Any]) -> NodeRow:
         hostname=row["hostname"],
         region=RegionRow(row["region_id"], row["region_name"], row["region_v6"], row["region_v4"]),
         ip_address=row["ip_address"],
+        addresses=tuple(
+            OwnAddress(item["interface"], ip_interface(item["address"]), item["primary"]) for item in row["addresses"]
+        ),
         desired=NodeDesired(row["desired"]),
         desired_generation=row["desired_generation"],
         state=NodeState(row["state"]),
@@ -138,7 +143,7 @@ def _set_state(cursor: Cursor, row: Mapping[str, Any], state: NodeState, reason:
 
 
 class Nodes:
-    """Hosts; also `actors.resource_monitor.store.CapacityStore`."""
+    """Hosts; also the `CapacityStore` of `actors.resource_monitor` and the `AddressStore` of `actors.addresses`."""
 
     def __init__(self, units: Units) -> None:
         self._units = units
@@ -373,6 +378,29 @@ class Nodes:
             announce(cursor, "zw_nodes", node_id)
 
         await self._units.run(unit, name="nodes.record_closed")
+
+    async def record_addresses(self, node_id: UUID, own: OwnAddresses) -> None:
+        """Write a host's own addresses. While it has none, the one it was last called by stays."""
+        listed = [
+            {"interface": item.interface, "address": str(item.address), "primary": item.primary} for item in own.items
+        ]
+
+        def unit(cursor: Cursor) -> None:
+            row = lock_node(cursor, node_id)
+            if row is None:
+                raise _missing(node_id)
+            called = own.main.address.ip if own.main else row["ip_address"]
+            if (row["addresses"], row["ip_address"]) == (listed, called):
+                return
+            cursor.execute(
+                "update nodes set addresses = %s, ip_address = %s, updated_at = now() where id = %s",
+                (Jsonb(listed), called, node_id),
+            )
+            data = {"ip_address": str(called) if called else None, "addresses": listed}
+            record(cursor, "addresses", "node.addresses", "node", node_id, data)
+            announce(cursor, "zw_nodes", node_id)
+
+        await self._units.run(unit, name="nodes.record_addresses")
 
     async def resources(self, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
         """Return capacity, use and what is free, of one node or of each that is not terminated."""

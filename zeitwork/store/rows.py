@@ -11,7 +11,7 @@ from uuid import UUID
 
 from actors.model.health import NO_CHECK, HealthCheck, HealthState
 from actors.model.image import ImageConfig
-from actors.model.network import HostNetwork
+from actors.model.network import HostNetwork, OwnAddress
 from actors.model.resources import Capacity, Resources
 from actors.model.restart import ALWAYS, RestartPolicy
 from actors.model.states import (
@@ -80,13 +80,15 @@ class HostRegistration:
 class NodeRow:
     """A host. ``generation`` counts the starts of its process; 0 means that it never came.
 
-    ``closed_reason`` says why it takes no new work for now, empty while it does.
+    ``ip_address`` is what it is called by, ``addresses`` are all that it was last seen to have. ``closed_reason`` says
+    why it takes no new work for now, empty while it does.
     """
 
     id: UUID
     hostname: str
     region: RegionRow
     ip_address: IPv4Address | IPv6Address | None
+    addresses: tuple[OwnAddress, ...]
     desired: NodeDesired
     desired_generation: int
     state: NodeState

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from ipaddress import ip_interface
+
+from actors.model.network import OwnAddress, OwnAddresses
 from tests.zeitwork.api.conftest import World
 from zeitwork.api.deps import fresh_id
 
@@ -119,3 +122,15 @@ async def test_a_host_under_pressure_says_why(world: World) -> None:
     assert (node["closed"], node["closed_since"], node["reason"]) == (False, None, "")
     assert len(await world.place()) == 1
     assert f"zeitwork_node_closed{labels} 0.0" in (await world.client.get("/metrics")).text
+
+
+async def test_a_hosts_own_addresses(world: World) -> None:
+    main = OwnAddress("eth0", ip_interface("2001:db8::7/64"), primary=True)
+    other = OwnAddress("eth1", ip_interface("10.0.0.7/8"))
+    await world.store.nodes.record_addresses(world.node.id, OwnAddresses((main, other), main))
+    node = (await world.client.get("/api/v1/nodes")).json()["items"][0]
+    assert node["ip_address"] == "2001:db8::7"
+    assert node["addresses"] == [
+        {"interface": "eth0", "address": "2001:db8::7", "prefix_length": 64, "primary": True},
+        {"interface": "eth1", "address": "10.0.0.7", "prefix_length": 8, "primary": False},
+    ]

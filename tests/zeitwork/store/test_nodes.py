@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_interface
 from uuid import uuid4
 
 import pytest
 import trio
 
 from actors.model.errors import Conflict, InvalidInput, NotFound
+from actors.model.network import OwnAddress, OwnAddresses
 from actors.model.states import NodeDesired, NodeState
 from tests.zeitwork.store.world import CAPACITY, STOPPED, assign, host, instance, ready_image, ready_node, running, see
 from zeitwork.store import Store
@@ -243,3 +244,21 @@ async def test_closing_an_unknown_host_is_refused(store: Store) -> None:
         await store.nodes.record_closed(uuid4(), "x")
     with pytest.raises(NotFound):
         await store.nodes.closed(uuid4())
+
+
+async def test_own_addresses_are_kept_up_to_date(store: Store) -> None:
+    node = await ready_node(store)
+    assert (node.ip_address, node.addresses) == (None, ())
+    first = OwnAddress("eth0", ip_interface("192.0.2.7/24"), primary=True)
+    second = OwnAddress("eth1", ip_interface("fd00::7/64"))
+    for _ in range(2):
+        await store.nodes.record_addresses(node.id, OwnAddresses((first, second), first))
+    seen = await store.nodes.get(node.id)
+    assert (seen.ip_address, seen.addresses) == (IPv4Address("192.0.2.7"), (first, second))
+    await store.nodes.record_addresses(node.id, OwnAddresses())
+    seen = await store.nodes.get(node.id)
+    assert (seen.ip_address, seen.addresses) == (IPv4Address("192.0.2.7"), ())
+    told = [event for event in await store.events.list(subject=node.id) if event.what == "node.addresses"]
+    assert [len(event.data["addresses"]) for event in told] == [2, 0]
+    with pytest.raises(NotFound):
+        await store.nodes.record_addresses(uuid4(), OwnAddresses())
