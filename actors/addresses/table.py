@@ -69,8 +69,8 @@ class Table:
         held = [one for one in self._held.values() if self._is_up(one.index)]
         primaries = [one for family in (AF_INET6, AF_INET) if (one := self._primary(held, family)) is not None]
         if not primaries and held:
-            # No way out: the address on the first device, which is rarely a bridge for containers.
-            primaries = [min(held, key=lambda one: (one.index, _rank(one)))]
+            # No way out: the address on the first device that leads somewhere, rarely a bridge for containers.
+            primaries = [min(held, key=lambda one: (self._links[one.index].inner, one.index, _rank(one)))]
         chosen = {(one.index, one.address) for one in primaries}
         rest = sorted(
             (one for one in held if (one.index, one.address) not in chosen), key=lambda one: (one.index, _rank(one))

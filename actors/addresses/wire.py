@@ -23,7 +23,7 @@ _NEW_LINK, _NEW_ADDRESS, _NEW_ROUTE = 16, 20, 24
 _REQUEST, _DUMP, _INTERRUPTED, _REPLACE = 0x1, 0x300, 0x10, 0x100
 _IFNAME, _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 3, 1, 2, 8
 _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _MULTIPATH, _TABLE = 4, 5, 6, 7, 9, 15
-_UP, _MAIN, _UNICAST, _CLONED = 0x1, 254, 1, 0x200
+_UP, _LOOPBACK, _MAIN, _UNICAST, _CLONED = 0x1, 0x8, 254, 1, 0x200
 _SECONDARY, _DAD_FAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x08, 0x20, 0x40
 _HEADER = struct.Struct("=IHHII")
 _LINK, _ADDRESS, _ROUTE = struct.Struct("=BxHiII"), struct.Struct("=BBBBi"), struct.Struct("=BBBBBBBBI")
@@ -32,11 +32,12 @@ _ATTRIBUTE = struct.Struct("=HH")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network device; ``up`` None says that it is gone."""
+    """A network device; ``up`` None says that it is gone. ``inner``: the loopback device, which leads nowhere."""
 
     index: int
     name: str
     up: bool | None
+    inner: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def _link(present: bool, body: bytes) -> Link | None:
     if family != AF_UNSPEC:
         return None  # a bridge's port, or IPv6 settings of a device
     name = _attributes(body[_LINK.size :]).get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
-    return Link(index, name, bool(flags & _UP) if present else None)
+    return Link(index, name, bool(flags & _UP) if present else None, bool(flags & _LOOPBACK))
 
 
 def _held(present: bool, body: bytes) -> Held | None:

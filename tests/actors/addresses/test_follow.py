@@ -119,6 +119,16 @@ async def test_the_primary_follows_the_default_route() -> None:
 
 
 @isolated
+async def test_a_machine_without_a_way_out_is_not_called_by_its_loopback() -> None:
+    ip("address", "add", "fd00:1::1/128", "dev", "lo")
+    device("one")
+    ip("address", "add", "192.0.2.5/24", "dev", "one")
+    async with watching() as seen:
+        assert seen.main == "192.0.2.5"
+        assert "lo fd00:1::1/128" in seen.addresses
+
+
+@isolated
 async def test_a_renamed_device_has_its_new_name() -> None:
     device("one")
     ip("address", "add", "192.0.2.5/24", "dev", "one")

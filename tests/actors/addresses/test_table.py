@@ -72,6 +72,14 @@ def test_without_a_way_out_the_first_device_counts() -> None:
     assert main(BRIDGE, ETH0, held(4, "172.17.0.1/16"), held(2, "10.0.0.2/8")) == "10.0.0.2"
 
 
+def test_the_loopback_device_is_the_last_resort() -> None:
+    # Where a host keeps an address of its guests' prefix for itself.
+    inside = (Link(1, "lo", True, inner=True), held(1, "fd00:1::1/128"))
+    assert main(*inside, ETH0, held(2, "10.0.0.2/8")) == "10.0.0.2"
+    assert main(*inside, ETH0, held(2, "10.0.0.2/8"), default(AF_INET, 2)) == "10.0.0.2"
+    assert main(*inside) == "fd00:1::1"
+
+
 def test_what_is_down_or_gone_does_not_count() -> None:
     up = (ETH0, ETH1, held(2, "10.0.0.2/8"), held(3, "10.1.0.2/16"), default(AF_INET, 2), default(AF_INET, 3, 9))
     assert main(*up) == "10.0.0.2"
