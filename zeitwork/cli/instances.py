@@ -179,7 +179,7 @@ def ps(client: Client, everything: bool, as_json: bool) -> None:
         (
             (
                 item["name"],
-                f"{item['state']} ({item['health_status']})" if item["health_status"] == "unhealthy" else item["state"],
+                f"{item['state']} (unhealthy)" if item.get("health_status") == "unhealthy" else item["state"],
                 item.get("ipv6") or item.get("ipv4"),
                 item["default_port"],
                 item["resources"]["vcpu"],
