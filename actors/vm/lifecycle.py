@@ -492,7 +492,8 @@ def _exited(vm: Vm, evidence: Evidence, now: float) -> Step:
     vm = replace(vm, held=vm.held - {Thing.VMM}, started=vm.started or evidence.started)
     if vm.ending is None and not vm.park:
         asked = vm.stop is not None
-        ending = classify(evidence, asked=asked, killed=vm.urge >= 2, late=vm.late)
+        forced = vm.stop is not None and vm.stop.force
+        ending = classify(evidence, asked=asked, killed=vm.urge >= 2, late=vm.late, forced=forced)
         vm = replace(vm, ending=ending) if asked else _conclude(vm, ending, evidence.ran)
     return _clean(replace(vm, deadline=None), now)
 

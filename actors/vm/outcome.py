@@ -44,17 +44,20 @@ class Evidence:
     vmm_words: str = ""
 
 
-def classify(evidence: Evidence, *, asked: bool, killed: bool, late: bool) -> Ending:
+def classify(evidence: Evidence, *, asked: bool, killed: bool, late: bool, forced: bool = False) -> Ending:
     """Return how it ended.
 
     ``asked``: a stop was requested while the app ran. ``killed``: the monitor was signalled because the guest did
-    not end in time. ``late``: the app did not start within the start deadline.
+    not end in time, ``forced`` that it was to be killed at once. ``late``: the app did not start within the start
+    deadline.
     """
     app = evidence.status if evidence.status is not None else evidence.signal
     if late:
         said = _last(evidence)
         return Ending(Outcome.START_FAILED, f"the app did not start within the start deadline{said}")
     if asked:
+        if killed and forced:
+            return Ending(Outcome.KILLED, "was killed, as asked", app)
         if killed or evidence.signal == signal.SIGKILL:
             return Ending(Outcome.KILLED, "did not stop in time and was killed", app)
         return Ending(Outcome.STOPPED, "stopped", app)

@@ -23,6 +23,8 @@ RAN = {"started": True, "ran": 0.41}
         (Evidence(**RAN, signal=15), {"asked": True}, Outcome.STOPPED, "stopped", 15),
         (Evidence(**RAN, signal=9), {"asked": True}, Outcome.KILLED, "did not stop in time and was killed", 9),
         (Evidence(**RAN), {"asked": True, "killed": True}, Outcome.KILLED, "did not stop in time and was killed", None),
+        (Evidence(**RAN), {"asked": True, "killed": True, "forced": True}, Outcome.KILLED,
+         "was killed, as asked", None),
         (Evidence(error="no such user (at user)"), {}, Outcome.START_FAILED,
          "the guest could not start the app: no such user (at user)", None),
         (Evidence(**RAN, panic="Oops"), {}, Outcome.PANIC, "the guest kernel panicked: Oops", None),
