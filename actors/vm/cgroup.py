@@ -1,7 +1,7 @@
 """A monitor's own cgroup, outside of our service's: what ends our service must not end virtual machines.
 
 Version 2, version 1 and both at once ("hybrid") are served alike: the group is made below every hierarchy that is
-mounted and writable. Limits are another matter; here it is membership only.
+mounted and writable, and each limit is set where its controller is.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from actors.vm.limits import CONTROLLERS, Limits
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
 #: Seconds for the kernel to notice that a group's last process is gone.
@@ -44,6 +46,27 @@ class Cgroup:
                 continue
             entries.append(directory / "cgroup.procs")
         return tuple(entries)
+
+    def limit(self, limits: Limits) -> tuple[str, ...]:
+        """Set the limits of a group just made, before anybody enters; return what could not be set and why. Blocking.
+
+        A host without a controller still runs machines: whoever calls this says so in the log.
+        """
+        unset = dict.fromkeys(CONTROLLERS, "no such controller")
+        for root in self.roots:
+            directory, unified = root / self.name, _is_unified(root)
+            refused: dict[str, str] = {}
+            for setting in limits.settings(unified=unified):
+                file = directory / setting.file
+                if not file.exists():
+                    continue
+                unset.pop(setting.controller, None)
+                try:
+                    file.write_text(setting.value)
+                except OSError as error:
+                    refused[setting.controller] = f"{setting.file}: {error.strerror}"
+            unset.update(refused)
+        return tuple(f"{controller} ({why})" for controller, why in sorted(unset.items()))
 
     def members(self) -> frozenset[int]:
         """Return the processes in the group, in whichever hierarchy. Blocking."""
@@ -136,9 +159,33 @@ def _make(directory: Path, root: Path) -> None:
             continue  # another host removed the empty parent in between
     else:
         directory.mkdir()
+    if _is_unified(root):
+        _enable(root, directory)
     # A v1 cpuset accepts nobody until it says which CPUs and memory nodes it has.
-    if (root / "cpuset.cpus").exists() and not (root / "cgroup.controllers").exists():
+    elif (root / "cpuset.cpus").exists():
         for group in (directory.parent, directory):
             for name in _CPUSET:
                 if not (group / name).read_text().strip():
                     (group / name).write_text((group.parent / name).read_text())
+
+
+def _is_unified(root: Path) -> bool:
+    """Version 2 has this file everywhere, version 1 nowhere."""
+    return (root / "cgroup.controllers").exists()
+
+
+def _enable(root: Path, directory: Path) -> None:
+    """Pass controllers down from the root of version 2 to ``directory``, as far as they go and are allowed to."""
+    for group in reversed(directory.parents):
+        if group != root and root not in group.parents:
+            continue
+        try:
+            there = (group / "cgroup.controllers").read_text().split()
+        except OSError:
+            return
+        for controller in CONTROLLERS:
+            if controller in there:
+                try:
+                    (group / "cgroup.subtree_control").write_text(f"+{controller}")
+                except OSError:
+                    continue  # refused where processes live in the group itself; its absence is told with the limits

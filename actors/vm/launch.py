@@ -10,6 +10,7 @@ import trio
 from actors.model.errors import Failed, Problem
 from actors.vm.cgroup import Cgroup
 from actors.vm.files import last_words
+from actors.vm.limits import Limits, ResourceLimits
 from actors.vm.machine import Hypervisor, MachineSpec
 from actors.vm.process import PidFile, VmProcess, spawn
 
@@ -23,10 +24,13 @@ async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, 
     the caller. Raises `Failed` with the monitor's own words.
     """
     cgroup = Cgroup.of(spec.cgroup)
-    enter = await trio.to_thread.run_sync(_prepare, spec, cgroup)
+    limits = Limits.of(spec, hypervisor.acceleration)
+    enter, bounds, unlimited = await trio.to_thread.run_sync(_prepare, spec, cgroup, limits)
+    if unlimited:
+        _log.warning("monitor runs without a limit", placement=str(spec.id), missing=list(unlimited))
     command = hypervisor.command(spec)
     # No checkpoint from here to the PID file: a cancelled task must not leave a process that nobody knows.
-    process = spawn(command.argv, stdout=command.stdout, stderr=spec.log, enter=enter)
+    process = spawn(command.argv, stdout=command.stdout, stderr=spec.log, enter=enter, limits=bounds)
     try:
         _log.info("monitor started", placement=str(spec.id), hypervisor=hypervisor.name, pid=process.pid)
         pid_file = PidFile(process.identity, spec.cgroup, bool(enter), hypervisor.name)
@@ -40,12 +44,15 @@ async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, 
     return process, pid_file
 
 
-def _prepare(spec: MachineSpec, cgroup: Cgroup) -> tuple[Path, ...]:
+def _prepare(
+    spec: MachineSpec, cgroup: Cgroup, limits: Limits
+) -> tuple[tuple[Path, ...], ResourceLimits, tuple[str, ...]]:
     for path in (spec.console, spec.log):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
     spec.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return cgroup.create()
+    enter = cgroup.create()
+    return enter, ResourceLimits.of(spec), cgroup.limit(limits)
 
 
 async def _boot(hypervisor: Hypervisor, spec: MachineSpec, process: VmProcess) -> None:

@@ -16,12 +16,17 @@ import trio
 from actors.model.errors import Failed
 from actors.vm.cgroup import is_member
 from actors.vm.files import write_atomic
+from actors.vm.limits import ResourceLimits
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: Children get nothing of our environment: it may hold secrets, and behaviour must not depend on it.
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
-#: Enter the cgroups first, become the monitor then: no page of it is ever charged to our own service.
-_ENTER = 'while [ "$1" != -- ]; do echo $$ 2>/dev/null >"$1" || :; shift; done; shift; exec "$@"'
+#: Enter the cgroups first, become the monitor then: no page of it is ever charged to our own service. Resource limits
+#: that the machine does not grant stay as they are. File sizes are in units of 512 bytes.
+_ENTER = (
+    'if [ "$1" != - ]; then ulimit -n "$1" 2>/dev/null || :; ulimit -f "$2" 2>/dev/null || :; fi; shift 2; '
+    'while [ "$1" != -- ]; do echo $$ 2>/dev/null >"$1" || :; shift; done; shift; exec "$@"'
+)
 #: Signals that Python ignores or handles and children must get in their default state.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
 
@@ -147,14 +152,24 @@ class VmProcess:
             self._pidfd = -1
 
 
-def spawn(argv: Sequence[str], *, stdout: Path, stderr: Path, enter: Sequence[Path] = ()) -> VmProcess:
+def spawn(
+    argv: Sequence[str],
+    *,
+    stdout: Path,
+    stderr: Path,
+    enter: Sequence[Path] = (),
+    limits: ResourceLimits | None = None,
+) -> VmProcess:
     """Start a monitor in a session of its own, with output appended to files, never to a pipe of ours.
 
-    ``enter`` are ``cgroup.procs`` files that it joins before it becomes ``argv``. Blocks for a millisecond or two and
-    must run on the thread that stays: the main one. Raises `Failed` when the machine has no process to give.
+    ``enter`` are ``cgroup.procs`` files that it joins before it becomes ``argv``, ``limits`` what it gets then. Blocks
+    for a millisecond or two and must run on the thread that stays: the main one. Raises `Failed` when the machine has
+    no process to give.
     """
     append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    shell = ["/bin/sh", "-c", _ENTER, "sh", *(str(path) for path in enter), "--", *argv]
+    # Counted in 512 bytes, as POSIX has it (dash; a shell that counts in 1024 grants twice as much).
+    bounds = ("-", "-") if limits is None else (str(limits.files), str(-(-limits.file_size // 512)))
+    shell = ["/bin/sh", "-c", _ENTER, "sh", *bounds, *(str(path) for path in enter), "--", *argv]
     try:
         pid = os.posix_spawn(
             shell[0],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -145,6 +146,14 @@ def test_qemus_command_line() -> None:
     assert "kvm" in Qemu(Path("/q"), Acceleration.KVM).command(FULL).argv
 
 
+def _limited(group: str) -> bool:
+    """Whether memory is limited, where this machine has a controller for it."""
+    roots = Cgroup.of(group).roots
+    files = [root / group / name for root in roots for name in ("memory.limit_in_bytes", "memory.max")]
+    values = [file.read_text().strip() for file in files if file.exists()]
+    return all(value != "max" and int(value) < 1 << 40 for value in values)
+
+
 async def end(process: VmProcess) -> None:
     await process.kill()
     process.close()
@@ -157,6 +166,8 @@ async def test_firecracker_boots_and_stops_on_request(real_firecracker: Firecrac
         assert pid_file.booted
         assert PidFile.read(spec.run) == pid_file
         await until(lambda: b"READY" in spec.console.read_bytes())
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0] == 2048
+        assert _limited(spec.cgroup)
         assert b"Firecracker" not in spec.console.read_bytes()  # its own words go to its log
         await real_firecracker.request_shutdown(spec.run, 0)
         with trio.fail_after(20):
