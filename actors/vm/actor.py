@@ -25,6 +25,7 @@ from actors.vm.cgroup import Cgroup
 from actors.vm.console import ROTATE_AT, ConsoleParser, Follower, gather, rotate
 from actors.vm.disk import make_disk
 from actors.vm.files import last_words, size
+from actors.vm.firecracker import METRICS
 from actors.vm.guest import CONSOLE, DISK, LOG, TEMPLATES
 from actors.vm.intent import Intent
 from actors.vm.lifecycle import Job, Phase
@@ -513,13 +514,15 @@ class VmActor(Actor):
         )
 
     def _too_large(self) -> bool:
-        """Two system calls, so not worth a thread: nearly always the answer is no."""
-        return size(self._console) > ROTATE_AT or size(self._data / LOG) > _LOG_LIMIT
+        """Three system calls, so not worth a thread: nearly always the answer is no."""
+        own = (size(self._data / name) for name in (LOG, METRICS))
+        return size(self._console) > ROTATE_AT or max(own) > _LOG_LIMIT
 
     async def _rotate(self) -> None:
         if await trio.to_thread.run_sync(rotate, self._console):
             self.ctx.log.info("console rotated", placement=str(self._placement.id))
-        await trio.to_thread.run_sync(partial(rotate, self._data / LOG, _LOG_LIMIT, keep=2))
+        for name in (LOG, METRICS):
+            await trio.to_thread.run_sync(partial(rotate, self._data / name, _LOG_LIMIT, keep=2))
 
     # --- the rest
 

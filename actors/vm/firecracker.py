@@ -12,52 +12,39 @@ import trio
 
 from actors.model.errors import Failed
 from actors.vm.machine import Acceleration, Command, MachineSpec
+from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard
 from actors.vm.sockets import connect
 from actors.vm.version import program_version
 
-SOCKET = "api.sock"
-#: Seconds until a fresh process listens, for one that should listen already, for one call, and for InstanceStart, which
+SOCKET, METRICS = "api.sock", "metrics.json"
+#: Seconds until a fresh process listens, for one that should listen already, and for InstanceStart, which
 #: loads kernel and initramfs.
-_LISTEN, _REACH, _CALL, _START = 5.0, 1.0, 5.0, 20.0
+_LISTEN, _REACH, _START = 5.0, 1.0, 20.0
 #: A fault message is a sentence; anything longer is not from Firecracker.
 _MAX_RESPONSE = 256 * 1024
 #: No PCI, and none of the keyboard controller's slow probes: it is there for Ctrl-Alt-Del only.
 _BOOT_ARGS = "pci=off i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request to the API."""
-
-    method: str
-    path: str
-    body: dict[str, Any]
-    deadline: float = _CALL
+def microvm(spec: MachineSpec) -> MicroVm:
+    """Return ``spec`` as a Firecracker machine. Pure. Raises `InvalidInput` for what Firecracker has not."""
+    nic = spec.nic
+    return MicroVm(
+        vcpu=spec.vcpu,
+        memory=spec.memory,
+        kernel=spec.kernel,
+        boot_args=f"{spec.cmdline} {_BOOT_ARGS}".strip(),
+        initrd=spec.initrd,
+        drives=tuple(BlockDevice(drive.name, drive.path, drive.read_only) for drive in spec.drives),
+        cards=() if nic is None else (NetworkCard("eth0", nic.tap, nic.mac),),
+        metrics=spec.log.with_name(METRICS),
+        metadata=None if nic is None or not spec.identity else Metadata({"zeitwork": dict(spec.identity)}),
+    )
 
 
 def configuration(spec: MachineSpec) -> list[Call]:
     """Return the requests that make ``spec`` out of a fresh Firecracker, in order. Pure."""
-    boot: dict[str, Any] = {
-        "kernel_image_path": str(spec.kernel),
-        "boot_args": f"{spec.cmdline} {_BOOT_ARGS}".strip(),
-    }
-    if spec.initrd is not None:
-        boot["initrd_path"] = str(spec.initrd)
-    machine = {"vcpu_count": spec.vcpu, "mem_size_mib": spec.memory, "smt": False, "track_dirty_pages": False}
-    calls = [Call("PUT", "/machine-config", machine), Call("PUT", "/boot-source", boot)]
-    for drive in spec.drives:
-        body = {
-            "drive_id": drive.name,
-            "path_on_host": str(drive.path),
-            "is_root_device": False,  # it would add its own root= to the command line; our initramfs mounts the root
-            "is_read_only": drive.read_only,
-        }
-        calls.append(Call("PUT", f"/drives/{drive.name}", body))
-    if spec.nic is not None:
-        nic = {"iface_id": "eth0", "guest_mac": spec.nic.mac, "host_dev_name": spec.nic.tap}
-        calls.append(Call("PUT", "/network-interfaces/eth0", nic))
-    calls.append(Call("PUT", "/entropy", {}))
-    return calls
+    return microvm(spec).calls()
 
 
 START = Call("PUT", "/actions", {"action_type": "InstanceStart"}, _START)

@@ -52,6 +52,15 @@ def machine(
         log=data / LOG,
         run=run,
         cgroup=cgroup,
+        identity={
+            "instance": str(placement.instance_id),
+            "placement": str(placement.id),
+            "generation": str(placement.generation),
+            "hostname": placement.hostname,
+            "image": placement.image_digest,
+            "ipv4": str(placement.lease.v4),
+            **({"ipv6": str(placement.lease.v6)} if placement.lease.v6 is not None else {}),
+        },
     )
 
 

@@ -10,6 +10,7 @@ import trio
 from actors.model.errors import Failed, Problem
 from actors.vm.cgroup import Cgroup
 from actors.vm.files import last_words
+from actors.vm.firecracker import METRICS
 from actors.vm.limits import Limits, ResourceLimits
 from actors.vm.machine import Hypervisor, MachineSpec
 from actors.vm.process import PidFile, VmProcess, spawn
@@ -47,7 +48,8 @@ async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, 
 def _prepare(
     spec: MachineSpec, cgroup: Cgroup, limits: Limits
 ) -> tuple[tuple[Path, ...], ResourceLimits, tuple[str, ...]]:
-    for path in (spec.console, spec.log):
+    # Firecracker wants its files to exist; for another monitor the last one stays empty and goes with the rest.
+    for path in (spec.console, spec.log, spec.log.with_name(METRICS)):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
     spec.run.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +41,7 @@ class MachineSpec:
     ``memory`` in MiB. ``cmdline`` is what every hypervisor passes on; each may add its own words. ``console`` is the
     file that collects the guest's serial output (append only), ``log`` the one with the monitor's own words. ``run``
     is a private directory for sockets and the PID file. ``cgroup`` is relative to the root of each hierarchy.
+    ``identity`` is what a guest may ask the metadata service about itself, where there is one; never a secret.
     """
 
     id: UUID
@@ -54,6 +56,7 @@ class MachineSpec:
     log: Path
     run: Path
     cgroup: str
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
