@@ -24,7 +24,7 @@ from actors.vm import lifecycle as life
 from actors.vm.cgroup import Cgroup
 from actors.vm.console import ROTATE_AT, ConsoleParser, Follower, gather, rotate
 from actors.vm.disk import make_disk
-from actors.vm.files import last_words, size
+from actors.vm.files import last_words, shed, size, stored
 from actors.vm.firecracker import METRICS
 from actors.vm.guest import CONSOLE, DISK, LOG, TEMPLATES
 from actors.vm.intent import Intent
@@ -515,14 +515,14 @@ class VmActor(Actor):
 
     def _too_large(self) -> bool:
         """Three system calls, so not worth a thread: nearly always the answer is no."""
-        own = (size(self._data / name) for name in (LOG, METRICS))
+        own = (stored(self._data / name) for name in (LOG, METRICS))
         return size(self._console) > ROTATE_AT or max(own) > _LOG_LIMIT
 
     async def _rotate(self) -> None:
         if await trio.to_thread.run_sync(rotate, self._console):
             self.ctx.log.info("console rotated", placement=str(self._placement.id))
         for name in (LOG, METRICS):
-            await trio.to_thread.run_sync(partial(rotate, self._data / name, _LOG_LIMIT, keep=2))
+            await trio.to_thread.run_sync(shed, self._data / name, _LOG_LIMIT)
 
     # --- the rest
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from pathlib import Path
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+#: FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE, without which it is refused; holes are whole pages.
+_PUNCH_HOLE, _PAGE = 3, 4096
 _PREFIX = re.compile(r"^\d{4}-\d\d-\d\dT\S+ \[[^\]]*\] ")
 
 
@@ -44,7 +48,7 @@ def last_words(path: Path, limit: int = 2000) -> str:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    lines = (_PREFIX.sub("", line).strip() for line in text.splitlines())
+    lines = (_PREFIX.sub("", line).strip(" \t\0") for line in text.splitlines())
     return " | ".join(line for line in lines if line)
 
 
@@ -54,3 +58,28 @@ def size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def stored(path: Path) -> int:
+    """Return the bytes that a file takes on its disk, holes left out; 0 when there is none."""
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def shed(path: Path, limit: int) -> bool:
+    """Give the older part of a file that takes more than ``limit`` bytes back to the disk; return whether it did.
+
+    For files whose writer keeps its own place in them, as Firecracker does: emptied, they would be as long as before
+    with its next word. Half of ``limit`` stays readable at the end. Blocking. Raises `OSError`.
+    """
+    if stored(path) <= limit:
+        return False
+    with path.open("r+b") as file:
+        length = max(0, file.seek(0, os.SEEK_END) - limit // 2) // _PAGE * _PAGE
+        result = _LIBC.fallocate(file.fileno(), _PUNCH_HOLE, ctypes.c_long(0), ctypes.c_long(length))
+        if result != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    return True

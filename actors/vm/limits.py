@@ -23,8 +23,8 @@ _HEADROOM_SHARE = 1 / 16
 #: Threads beside those of the guest's CPUs: QEMU alone has up to 64 for its disks.
 _THREADS = 128
 #: Files and sockets that a monitor may have open, and the size in MiB of the largest file that it may always write:
-#: a console that nobody rotates must end before the disk is full.
-_FILES, _LARGEST_FILE = 2048, 1024
+#: a console that nobody rotates must end somewhere, and Firecracker's metrics (some MB a day) must have years.
+_FILES, _LARGEST_FILE = 2048, 8192
 
 
 @dataclass(frozen=True, slots=True)

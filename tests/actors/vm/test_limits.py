@@ -123,8 +123,8 @@ def test_weights_stay_within_what_the_kernel_takes(tmp_path: Path) -> None:
 
 
 def test_the_largest_file_is_a_drive_or_a_snapshot(tmp_path: Path) -> None:
-    assert ResourceLimits.of(machine(tmp_path)).file_size == 1024 * MIB
-    assert ResourceLimits.of(machine(tmp_path, memory=4096)).file_size == 8192 * MIB
+    assert ResourceLimits.of(machine(tmp_path)).file_size == 8192 * MIB
+    assert ResourceLimits.of(machine(tmp_path, memory=5000)).file_size == 10_000 * MIB
     with (tmp_path / "disk").open("wb") as disk:
         disk.truncate(20_000 * MIB)
     drives = (Drive("upper", tmp_path / "disk", False), Drive("gone", tmp_path / "gone", False))
