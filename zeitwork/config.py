@@ -14,6 +14,7 @@ from typing import Any
 from actors.model.errors import InvalidInput
 from actors.model.paths import HostPaths
 from actors.model.units import parse_mib
+from actors.vm.jail import UID_BASE
 
 DEFAULT_FILE = Path("/etc/zeitwork/zeitwork.toml")
 DEFAULT_DATA_DIR = Path("/var/lib/zeitwork")
@@ -57,6 +58,18 @@ def _whole(minimum: int) -> Callable[[Any], int]:
         return value
 
     return parse
+
+
+def _jailer(value: Any) -> str:
+    """Paths become absolute; the two words stay."""
+    return str(value) if value in ("auto", "off") else str(_path(value))
+
+
+def _uid_base(value: Any) -> int:
+    base = _whole(1000)(value)
+    if base + (1 << 24) > 1 << 31:
+        raise ValueError("must leave room for 16777216 users below 2147483648")
+    return base
 
 
 def _ratio(value: Any) -> float:
@@ -140,6 +153,8 @@ class Config:
     database_url: str | None = _setting(_text, None)
     hypervisor: str = _setting(_choice("auto", "firecracker", "qemu"), "auto")
     firecracker: Path | None = _setting(_path, None)
+    jailer: str = _setting(_jailer, "auto")
+    vm_uid_base: int = _setting(_uid_base, UID_BASE)
     kernel: Path | None = _setting(_path, None)
     initrd: Path | None = _setting(_path, None)
     region: str = _setting(_text, "default")

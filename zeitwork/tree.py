@@ -137,6 +137,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                     guest=guest,
                     hypervisors=hypervisors,
                     cgroup=cgroup_parent(config.tag),
+                    uid_base=config.vm_uid_base,
                     dns=machine.resolvers(),
                     boots=trio.Semaphore(max(1, len(os.sched_getaffinity(0)))),
                 )
@@ -255,6 +256,9 @@ async def _choose(config: Config, paths: HostPaths, guest: GuestImage) -> Hyperv
         run=paths.run,
         cgroup=cgroup_parent(config.tag),
         memory=DEFAULT_RUN_DIR,
+        jailer=find_jailer(config, paths),
+        jails=paths.data / "probe-jail",
+        uid=config.vm_uid_base,
     )
     return await choose(config.hypervisor, candidates)
 
@@ -267,6 +271,30 @@ def find_firecracker(config: Config, paths: HostPaths) -> Path | None:
     if own.exists():
         return own
     found = shutil.which("firecracker")
+    return Path(found) if found else None
+
+
+def find_jailer(config: Config, paths: HostPaths) -> Path | None:
+    """Return the jailer's binary: the configured one, the one beside Firecracker, or the one on PATH.
+
+    None when it is off, not here, or can't work by itself: jails hold devices and programs.
+    """
+    if config.jailer == "off":
+        return None
+    if config.jailer != "auto":
+        return Path(config.jailer)
+    try:
+        flags = os.statvfs(config.data_dir).f_flag
+    except OSError:
+        flags = 0
+    if flags & (os.ST_NODEV | os.ST_NOEXEC):
+        _log.warning("no jails where devices or programs are forbidden", data_dir=str(config.data_dir))
+        return None
+    firecracker = find_firecracker(config, paths)
+    beside = None if firecracker is None else firecracker.resolve().with_name("jailer")
+    if beside is not None and beside.exists():
+        return beside
+    found = shutil.which("jailer")
     return Path(found) if found else None
 
 

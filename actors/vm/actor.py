@@ -374,7 +374,7 @@ class VmActor(Actor):
             case Job.DROP_TAP:
                 return partial(self._tap.ask, TapDown(), timeout=_TAP)
             case Job.DROP_MACHINE:
-                return partial(trio.to_thread.run_sync, drop_machine, self._run, self._cgroup)
+                return partial(trio.to_thread.run_sync, drop_machine, self._run, self._data, self._cgroup)
             case Job.FORGET:
                 return partial(trio.to_thread.run_sync, forget, self._data)
             case _:

@@ -11,6 +11,7 @@ import h11
 import trio
 
 from actors.model.errors import Failed
+from actors.vm.jail import Jail, settle
 from actors.vm.machine import Acceleration, Command, MachineSpec
 from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard
 from actors.vm.sockets import connect
@@ -58,6 +59,28 @@ class Firecracker:
     binary: Path
     name: str = "firecracker"
     acceleration: Acceleration = Acceleration.KVM
+    jailer: Path | None = None
+
+    @property
+    def programs(self) -> tuple[Path, ...]:
+        """Firecracker, and the jailer where there is one."""
+        return (self.binary,) if self.jailer is None else (self.binary, self.jailer)
+
+    def _jail(self, spec: MachineSpec) -> Jail | None:
+        if self.jailer is None or spec.jail is None:
+            return None
+        return Jail(spec, spec.jail, self.binary.resolve())
+
+    def prepare(self, spec: MachineSpec) -> None:
+        """Make its jail. Blocking. Raises `Failed`."""
+        jail = self._jail(spec)
+        if jail is not None:
+            jail.build(SOCKET, (spec.log.with_name(METRICS),))
+
+    def settle(self, spec: MachineSpec) -> None:
+        """Unmount what it has opened."""
+        if self.jailer is not None and spec.jail is not None:
+            settle(spec.jail.base)
 
     async def version(self) -> str:
         """Return for example ``1.12.1``. Raises `Unavailable`."""
@@ -65,23 +88,16 @@ class Firecracker:
 
     def command(self, spec: MachineSpec) -> Command:
         """Return its command line. Its standard output is the guest's console; its log goes elsewhere."""
-        argv = (
-            str(self.binary),
-            "--id",
-            str(spec.id),
-            "--api-sock",
-            str(spec.run / SOCKET),
-            "--log-path",
-            str(spec.log),
-            "--level",
-            "Warning",
-        )
-        return Command(argv, stdout=spec.console)
+        jail = self._jail(spec)
+        if jail is not None and self.jailer is not None:
+            return jail.command(self.jailer, _arguments(jail.inside()))
+        return Command((str(self.binary), "--id", str(spec.id), *_arguments(spec)), stdout=spec.console)
 
     async def boot(self, spec: MachineSpec) -> None:
         """Send the configuration, then InstanceStart. Raises `Failed` with Firecracker's fault message."""
         async with await Api.connect(spec.run / SOCKET, _LISTEN) as api:
-            for call in configuration(spec):
+            jail = self._jail(spec)
+            for call in configuration(spec if jail is None else jail.inside()):
                 await api.call(call)
             await api.call(START)
 
@@ -90,6 +106,10 @@ class Firecracker:
         del attempt
         async with await Api.connect(run / SOCKET, _REACH) as api:
             await api.call(CTRL_ALT_DEL)
+
+
+def _arguments(spec: MachineSpec) -> tuple[str, ...]:
+    return "--api-sock", str(spec.run / SOCKET), "--log-path", str(spec.log), "--level", "Warning"
 
 
 class Api:

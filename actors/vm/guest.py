@@ -11,7 +11,8 @@ from actors.model.paths import HostPaths
 from actors.model.records import Placement
 from actors.tap.messages import TapDevice
 from actors.vm.config_drive import GuestConfig, stop_signal_number
-from actors.vm.machine import Drive, MachineSpec, Nic
+from actors.vm.jail import JAIL, UID_BASE, vm_uid
+from actors.vm.machine import Drive, JailSpec, MachineSpec, Nic
 
 #: The same on every hypervisor. Secrets never come here: every process in the guest can read it.
 CMDLINE = "console=ttyS0 reboot=k panic=1 quiet loglevel=1 random.trust_cpu=on"
@@ -31,7 +32,14 @@ class GuestImage:
 
 
 def machine(
-    placement: Placement, *, guest: GuestImage, root: RootImage, tap: TapDevice, paths: HostPaths, cgroup: str
+    placement: Placement,
+    *,
+    guest: GuestImage,
+    root: RootImage,
+    tap: TapDevice,
+    paths: HostPaths,
+    cgroup: str,
+    uid_base: int = UID_BASE,
 ) -> MachineSpec:
     """Return the machine for a placement: its drives in the order that the guest's init expects. Pure."""
     data, run = paths.placement(placement.id), paths.vm_run(placement.id)
@@ -52,6 +60,7 @@ def machine(
         log=data / LOG,
         run=run,
         cgroup=cgroup,
+        jail=JailSpec(data / JAIL, vm_uid(uid_base, placement.lease)),
         identity={
             "instance": str(placement.instance_id),
             "placement": str(placement.id),

@@ -26,7 +26,7 @@ async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, 
     """
     cgroup = Cgroup.of(spec.cgroup)
     limits = Limits.of(spec, hypervisor.acceleration)
-    enter, bounds, unlimited = await trio.to_thread.run_sync(_prepare, spec, cgroup, limits)
+    enter, bounds, unlimited = await trio.to_thread.run_sync(_prepare, hypervisor, spec, cgroup, limits)
     if unlimited:
         _log.warning("monitor runs without a limit", placement=str(spec.id), missing=list(unlimited))
     command = hypervisor.command(spec)
@@ -42,17 +42,33 @@ async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, 
         await process.kill()
         process.close()
         raise
+    finally:
+        with trio.move_on_after(5, shield=True):
+            await trio.to_thread.run_sync(_settle, hypervisor, spec)
     return process, pid_file
 
 
+def _settle(hypervisor: Hypervisor, spec: MachineSpec) -> None:
+    try:
+        hypervisor.settle(spec)
+    except OSError as error:
+        # The machine runs, or is ended for its own reason; what is left is removed with its jail.
+        _log.warning("jail not tidied", placement=str(spec.id), error=str(error))
+
+
 def _prepare(
-    spec: MachineSpec, cgroup: Cgroup, limits: Limits
+    hypervisor: Hypervisor, spec: MachineSpec, cgroup: Cgroup, limits: Limits
 ) -> tuple[tuple[Path, ...], ResourceLimits, tuple[str, ...]]:
     # Firecracker wants its files to exist; for another monitor the last one stays empty and goes with the rest.
     for path in (spec.console, spec.log, spec.log.with_name(METRICS)):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
     spec.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        hypervisor.prepare(spec)
+    except BaseException:
+        _settle(hypervisor, spec)
+        raise
     enter = cgroup.create()
     return enter, ResourceLimits.of(spec), cgroup.limit(limits)
 

@@ -89,7 +89,7 @@ class VmLeftovers:
 
     def _remove(self, placement_id: UUID) -> None:
         data = self.paths.placement(placement_id)
-        drop_machine(self.paths.vm_run(placement_id), self._group(placement_id))
+        drop_machine(self.paths.vm_run(placement_id), data, self._group(placement_id))
         drop_disk(data)
         forget(data)
 

@@ -35,6 +35,14 @@ class Nic:
 
 
 @dataclass(frozen=True, slots=True)
+class JailSpec:
+    """Where a monitor that can be jailed is: directory ``base``, its own, and ``uid``, its user and group."""
+
+    base: Path
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
 class MachineSpec:
     """One virtual machine, whatever runs it.
 
@@ -42,6 +50,7 @@ class MachineSpec:
     file that collects the guest's serial output (append only), ``log`` the one with the monitor's own words. ``run``
     is a private directory for sockets and the PID file. ``cgroup`` is relative to the root of each hierarchy.
     ``identity`` is what a guest may ask the metadata service about itself, where there is one; never a secret.
+    ``jail`` is for a monitor that can be jailed; another one ignores it.
     """
 
     id: UUID
@@ -57,6 +66,7 @@ class MachineSpec:
     run: Path
     cgroup: str
     identity: Mapping[str, str] = field(default_factory=dict)
+    jail: JailSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +94,24 @@ class Hypervisor(Protocol):
         """The program that is started."""
 
     @property
+    def programs(self) -> tuple[Path, ...]:
+        """Every program that a start needs, `binary` among them."""
+
+    @property
     def acceleration(self) -> Acceleration:
         """How its guests run."""
 
     async def version(self) -> str:
         """Return the program's version, for example ``1.12.1``. Raises `Unavailable` when it can't be run."""
 
+    def prepare(self, spec: MachineSpec) -> None:
+        """Make what its monitor needs before it is started. Blocking. Raises `Failed`; the caller cleans up."""
+
+    def settle(self, spec: MachineSpec) -> None:
+        """Let go of what it needed for its start only. Blocking; called whether or not the start succeeded."""
+
     def command(self, spec: MachineSpec) -> Command:
-        """Return how to start a monitor for ``spec``. Pure."""
+        """Return how to start a monitor for ``spec``."""
 
     async def boot(self, spec: MachineSpec) -> None:
         """Configure the monitor just spawned for ``spec`` and start its guest.

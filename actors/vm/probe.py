@@ -20,8 +20,10 @@ from actors.vm.console import ConsoleParser
 from actors.vm.files import last_words, write_atomic
 from actors.vm.firecracker import Firecracker
 from actors.vm.guest import CMDLINE, GuestImage
+from actors.vm.jail import UID_BASE
+from actors.vm.jail import remove as remove_jail
 from actors.vm.launch import launch
-from actors.vm.machine import Acceleration, Hypervisor, MachineSpec
+from actors.vm.machine import Acceleration, Hypervisor, JailSpec, MachineSpec
 from actors.vm.process import VmProcess, boot_id
 from actors.vm.qemu import Qemu
 
@@ -49,7 +51,9 @@ class Candidates:
     """Programs that may be there. ``run`` is a directory on tmpfs, ``cgroup`` the parent of this host's groups.
 
     ``memory`` is where verdicts are kept, ``run`` when None: what KVM can do is a fact about the machine, so hosts on
-    it may share what one of them found out. It must not outlive the boot.
+    it may share what one of them found out. It must not outlive the boot. ``jailer`` is for Firecracker's guests, None
+    when there is none; ``jails`` is where the probe's jail is made, on a file system that may hold devices, and
+    ``uid`` its user.
     """
 
     firecracker: Path | None
@@ -59,6 +63,9 @@ class Candidates:
     cgroup: str
     kvm: Path = _KVM
     memory: Path | None = None
+    jailer: Path | None = None
+    jails: Path | None = None
+    uid: int = UID_BASE
 
 
 def find_qemu() -> Path | None:
@@ -84,9 +91,12 @@ async def choose(wanted: str, candidates: Candidates) -> Hypervisor:
         if candidates.firecracker is None:
             verdict = Verdict(False, "firecracker is not installed")
         else:
-            verdict = await judge(Firecracker(candidates.firecracker), candidates, patience)
+            firecracker = Firecracker(candidates.firecracker, jailer=candidates.jailer)
+            verdict = await judge(firecracker, candidates, patience)
             if verdict.usable:
-                return Firecracker(candidates.firecracker)
+                if candidates.jailer is None:
+                    log.warning("firecracker runs without the jailer", fix="zeitwork setup brings it")
+                return firecracker
         reasons.append(f"firecracker: {verdict.reason}")
         if wanted == "firecracker":
             fix = "use --hypervisor qemu or auto; zeitwork setup installs what is missing"
@@ -144,6 +154,7 @@ async def _probe(hypervisor: Hypervisor, candidates: Candidates, deadline: float
         log=run / "vmm.log",
         run=run,
         cgroup=f"{candidates.cgroup}/probe-{hypervisor.name}",
+        jail=None if candidates.jails is None else JailSpec(candidates.jails, candidates.uid),
     )
     await trio.to_thread.run_sync(lambda: shutil.rmtree(run, ignore_errors=True))
     process: VmProcess | None = None
@@ -157,7 +168,7 @@ async def _probe(hypervisor: Hypervisor, candidates: Candidates, deadline: float
             await process.kill()
             process.close()
         with trio.move_on_after(5, shield=True):
-            await trio.to_thread.run_sync(_clean, run, Cgroup.of(spec.cgroup))
+            await trio.to_thread.run_sync(_clean, run, Cgroup.of(spec.cgroup), candidates.jails)
 
 
 async def _until_init(spec: MachineSpec, process: VmProcess, deadline: float) -> Verdict:
@@ -178,7 +189,9 @@ async def _until_init(spec: MachineSpec, process: VmProcess, deadline: float) ->
     return Verdict(False, f"a probe guest did not reach its init within {deadline:g} s{said}")
 
 
-def _clean(run: Path, cgroup: Cgroup) -> None:
+def _clean(run: Path, cgroup: Cgroup, jails: Path | None) -> None:
+    if jails is not None:
+        remove_jail(jails)
     shutil.rmtree(run, ignore_errors=True)
     cgroup.remove()
 
@@ -186,7 +199,7 @@ def _clean(run: Path, cgroup: Cgroup) -> None:
 def _key(hypervisor: Hypervisor, guest: GuestImage) -> str:
     """Name a combination of programs and machine: any change of it needs a new probe."""
     parts: list[object] = [boot_id(), hypervisor.name, hypervisor.acceleration]
-    files: Sequence[Path] = (hypervisor.binary, guest.kernel, guest.initrd)
+    files: Sequence[Path] = (*hypervisor.programs, guest.kernel, guest.initrd)
     for path in files:
         stat = path.stat()
         parts += [path, stat.st_size, stat.st_mtime_ns, stat.st_ino]

@@ -29,9 +29,20 @@ class Qemu:
     acceleration: Acceleration
     name: str = "qemu"
 
+    @property
+    def programs(self) -> tuple[Path, ...]:
+        """QEMU alone."""
+        return (self.binary,)
+
     async def version(self) -> str:
         """Return for example ``7.2.22``. Raises `Unavailable`."""
         return await program_version(self.binary, r"QEMU emulator version (\S+)")
+
+    def prepare(self, spec: MachineSpec) -> None:
+        """Do nothing: it has its own sandbox."""
+
+    def settle(self, spec: MachineSpec) -> None:
+        """Do nothing."""
 
     def command(self, spec: MachineSpec) -> Command:
         """Return its command line: only the devices that are named, no window, no monitor but QMP, confined."""

@@ -11,6 +11,7 @@ import trio
 from actors.model.paths import HostPaths
 from actors.vm.firecracker import Firecracker
 from actors.vm.guest import GuestImage
+from actors.vm.jail import UID_BASE
 from actors.vm.lifecycle import Limits
 from actors.vm.machine import Acceleration, Hypervisor
 from actors.vm.qemu import Qemu
@@ -51,7 +52,8 @@ def by_name(name: str, acceleration: str) -> Hypervisor:
 class VmSettings:
     """Shared by the virtual machines of one host process.
 
-    ``cgroup`` is the parent of their groups: it keeps two hosts on one machine apart. ``dns`` are the resolvers that
+    ``cgroup`` is the parent of their groups: it keeps two hosts on one machine apart. ``uid_base`` is
+    the first user of jailed monitors. ``dns`` are the resolvers that
     guests are told. ``boots`` bounds how many guests boot at once: under translation no more than cores. ``limits`` are
     the deadlines for each kind of acceleration, ``control`` gives the hypervisor of a monitor that was found running.
     """
@@ -61,6 +63,7 @@ class VmSettings:
     guest: GuestImage
     hypervisors: HypervisorChoice
     cgroup: str = "zeitwork"
+    uid_base: int = UID_BASE
     dns: tuple[str, ...] = ()
     boots: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(2))
     limits: Callable[[Acceleration], Limits] = _LIMITS.__getitem__

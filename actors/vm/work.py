@@ -19,6 +19,8 @@ from actors.vm.console import mark, shrink
 from actors.vm.files import write_atomic
 from actors.vm.guest import CONFIG, CONSOLE, DISK, LOG, guest_config, machine
 from actors.vm.intent import Intent
+from actors.vm.jail import JAIL
+from actors.vm.jail import remove as remove_jail
 from actors.vm.launch import launch
 from actors.vm.machine import Hypervisor
 from actors.vm.process import PidFile, VmProcess, boot_id
@@ -74,7 +76,15 @@ async def start_machine(
         await trio.to_thread.run_sync(_write, run, drive, intent, data)
     except OSError as error:
         raise _no_room(error, data) from error
-    spec = machine(placement, guest=settings.guest, root=root, tap=tap, paths=settings.paths, cgroup=cgroup)
+    spec = machine(
+        placement,
+        guest=settings.guest,
+        root=root,
+        tap=tap,
+        paths=settings.paths,
+        cgroup=cgroup,
+        uid_base=settings.uid_base,
+    )
     process, pid_file = await launch(hypervisor, spec)
     return Launched(process, pid_file, intent)
 
@@ -104,8 +114,9 @@ def drop_disk(data: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def drop_machine(run: Path, cgroup: str) -> None:
-    """Remove sockets, PID file, config drive and cgroup. Blocking; idempotent. Raises `OSError`."""
+def drop_machine(run: Path, data: Path, cgroup: str) -> None:
+    """Remove sockets, PID file, config drive, jail and cgroup. Blocking; idempotent. Raises `OSError`."""
+    remove_jail(data / JAIL)
     if run.exists():
         shutil.rmtree(run)
     Cgroup.of(cgroup).remove()

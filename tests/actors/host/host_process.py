@@ -7,6 +7,7 @@ Reads commands from standard input, one a line: ``wake``, ``view``, ``unhealthy 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -73,7 +74,8 @@ async def main(config: Config) -> None:
     base = Path(config.base)
     paths = HostPaths(base / "data", base / "run")
     store = FileStore(base / "store")
-    hypervisor: Hypervisor = Firecracker(Path(config.binary))
+    jailer = os.environ.get("ZEITWORK_TEST_JAILER")
+    hypervisor: Hypervisor = Firecracker(Path(config.binary), jailer=Path(jailer) if jailer else None)
     if config.hypervisor == "qemu":
         hypervisor = Qemu(Path(config.binary), Acceleration.TCG)
     elif config.hypervisor == "shell":

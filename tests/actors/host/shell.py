@@ -19,8 +19,18 @@ class Shell:
     name: str = "shell"
     acceleration: Acceleration = Acceleration.KVM
 
+    @property
+    def programs(self) -> tuple[Path, ...]:
+        return (self.binary,)
+
     async def version(self) -> str:
         return "1"
+
+    def prepare(self, spec: MachineSpec) -> None:
+        pass
+
+    def settle(self, spec: MachineSpec) -> None:
+        pass
 
     def command(self, spec: MachineSpec) -> Command:
         return Command(("/bin/sh", str(self.binary), str(spec.run), str(spec.console)), stdout=spec.log)

@@ -134,6 +134,19 @@ def test_firecracker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert only(virtual.firecracker(patient(world))).status == "ok"
 
 
+def test_the_jailer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(virtual.jailer(patient(world))).status == "ok"  # not needed without KVM
+    world.layout.kvm.touch()
+    assert only(virtual.jailer(patient(world))).status == "warn"
+    target = world.options().jailer
+    target.parent.mkdir(parents=True)
+    target.write_text("hostile")
+    target.chmod(0o755)
+    assert only(virtual.jailer(patient(world))).status == "fail"
+    monkeypatch.setattr(pinned, "JAILER_SHA256", pinned.sha256(target))
+    assert only(virtual.jailer(patient(world))).status in ("ok", "warn")  # tests may be on a nodev file system
+
+
 def test_the_guest(world: World) -> None:
     checks = {check.name: check for check in virtual.guest(patient(world))}
     assert checks["guest kernel"].status == "fail"

@@ -60,6 +60,7 @@ COMPLETE = replace(
     tun=True,
     sysctls=FORWARDING,
     sysctl_file=forwarding.render(tuple(FORWARDING.items())),
+    jailer="/var/lib/zeitwork/bin/jailer",
 )
 
 
@@ -70,7 +71,7 @@ def names(facts: Facts, options: SetupOptions = OPTIONS) -> list[str]:
 def test_a_bare_machine_gets_everything_in_an_order_that_works() -> None:
     found = names(BARE)
     assert found == [
-        "directories", "packages", "group", "user", "kernel", "hello", "firecracker", "tun", "forwarding",
+        "directories", "packages", "group", "user", "kernel", "hello", "firecracker", "jailer", "tun", "forwarding",
     ]  # fmt: skip
 
 
@@ -131,9 +132,12 @@ def test_a_relative_of_debian_is_debian() -> None:
 
 def test_firecracker_only_where_kvm_is_and_never_a_must() -> None:
     assert "firecracker" not in names(replace(BARE, kvm=False))
-    (step,) = [step for step in plan(BARE, OPTIONS) if isinstance(step.action, FetchFirecracker)]
-    assert step.optional
-    assert not any(step.optional for step in plan(BARE, OPTIONS) if step.name != "firecracker")
+    steps = [step for step in plan(BARE, OPTIONS) if isinstance(step.action, FetchFirecracker)]
+    assert [step.action.target.name for step in steps] == ["firecracker", "jailer"]
+    assert all(step.optional for step in steps)
+    assert not any(step.optional for step in plan(BARE, OPTIONS) if step.name not in ("firecracker", "jailer"))
+    # A Firecracker of the owner's has a jailer of the owner's, or none: ours is of another version.
+    assert names(replace(COMPLETE, firecracker="/usr/bin/firecracker", jailer=None)) == []
 
 
 def test_a_kernel_of_the_owner_needs_none_of_ours() -> None:
