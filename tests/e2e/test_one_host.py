@@ -99,7 +99,9 @@ def whole_life(host: HostProcess, *extra: str, patience: float = 60) -> None:
         assert not answers(v4)
         gone = host.cli("rm", "hello", "--json")
         assert gone["state"] == "terminated"
-        assert host.get("/api/v1/resources")["available"] == free
+        after = host.get("/api/v1/resources")
+        assert after["available"] == free
+        assert [pool["leased"] for pool in after["nodes"][0]["addresses"]] == [0, 0]
         assert host.terminate() == 0
     # Nothing of the VM is left, and nothing of the host but its own data.
     assert machine.processes_with(str(host.data)) == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 import msgspec
 
+from actors.ipam_lease.store import PoolUsage
 from actors.model.states import NodeState
 from zeitwork.api import history
 from zeitwork.api.call import Answer, Call
@@ -33,6 +35,20 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     memory_overhead: int
 
 
+class AddressPool(msgspec.Struct, frozen=True, kw_only=True):
+    """Addresses of one family on a host. A released address rests a while before it is ``available`` again.
+
+    The counts of an IPv6 pool are beyond 2**53: a reader with only floating point sees them rounded.
+    """
+
+    family: int
+    pool: str
+    size: int
+    leased: int
+    resting: int
+    available: int
+
+
 class NodeAmounts(msgspec.Struct, frozen=True, kw_only=True):
     """One host. ``machine`` is None until its process measured it; ``closed`` says why it takes no new work for now."""
 
@@ -44,6 +60,7 @@ class NodeAmounts(msgspec.Struct, frozen=True, kw_only=True):
     allocated: Amount
     available: Amount
     placements: int
+    addresses: list[AddressPool]
     machine: Machine | None
 
 
@@ -67,15 +84,18 @@ async def overview(call: Call) -> Answer:
     """GET /api/v1/resources."""
     query: ResourcesQuery = call.query
     rows = await call.deps.store.nodes.resources()
+    pools = await call.deps.store.leases.usages()
     if query.history is None:
-        return Answer(summarize(rows))
+        return Answer(summarize(rows, pools))
     seconds = parse_span(query.history)
     step = step_of(seconds)
     samples = await call.deps.store.history.samples(seconds, step)
-    return Answer(summarize(rows, history.present(samples, rows, seconds, step)))
+    return Answer(summarize(rows, pools, history.present(samples, rows, seconds, step)))
 
 
-def summarize(rows: tuple[ResourcesRow, ...], past: HistoryView | None = None) -> ResourcesView:
+def summarize(
+    rows: tuple[ResourcesRow, ...], pools: Mapping[UUID, tuple[PoolUsage, ...]], past: HistoryView | None = None
+) -> ResourcesView:
     """Return the view of these nodes. What is free on a host that takes nothing new is not free in the sum."""
     open_rows = [row for row in rows if row.state is NodeState.READY and not row.closed_reason]
     return ResourcesView(
@@ -84,12 +104,12 @@ def summarize(rows: tuple[ResourcesRow, ...], past: HistoryView | None = None) -
         available=Amount(
             vcpu=sum(row.vcpu_free for row in open_rows), memory=sum(row.memory_free for row in open_rows)
         ),
-        nodes=[_node(row) for row in rows],
+        nodes=[_node(row, pools.get(row.node_id, ())) for row in rows],
         history=past,
     )
 
 
-def _node(row: ResourcesRow) -> NodeAmounts:
+def _node(row: ResourcesRow, pools: tuple[PoolUsage, ...]) -> NodeAmounts:
     found = row.capacity
     return NodeAmounts(
         node_id=row.node_id,
@@ -100,6 +120,17 @@ def _node(row: ResourcesRow) -> NodeAmounts:
         allocated=Amount(vcpu=row.vcpu_used, memory=row.memory_used),
         available=Amount(vcpu=row.vcpu_free, memory=row.memory_free),
         placements=row.placements,
+        addresses=[
+            AddressPool(
+                family=pool.family,
+                pool=pool.pool,
+                size=pool.size,
+                leased=pool.leased,
+                resting=pool.resting,
+                available=pool.size - pool.leased - pool.resting,
+            )
+            for pool in pools
+        ],
         machine=None
         if found is None
         else Machine(

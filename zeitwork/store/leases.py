@@ -53,19 +53,24 @@ class Leases:
 
     async def usage(self, node_id: UUID) -> tuple[PoolUsage, ...]:
         """Return how full the host's pools are."""
+        return (await self.usages(node_id)).get(node_id, ())
 
-        def unit(cursor: Cursor) -> tuple[PoolUsage, ...]:
+    async def usages(self, node_id: UUID | None = None) -> dict[UUID, tuple[PoolUsage, ...]]:
+        """Return how full the pools of each host are, or of one; a host without pools is not in it."""
+
+        def unit(cursor: Cursor) -> dict[UUID, tuple[PoolUsage, ...]]:
             cursor.execute(
-                "select family, network, last_offset - first_offset + 1 as size, "
+                "select node_id, family, network, last_offset - first_offset + 1 as size, "
                 "(select count(*) from leases where pool = network and state = 'leased') as leased, "
                 "(select count(*) from leases where pool = network and state = 'resting' and rest_until > now()) "
-                "as resting from pools where node_id = %s order by family",
-                (node_id,),
+                "as resting from pools where %(node)s::uuid is null or node_id = %(node)s order by node_id, family",
+                {"node": node_id},
             )
-            return tuple(
-                PoolUsage(row["family"], str(row["network"]), row["size"], row["leased"], row["resting"])
-                for row in cursor
-            )
+            found: dict[UUID, tuple[PoolUsage, ...]] = {}
+            for row in cursor:
+                pool = PoolUsage(row["family"], str(row["network"]), row["size"], row["leased"], row["resting"])
+                found[row["node_id"]] = (*found.get(row["node_id"], ()), pool)
+            return found
 
         return await self._units.read(unit, name="leases.usage")
 

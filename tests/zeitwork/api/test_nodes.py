@@ -3,6 +3,7 @@ from __future__ import annotations
 from ipaddress import ip_interface
 
 from actors.model.network import OwnAddress, OwnAddresses
+from actors.model.states import PlacementState
 from tests.zeitwork.api.conftest import World
 from zeitwork.api.deps import fresh_id
 
@@ -93,6 +94,23 @@ async def test_resources_by_node_and_in_total(world: World) -> None:
     assert {key: found[key] for key in ("capacity", "allocated", "available")} == {
         key: node[key] for key in ("capacity", "allocated", "available")
     }
+
+
+async def test_addresses_in_use_at_rest_and_free(world: World) -> None:
+    async def pools() -> dict[int, dict[str, object]]:
+        (node,) = (await world.client.get("/api/v1/resources")).json()["nodes"]
+        return {pool["family"]: pool for pool in node["addresses"]}
+
+    before = await pools()
+    assert set(before) == {4, 6}
+    await world.create()
+    (placement,) = await world.place()
+    for family, pool in (await pools()).items():
+        assert (pool["leased"], pool["resting"]) == (1, 0)
+        assert pool["available"] == int(str(before[family]["size"])) - 1
+    await world.observe(placement, PlacementState.REMOVED)
+    for pool in (await pools()).values():
+        assert (pool["leased"], pool["resting"]) == (0, 1)
 
 
 async def test_a_closed_host_has_nothing_available_in_total(world: World) -> None:
