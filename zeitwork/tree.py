@@ -50,6 +50,7 @@ from actors.tap.network import NetworkHost
 from actors.tap.pools import choose_region_pool, look_at_network
 from actors.vm.actor import VmActor
 from actors.vm.guest import CONSOLE, GuestImage
+from actors.vm.jail import possible as jail_possible
 from actors.vm.leftovers import VmLeftovers
 from actors.vm.machine import Hypervisor
 from actors.vm.messages import Stop
@@ -283,6 +284,9 @@ def find_jailer(config: Config, paths: HostPaths) -> Path | None:
         return None
     if config.jailer != "auto":
         return Path(config.jailer)
+    if not jail_possible():
+        _log.warning("no jails in a chroot", fix="run the host where / is a mount point")
+        return None
     try:
         flags = os.statvfs(config.data_dir).f_flag
     except OSError:

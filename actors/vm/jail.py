@@ -34,6 +34,14 @@ _ELSEWHERE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+def possible(mountinfo: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Return whether the jailer can work in this process's view of the file system.
+
+    It makes ``/`` a slave mount and pivots, and the kernel refuses both where ``/`` is no mount point: in a chroot.
+    """
+    return any(line.split()[4:5] == ["/"] for line in mountinfo.read_text().splitlines())
+
+
 def vm_uid(base: int, lease: Lease) -> int:
     """Return the user and group of a placement's monitor, unique for as long as its address is: it follows from it."""
     return base + int(lease.v4) % (1 << _UID_BITS)

@@ -13,6 +13,11 @@ from zeitwork.config import Config, load
 from zeitwork.tree import find_jailer
 
 
+@pytest.fixture(autouse=True)
+def no_chroot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zeitwork.tree.jail_possible", lambda: True)
+
+
 def found(tmp_path: Path, **flags: str) -> Path | None:
     config = load({"data_dir": str(tmp_path), "firecracker": str(tmp_path / "firecracker"), **flags})
     return find_jailer(config, config.paths)
@@ -50,3 +55,11 @@ def test_users_of_machines_fit_below_the_largest() -> None:
         with pytest.raises(InvalidInput) as caught:
             load({"vm_uid_base": value})
         assert caught.value.field == "vm_uid_base"
+
+
+def test_none_by_itself_in_a_chroot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jailer").touch()
+    assert found(tmp_path) == tmp_path / "jailer"
+    monkeypatch.setattr("zeitwork.tree.jail_possible", lambda: False)
+    assert found(tmp_path) is None
+    assert found(tmp_path, jailer="/opt/jailer") == Path("/opt/jailer")

@@ -31,6 +31,7 @@ from actors.tap.network import NetworkHost
 from actors.vm.actor import VmActor, actor_name
 from actors.vm.firecracker import Firecracker
 from actors.vm.guest import GuestImage
+from actors.vm.jail import possible as jail_possible
 from actors.vm.leftovers import VmLeftovers
 from actors.vm.lifecycle import Limits
 from actors.vm.machine import Acceleration, Hypervisor
@@ -74,7 +75,7 @@ async def main(config: Config) -> None:
     base = Path(config.base)
     paths = HostPaths(base / "data", base / "run")
     store = FileStore(base / "store")
-    jailer = os.environ.get("ZEITWORK_TEST_JAILER")
+    jailer = os.environ.get("ZEITWORK_TEST_JAILER") if jail_possible() else None
     hypervisor: Hypervisor = Firecracker(Path(config.binary), jailer=Path(jailer) if jailer else None)
     if config.hypervisor == "qemu":
         hypervisor = Qemu(Path(config.binary), Acceleration.TCG)
