@@ -246,7 +246,7 @@ class Instances:
         def unit(cursor: Cursor) -> InstanceRow:
             row = _lock_alive(cursor, instance_id, desired)
             if desired is InstanceDesired.RUNNING:
-                if row["desired"] == desired and _waits(cursor, instance_id):
+                if row["desired"] == desired and _waits(cursor, row):
                     _try_now(cursor, row, who)
                 elif row["desired"] != desired or row["state"] in _ENDED:
                     _next_generation(cursor, row, force=False, stop_wait=None, what="instance.started", who=who)
@@ -311,6 +311,10 @@ class Instances:
         return await self._units.read(unit, name="instances.counts")
 
 
+#: The reason of an instance that is tried again because somebody asked.
+_TRIED = "tried again at once"
+
+
 def _lock_alive(cursor: Cursor, instance_id: UUID, desired: InstanceDesired) -> dict[str, Any]:
     row = lock_instance(cursor, instance_id)
     if row is None:
@@ -320,18 +324,24 @@ def _lock_alive(cursor: Cursor, instance_id: UUID, desired: InstanceDesired) -> 
     return row
 
 
-def _waits(cursor: Cursor, instance_id: UUID) -> bool:
-    cursor.execute("select from placements where instance_id = %s and state = 'waiting'", (instance_id,))
+def _waits(cursor: Cursor, row: Mapping[str, Any]) -> bool:
+    """Return whether what is wanted now waits for its next try; an older generation that does is on its way out."""
+    cursor.execute(
+        "select from placements where instance_id = %s and generation = %s and state = 'waiting'",
+        (row["id"], row["generation"]),
+    )
     return cursor.fetchone() is not None
 
 
 def _try_now(cursor: Cursor, row: Mapping[str, Any], who: str) -> None:
-    """Make the next try of a waiting placement come at once; its earlier failures are forgotten."""
+    """Make the next try of a waiting placement come at once; its earlier failures are forgotten. Once is enough."""
+    if (row["state"], row["reason"]) == (InstanceState.STARTING, _TRIED):
+        return
     # The clock, not the transaction's time: that may lie before the wait began.
     cursor.execute("update instances set retry_asked_at = clock_timestamp() where id = %s", (row["id"],))
     record(cursor, who, "instance.retried", "instance", row["id"], {"generation": row["generation"]})
     generation = row["observed_generation"]
-    write_observed(cursor, row, InstanceState.STARTING, "tried again at once", generation=generation, who=who)
+    write_observed(cursor, row, InstanceState.STARTING, _TRIED, generation=generation, who=who)
     _announce_desired(cursor, row["id"])
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import psycopg
 import trio
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
@@ -135,6 +135,25 @@ class World:
 
 
 @given(steps=STEPS)
+@example(
+    # A start of what was stopped while it waited for its next try, asked for twice.
+    steps=[
+        ("create", 100),
+        ("evaluate",),
+        ("observe", 0, PlacementState.WAITING),
+        ("desire", 0, InstanceDesired.STOPPED, False),
+        ("desire", 0, InstanceDesired.RUNNING, False),
+    ]
+)
+@example(
+    # A try at once, asked for twice.
+    steps=[
+        ("create", 100),
+        ("evaluate",),
+        ("observe", 0, PlacementState.WAITING),
+        ("desire", 0, InstanceDesired.RUNNING, False),
+    ]
+)
 @settings(
     max_examples=30,
     deadline=None,
