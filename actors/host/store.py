@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Protocol
 from uuid import UUID
 
-from actors.model.records import Observation, Placement
+from actors.model.records import Observation, Placement, SnapshotMade
 from actors.model.states import PlacementState
 
 
@@ -26,3 +26,19 @@ class PlacementStore(Protocol):
 
     async def tombstones(self, node_id: UUID, placement_ids: Collection[UUID]) -> set[UUID]:
         """Return those of ``placement_ids`` that the database knows as removed: only these may be destroyed."""
+
+
+class SnapshotStore(Protocol):
+    """Snapshots of one host. Every method is idempotent and may raise `Unavailable` while Postgres is away."""
+
+    async def taken(self, snapshot_id: UUID, made: SnapshotMade) -> bool:
+        """Write that a snapshot is ready; False when nobody wants it any more: its files are to be removed."""
+
+    async def failed(self, snapshot_id: UUID, reason: str) -> None:
+        """Write that a snapshot could not be taken, with a sentence for people."""
+
+    async def deleting(self, node_id: UUID, snapshot_ids: Collection[UUID]) -> set[UUID]:
+        """Return those of ``snapshot_ids`` that are deleted or to be deleted: only these files may be destroyed."""
+
+    async def removed(self, snapshot_id: UUID) -> None:
+        """Write that nothing of a snapshot that was to be deleted is left on its host."""

@@ -21,6 +21,8 @@ class Placement:
     generation): the host then stops it and confirms removal. ``stop_timeout`` is in seconds; ``force`` skips it.
     ``boot_id`` is the kernel boot that its VMM was started under, None before the first start. ``failures`` is how
     often in a row it ended by itself; ``next_try_at`` (Unix seconds) is when a waiting one is started again, None: now.
+    ``paused`` is whether it is wanted paused, ``snapshots`` are those that are to be taken of it now, oldest first, and
+    ``restore`` is the snapshot that its first start goes on from instead of booting.
     """
 
     id: UUID
@@ -47,6 +49,24 @@ class Placement:
     health: HealthCheck = NO_CHECK
     health_state: HealthState = HealthState.UNKNOWN
     running_at: float | None = None  # Unix seconds of its present start
+    paused: bool = False
+    snapshots: tuple[UUID, ...] = ()
+    restore: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotMade:
+    """A snapshot that a host has taken, and what may restore it. ``size`` is the bytes it takes on the host's disk.
+
+    ``hypervisor`` with ``vmm_version``, ``guest`` (version of kernel and init) and ``cpu`` (the host's model name) are
+    those that it was taken with.
+    """
+
+    size: int
+    hypervisor: str
+    vmm_version: str
+    guest: str
+    cpu: str
 
 
 @dataclass(frozen=True, slots=True)

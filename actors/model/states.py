@@ -35,9 +35,20 @@ class PlacementState(StrEnum):
     PREPARING = "preparing"
     STARTING = "starting"
     RUNNING = "running"
+    PAUSED = "paused"
     STOPPING = "stopping"
     WAITING = "waiting"  # it ended by itself and is started again, in place, at a known time
     REMOVED = "removed"
+
+
+class SnapshotState(StrEnum):
+    """What a snapshot is: only ``ready`` ones can be restored."""
+
+    CREATING = "creating"
+    READY = "ready"
+    FAILED = "failed"
+    DELETING = "deleting"  # its host still has the files
+    DELETED = "deleted"
 
 
 class ImageStatus(StrEnum):

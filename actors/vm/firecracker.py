@@ -107,6 +107,31 @@ class Firecracker:
         async with await Api.connect(run / SOCKET, _REACH) as api:
             await api.call(CTRL_ALT_DEL)
 
+    async def pause(self, run: Path) -> None:
+        """Stop the guest's CPUs."""
+        raise Failed(f"{self.name} can't be paused yet")
+
+    async def resume(self, run: Path) -> None:
+        """Let the guest's CPUs go on."""
+        raise Failed(f"{self.name} can't be resumed yet")
+
+    async def paused(self, run: Path) -> bool:
+        """Return whether the guest's CPUs are stopped."""
+        raise Failed(f"{self.name} can't say yet")
+
+    async def save(self, run: Path, target: Path) -> None:
+        """Write the state of a paused guest."""
+        raise Failed(f"{self.name} can't be saved yet")
+
+    @property
+    def lasting_channel(self) -> bool:
+        """Whether the agent's channel outlives connections."""
+        return False
+
+    async def agent(self, run: Path, deadline: float) -> trio.SocketStream:
+        """Connect to the agent in the guest."""
+        raise Failed(f"{self.name} has no agent yet")
+
 
 def _arguments(spec: MachineSpec) -> tuple[str, ...]:
     return "--api-sock", str(spec.run / SOCKET), "--log-path", str(spec.log), "--level", "Warning"

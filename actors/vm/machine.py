@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+import trio
+
 
 class Acceleration(StrEnum):
     """How guest instructions run."""
@@ -50,7 +52,9 @@ class MachineSpec:
     file that collects the guest's serial output (append only), ``log`` the one with the monitor's own words. ``run``
     is a private directory for sockets and the PID file. ``cgroup`` is relative to the root of each hierarchy.
     ``identity`` is what a guest may ask the metadata service about itself, where there is one; never a secret.
-    ``jail`` is for a monitor that can be jailed; another one ignores it.
+    ``jail`` is for a monitor that can be jailed; another one ignores it. With ``restore`` the machine does not boot but
+    goes on from the snapshot in that directory (see `Hypervisor.save`): everything else must be as it was when that was
+    taken, but for paths, TAP and identity.
     """
 
     id: UUID
@@ -67,6 +71,7 @@ class MachineSpec:
     cgroup: str
     identity: Mapping[str, str] = field(default_factory=dict)
     jail: JailSpec | None = None
+    restore: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +126,25 @@ class Hypervisor(Protocol):
 
     async def request_shutdown(self, run: Path, attempt: int) -> None:
         """Ask the guest of the monitor with run directory ``run`` to stop. Later attempts may try another way."""
+
+    async def pause(self, run: Path) -> None:
+        """Stop the guest's CPUs; nothing happens when they are stopped."""
+
+    async def resume(self, run: Path) -> None:
+        """Let the guest's CPUs go on; nothing happens when they run."""
+
+    async def paused(self, run: Path) -> bool:
+        """Return whether the guest's CPUs are stopped. An answer also proves that the monitor is alive."""
+
+    async def save(self, run: Path, target: Path) -> None:
+        """Write the state of a *paused* guest, its memory and devices, into files of the directory ``target``.
+
+        ``target`` exists and is empty. The drives are not part of it. Raises `Failed`; the caller removes ``target``.
+        """
+
+    @property
+    def lasting_channel(self) -> bool:
+        """Whether the agent's channel is one stream that outlives connections, so that they begin with a preamble."""
+
+    async def agent(self, run: Path, deadline: float) -> trio.SocketStream:
+        """Connect to the agent in the guest (`actors.vm.agent.wire`) within ``deadline`` seconds. Raises `Failed`."""

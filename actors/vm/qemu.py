@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from actors.model.errors import Failed
 from actors.vm.machine import Acceleration, Command, MachineSpec
 from actors.vm.qmp import Qmp
@@ -91,6 +93,31 @@ class Qemu:
                 await qmp.execute("system_powerdown", _CALL)
             else:
                 await qmp.execute("send-key", _CALL, {"keys": _KEYS})
+
+    async def pause(self, run: Path) -> None:
+        """Stop the guest's CPUs."""
+        raise Failed(f"{self.name} can't be paused yet")
+
+    async def resume(self, run: Path) -> None:
+        """Let the guest's CPUs go on."""
+        raise Failed(f"{self.name} can't be resumed yet")
+
+    async def paused(self, run: Path) -> bool:
+        """Return whether the guest's CPUs are stopped."""
+        raise Failed(f"{self.name} can't say yet")
+
+    async def save(self, run: Path, target: Path) -> None:
+        """Write the state of a paused guest."""
+        raise Failed(f"{self.name} can't be saved yet")
+
+    @property
+    def lasting_channel(self) -> bool:
+        """Whether the agent's channel outlives connections."""
+        return True
+
+    async def agent(self, run: Path, deadline: float) -> trio.SocketStream:
+        """Connect to the agent in the guest."""
+        raise Failed(f"{self.name} has no agent yet")
 
 
 def _blockdev(name: str, path: Path, read_only: bool) -> dict[str, Any]:

@@ -46,3 +46,22 @@ class Shell:
 
     async def request_shutdown(self, run: Path, attempt: int) -> None:
         (run / f"stop{attempt}").touch()
+
+    async def pause(self, run: Path) -> None:
+        (run / "paused").touch()
+
+    async def resume(self, run: Path) -> None:
+        (run / "paused").unlink(missing_ok=True)
+
+    async def paused(self, run: Path) -> bool:
+        return (run / "paused").exists()
+
+    async def save(self, run: Path, target: Path) -> None:
+        (target / "state").write_text("paused" if (run / "paused").exists() else "running")
+
+    @property
+    def lasting_channel(self) -> bool:
+        return False
+
+    async def agent(self, run: Path, deadline: float) -> trio.SocketStream:
+        raise Failed("a shell has no agent")
