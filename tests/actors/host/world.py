@@ -190,10 +190,15 @@ class World:
         roots = Cgroup.of("x").roots
         for name in groups_below(f"zeitwork-{self.tag}", roots):
             group = Cgroup.of(f"zeitwork-{self.tag}/{name}")
-            for pid in group.members():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            group.remove()
+            # Again and again: a monitor just spawned is still entering one hierarchy after the other.
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                for pid in group.members():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    group.remove()
+                    break
 
 
 @contextlib.contextmanager

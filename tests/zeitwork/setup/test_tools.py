@@ -42,7 +42,9 @@ def test_what_must_finish_does_so_whatever_happens_to_its_caller(tmp_path: Path,
     started, go_on, finished = tmp_path / "started", tmp_path / "go-on", tmp_path / "finished"
     script = f"touch {started}; while [ ! -e {go_on} ]; do sleep 0.02; done; echo written after; touch {finished}"
     call = f"SystemTools().run(['sh', '-c', {script!r}], timeout=60, finish=True)"
-    code = f"from zeitwork.setup.tools import SystemTools\n{call}"
+    # The tests themselves may have been started in the background, where shells have SIGINT ignored.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}\nfrom zeitwork.setup.tools import SystemTools\n{call}"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True) as caller:
         until(started)
         os.killpg(caller.pid, number)  # as a terminal does
