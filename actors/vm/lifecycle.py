@@ -8,12 +8,16 @@ counts as held from the moment it is attempted, since a cancelled attempt may ha
 
 What ended by itself may be started again in place: it keeps its address and its disk, waits, and begins anew with
 ``claiming``.
+
+While it runs, its guest may be held still: paused because people want that, or for the time of a snapshot. At most one
+job moves it at a time (`MOTION`); what such a job left behind when it failed is not guessed but made so again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from uuid import UUID
 
 from actors.model.restart import RestartMode
 from actors.model.states import Outcome, PlacementState
@@ -28,7 +32,9 @@ HURRIED = 0.2
 TERM_GRACE = 2.0
 #: Seconds after which SIGKILL is sent again: a monitor stuck in the kernel may need that.
 KILL_AGAIN = 5.0
-#: First and largest wait in seconds before dropping something is tried again.
+#: After so many of them it is told that the monitor does not end.
+STUCK_AFTER = 3
+#: First and largest wait in seconds before dropping, pausing or resuming something is tried again.
 RETRY_FIRST, RETRY_MAX = 0.5, 30.0
 
 
@@ -41,6 +47,7 @@ class Phase(StrEnum):
     SPAWNING = "spawning"  # intent, monitor process, configuration
     BOOTING = "booting"  # until the guest says that the app started
     RUNNING = "running"
+    PAUSED = "paused"  # its guest is held still until somebody wants it to go on
     STOPPING = "stopping"  # asked, then signalled, then killed
     CLEANING = "cleaning"  # what is held is dropped
     WAITING = "waiting"  # it ended by itself; the time of its next try has not come
@@ -65,6 +72,9 @@ class Job(StrEnum):
     DISK = "disk"
     TAP = "tap"
     LAUNCH = "launch"
+    PAUSE = "pause"
+    RESUME = "resume"
+    SNAPSHOT = "snapshot"
     ASK = "ask"
     PARK = "park"
     DROP_DISK = "drop-disk"
@@ -74,6 +84,8 @@ class Job(StrEnum):
 
 
 _PREPARATION = frozenset({Job.ROOT, Job.DISK, Job.TAP})
+#: Jobs that hold the guest still or let it go on. A snapshot leaves it held still.
+MOTION = frozenset({Job.PAUSE, Job.RESUME, Job.SNAPSHOT})
 _DROPS = {Thing.DISK: Job.DROP_DISK, Thing.TAP: Job.DROP_TAP, Thing.MACHINE: Job.DROP_MACHINE}
 _THINGS = {job: thing for thing, job in _DROPS.items()}
 
@@ -144,6 +156,20 @@ class StopWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseWanted:
+    """Somebody wants the guest held still, or going on again."""
+
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotWanted:
+    """Somebody wants a snapshot of it, as soon as it runs."""
+
+    snapshot: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Hurry:
     """Somebody wants the next try now; earlier failures are forgotten."""
 
@@ -163,7 +189,20 @@ class Tick:
 
 
 Event = (
-    Begin | Done | Broke | Dropped | Reported | Resynced | AppStarted | Exited | StopWanted | Hurry | Unhealthy | Tick
+    Begin
+    | Done
+    | Broke
+    | Dropped
+    | Reported
+    | Resynced
+    | AppStarted
+    | Exited
+    | StopWanted
+    | PauseWanted
+    | SnapshotWanted
+    | Hurry
+    | Unhealthy
+    | Tick
 )
 
 
@@ -182,6 +221,13 @@ class Ask:
     """Begin `Job.ASK`: request a shutdown from the guest."""
 
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Begin `Job.SNAPSHOT`: the guest is left held still."""
+
+    snapshot: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +261,14 @@ class Signal:
 
 
 @dataclass(frozen=True, slots=True)
+class Complain:
+    """Tell the database, without a change of ``state``, why that lasts so long."""
+
+    state: PlacementState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Disown:
     """Tell the host that the database refused a report."""
 
@@ -224,7 +278,7 @@ class Finish:
     """Nothing is left: the actor may end."""
 
 
-Effect = Start | Ask | Report | Cancel | Watch | Signal | Disown | Finish
+Effect = Start | Ask | Capture | Report | Cancel | Watch | Signal | Complain | Disown | Finish
 Step = tuple["Vm", list[Effect]]
 
 
@@ -247,7 +301,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """The state. ``deadline`` is a time of the monotonic clock at which a `Tick` is due."""
+    """The state. ``deadline`` is a time of the monotonic clock at which a `Tick` is due.
+
+    ``still`` is whether the guest's CPUs are stopped, None when that has to be made certain; ``orders`` are snapshots
+    to take, the first of them being taken while `Job.SNAPSHOT` runs.
+    """
 
     phase: Phase
     known: frozenset[PlacementState]  # what the database may hold now
@@ -265,7 +323,11 @@ class Vm:
     forgotten: bool = False
     started: bool = False  # the app has run
     late: bool = False  # the start deadline passed
+    pause: bool = False  # it is wanted held still
+    still: bool | None = False
+    orders: tuple[UUID, ...] = ()
     urge: int = 0  # how hard it was told to stop: 0, 1 asked, 2 SIGTERM, 3 SIGKILL
+    kills: int = 0  # how often SIGKILL was sent
     kill_at: float = 0.0
     deadline: float | None = None
     tries: int = 0
@@ -295,11 +357,18 @@ def waiting(limits: Limits, now: float, wait: float, restart: Restart) -> Vm:
 
 
 def adopted(told: PlacementState, limits: Limits, now: float, *, started: bool, restart: Restart = NEVER) -> Vm:
-    """Return the state of a virtual machine whose monitor was found running; ``started`` when its app ran already."""
+    """Return the state of a virtual machine whose monitor was found running; ``started`` when its app ran already.
+
+    Whether its guest was held still when the last host ended, nobody knows.
+    """
+    paused = started and told is PlacementState.PAUSED
+    running = PlacementState.PAUSED if paused else PlacementState.RUNNING
     return Vm(
-        phase=Phase.RUNNING if started else Phase.BOOTING,
+        phase=Phase.PAUSED if paused else Phase.RUNNING if started else Phase.BOOTING,
         known=frozenset({told}),
-        tell=PlacementState.RUNNING if started else PlacementState.STARTING,
+        tell=running if started else PlacementState.STARTING,
+        pause=paused,
+        still=None if started else False,
         limits=limits,
         held=frozenset(Thing),
         started=started,
@@ -337,20 +406,26 @@ def step(vm: Vm, event: Event, now: float) -> Step:
             return _done(_back(vm, job), job, now)
         case Broke(job, reason):
             return _broke(_back(vm, job), job, reason, now)
+        case Dropped(job) if job in MOTION:
+            return _unmoved(_back(vm, job), job, now)
         case Dropped(job):
             return _after_job(_back(vm, job), now)
         case Reported(accepted):
             return _reported(vm, accepted, now)
         case Resynced(state):
-            if not vm.disowned or vm.phase not in (Phase.BOOTING, Phase.RUNNING, Phase.STOPPING):
+            if not vm.disowned or vm.phase not in (Phase.BOOTING, *_LIVE, Phase.STOPPING):
                 return vm, []
             return _sync(replace(vm, disowned=False, known=frozenset({state})))
         case AppStarted():
-            return _app_started(vm)
+            return _app_started(vm, now)
         case Exited(evidence):
             return _exited(vm, evidence, now)
         case StopWanted():
             return _stop(vm, event, now)
+        case PauseWanted(paused):
+            return _move(replace(vm, pause=paused), now)
+        case SnapshotWanted(snapshot):
+            return _move(vm if snapshot in vm.orders else replace(vm, orders=(*vm.orders, snapshot)), now)
         case Hurry():
             return _hurry(vm)
         case Unhealthy():
@@ -363,7 +438,8 @@ def _begin(vm: Vm, now: float) -> Step:
     if vm.phase is Phase.CLEANING:
         return _clean(vm, now)
     vm, effects = _sync(vm)
-    return vm, [*([Watch()] if Thing.VMM in vm.held else []), *effects]
+    vm, moves = _move(vm, now)
+    return vm, [*([Watch()] if Thing.VMM in vm.held else []), *effects, *moves]
 
 
 def _back(vm: Vm, job: Job) -> Vm:
@@ -379,11 +455,13 @@ def _done(vm: Vm, job: Job, now: float) -> Step:
     if job in _THINGS:
         vm = replace(vm, held=vm.held - {_THINGS[job]})
     elif job is Job.LAUNCH:
-        vm = replace(vm, held=vm.held | {Thing.VMM})
+        vm = replace(vm, held=vm.held | {Thing.VMM}, still=False)
         if vm.phase is Phase.SPAWNING:
             return replace(vm, phase=Phase.BOOTING, deadline=now + vm.limits.start), [Watch()]
         vm, effects = _clean(vm, now)
         return vm, [Watch(), *effects]
+    elif job in MOTION:
+        return _moved(vm, job, now)
     elif job is Job.PARK:
         vm = replace(vm, parked=True)
     elif job is Job.FORGET:
@@ -409,6 +487,8 @@ def _broke(vm: Vm, job: Job, reason: str, now: float) -> Step:
         if vm.ending is None and not vm.park:
             vm = _conclude(vm, Ending(Outcome.START_FAILED, reason), None)
         return _clean(vm, now)
+    if job in MOTION:
+        return _unmoved(vm, job, now)
     if job is Job.ASK:
         if vm.phase is Phase.STOPPING and vm.urge <= 1:
             # An answer that failed once may be a busy monitor; twice, there is nobody to ask.
@@ -479,11 +559,72 @@ def _refused(vm: Vm, now: float) -> Step:
     return vm, [Disown(), *effects]
 
 
-def _app_started(vm: Vm) -> Step:
+def _app_started(vm: Vm, now: float) -> Step:
     vm = replace(vm, started=True)
     if vm.phase is not Phase.BOOTING:
         return vm, []
-    return _sync(replace(vm, phase=Phase.RUNNING, tell=PlacementState.RUNNING, deadline=None))
+    vm, effects = _sync(replace(vm, phase=Phase.RUNNING, tell=PlacementState.RUNNING, deadline=None, tries=0))
+    vm, moves = _move(vm, now)
+    return vm, [*effects, *moves]
+
+
+#: Phases in which the app has started and nothing has asked it to end.
+_LIVE = (Phase.RUNNING, Phase.PAUSED)
+
+
+def _move(vm: Vm, now: float) -> Step:
+    """Bring the guest nearer to how it is wanted: snapshots first, then held still or going on."""
+    if vm.phase not in _LIVE or vm.jobs & MOTION or (vm.deadline is not None and now < vm.deadline):
+        return vm, []
+    vm = replace(vm, deadline=None)
+    if vm.orders:
+        return replace(vm, still=None, jobs=vm.jobs | {Job.SNAPSHOT}), [Capture(vm.orders[0])]
+    if vm.still is not vm.pause:
+        job = Job.PAUSE if vm.pause else Job.RESUME
+        return replace(vm, still=None, jobs=vm.jobs | {job}), [Start(job)]
+    phase, tell = (Phase.PAUSED, PlacementState.PAUSED) if vm.pause else (Phase.RUNNING, PlacementState.RUNNING)
+    return _sync(replace(vm, phase=phase, tell=tell, tries=0))
+
+
+def _moved(vm: Vm, job: Job, now: float) -> Step:
+    """Go on after a motion that succeeded."""
+    if job is Job.SNAPSHOT:
+        vm = replace(vm, orders=vm.orders[1:])
+    elif vm.phase in (*_LIVE, Phase.STOPPING):
+        vm = replace(vm, still=job is Job.PAUSE)
+    return _after_motion(vm, now)
+
+
+def _unmoved(vm: Vm, job: Job, now: float) -> Step:
+    """Go on after a motion that failed or was given up: how it left the guest is not known.
+
+    A snapshot is not tried again, since people were told that it failed.
+    """
+    if job is Job.SNAPSHOT:
+        vm = replace(vm, orders=vm.orders[1:])
+    elif vm.phase in _LIVE:
+        wait = min(RETRY_MAX, RETRY_FIRST * 2.0 ** min(vm.tries, 10))
+        vm = replace(vm, tries=vm.tries + 1, deadline=now + wait)
+    return _after_motion(vm, now, certain=job is not Job.RESUME)
+
+
+def _after_motion(vm: Vm, now: float, *, certain: bool = True) -> Step:
+    if vm.phase in _LIVE:
+        return _move(vm, now)
+    if vm.phase is Phase.STOPPING:
+        # One that could not be made to go on is asked all the same; its time runs.
+        return _request(vm if certain else replace(vm, still=False))
+    return _after_job(vm, now)
+
+
+def _request(vm: Vm) -> Step:
+    """Ask for the shutdown, of a guest that goes on: one held still hears nothing."""
+    if vm.urge > 0 or vm.jobs & {*MOTION, Job.ASK}:
+        cancel = sorted((vm.jobs & MOTION - {Job.RESUME}) - vm.cancelled) if vm.urge == 0 else []
+        return replace(vm, cancelled=vm.cancelled | set(cancel)), [Cancel(job) for job in cancel]
+    if vm.still is not False:
+        return replace(vm, jobs=vm.jobs | {Job.RESUME}), [Start(Job.RESUME)]
+    return replace(vm, jobs=vm.jobs | {Job.ASK}), [Ask(0)]
 
 
 def _exited(vm: Vm, evidence: Evidence, now: float) -> Step:
@@ -527,7 +668,9 @@ def _again(vm: Vm) -> Step:
             again=None,
             started=False,
             late=False,
+            still=False,
             urge=0,
+            kills=0,
             kill_at=0.0,
         )
     )
@@ -542,7 +685,8 @@ def _hurry(vm: Vm) -> Step:
 
 def _unhealthy(vm: Vm, event: Unhealthy, now: float) -> Step:
     """End what runs but does not answer; a machine that is not started again is left to its people."""
-    if vm.phase is not Phase.RUNNING or vm.restart.policy.mode is RestartMode.NEVER:
+    held = vm.pause or vm.still is not False  # for a snapshot, say: then nobody could answer
+    if vm.phase is not Phase.RUNNING or held or vm.restart.policy.mode is RestartMode.NEVER:
         return vm, []
     vm = _conclude(vm, Ending(Outcome.UNHEALTHY, f"it did not answer its health check: {event.reason}"), event.ran)
     vm, effects = _sync(replace(vm, phase=Phase.STOPPING, tell=PlacementState.STOPPING))
@@ -569,7 +713,7 @@ def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:
             if vm.ending is None and not park:
                 vm = replace(vm, ending=Ending(Outcome.STOPPED, "stopped while it waited for its next try"))
             return _clean(vm, now)
-        case Phase.RUNNING:
+        case Phase.RUNNING | Phase.PAUSED:
             vm = replace(vm, phase=Phase.STOPPING, tell=PlacementState.STOPPING)
             vm, effects = _sync(vm)
             vm, more = _kill(vm, now) if wanted.force else _ask(vm, wanted.timeout, now)
@@ -590,13 +734,14 @@ def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:
 def _ask(vm: Vm, timeout: float, now: float) -> Step:
     kill_at = now + vm.limits.patience(timeout)
     deadline = min(kill_at, now + SECOND_ASK)
-    asking = Job.ASK in vm.jobs  # of an earlier life of this placement, and about to end
-    vm = replace(vm, urge=0, kill_at=kill_at, deadline=deadline, jobs=vm.jobs | {Job.ASK})
-    return vm, [] if asking else [Ask(0)]
+    return _request(replace(vm, urge=0, kill_at=kill_at, deadline=deadline))
 
 
 def _kill(vm: Vm, now: float) -> Step:
-    return replace(vm, urge=3, deadline=now + KILL_AGAIN), [Signal(kill=True)]
+    vm = replace(vm, urge=3, kills=vm.kills + 1, deadline=now + KILL_AGAIN)
+    if vm.kills != STUCK_AFTER or vm.known != {vm.tell} or vm.disowned:
+        return vm, [Signal(kill=True)]
+    return vm, [Signal(kill=True), Complain(vm.tell, "its monitor does not end, although it was killed")]
 
 
 def _tick(vm: Vm, now: float) -> Step:
@@ -605,7 +750,9 @@ def _tick(vm: Vm, now: float) -> Step:
     match vm.phase:
         case Phase.BOOTING:
             return _clean(replace(vm, late=True), now)
-        case Phase.STOPPING if vm.urge == 0 and now < vm.kill_at and Job.ASK not in vm.jobs:
+        case Phase.RUNNING | Phase.PAUSED:
+            return _move(vm, now)
+        case Phase.STOPPING if vm.urge == 0 and now < vm.kill_at and not vm.jobs & {Job.ASK, *MOTION}:
             vm = replace(vm, urge=1, deadline=vm.kill_at, jobs=vm.jobs | {Job.ASK})
             return vm, [Ask(1)]
         case Phase.STOPPING if vm.urge == 0 and now < vm.kill_at:
@@ -632,7 +779,7 @@ def _clean(vm: Vm, now: float) -> Step:
     if entering:
         vm = replace(vm, phase=Phase.CLEANING, deadline=None, tries=0)
     effects: list[Effect] = []
-    acquiring = vm.jobs & (_PREPARATION | {Job.LAUNCH})
+    acquiring = vm.jobs & (_PREPARATION | MOTION | {Job.LAUNCH})
     if acquiring:
         cancel = sorted(acquiring - vm.cancelled)
         return replace(vm, cancelled=vm.cancelled | acquiring), [Cancel(job) for job in cancel]

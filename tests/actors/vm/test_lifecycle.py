@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -34,6 +35,10 @@ class World:
         self.finished = False
         self.disowned = 0
         self.killed = False
+        self.still = False  # whether the guest's CPUs really are stopped
+        self.immovable = False  # a resume failed, so that nobody can tell whether it goes on
+        self.taken: list[UUID] = []
+        self.complaints: list[str] = []
 
     def feed(self, event: life.Event) -> None:
         assert not self.finished or self.vm.phase is Phase.REMOVED
@@ -48,13 +53,22 @@ class World:
         match effect:
             case life.Start(job):
                 assert job not in self.jobs, f"{job} twice"
+                assert job not in life.MOTION or not life.MOTION & set(self.jobs), "two that move it"
                 self.jobs[job] = None
             case life.Ask():
                 assert Job.ASK not in self.jobs
+                assert self.immovable or not self.still, "asked a guest that hears nothing"
                 self.jobs[Job.ASK] = None
             case life.Report():
                 assert Job.REPORT not in self.jobs
                 self.jobs[Job.REPORT] = effect
+            case life.Capture(snapshot):
+                assert not life.MOTION & set(self.jobs)
+                self.jobs[Job.SNAPSHOT] = None
+                self.taken.append(snapshot)
+            case life.Complain(state, reason):
+                assert state is self.database
+                self.complaints.append(reason)
             case life.Cancel(job):
                 assert job in self.jobs
                 assert job not in self.cancelled
@@ -88,6 +102,10 @@ class World:
                 self.endings.append(report.ending)
                 self.feed(life.Reported(True))
             return
+        if job in life.MOTION and Thing.VMM in self.things:
+            if how in ("done", "half"):
+                self.still = job is not Job.RESUME
+            self.immovable = job is Job.RESUME and how != "done"
         if how == "done":
             if acquired:
                 self.things.add(acquired)
@@ -96,6 +114,7 @@ class World:
                 self.things.discard(dropped)
             if job is Job.LAUNCH:
                 self.things |= {Thing.VMM, Thing.MACHINE}
+                self.still = self.immovable = False
             self.feed(life.Done(job))
             return
         if how == "half" and acquired:
@@ -108,6 +127,15 @@ class World:
         if Thing.VMM in self.things:
             self.things.discard(Thing.VMM)
             self.feed(life.Exited(evidence))
+
+    def rest(self) -> None:
+        """Let what moves it, and what is told of that, come to an end."""
+        while self.vm.phase in (Phase.RUNNING, Phase.PAUSED) and (self.jobs or self.vm.deadline is not None):
+            if self.jobs:
+                self.finish(min(self.jobs), "half" if min(self.jobs) in self.cancelled else "done")
+            elif self.vm.deadline is not None:
+                self.now = max(self.now, self.vm.deadline)
+                self.feed(life.Tick())
 
     def settle(self) -> None:
         """Let everything that is under way succeed, in order, until nothing more happens."""
@@ -155,6 +183,8 @@ moves = st.one_of(
     st.tuples(st.just("tick"), st.sampled_from([0.0, 1.0, 10.0, 100.0])),
     st.tuples(st.just("started")),
     st.tuples(st.just("hurry")),
+    st.tuples(st.just("pause"), st.booleans()),
+    st.tuples(st.just("snapshot"), st.integers(1, 3)),
     st.tuples(st.just("unhealthy"), st.sampled_from([0.0, 5.0])),
     st.tuples(st.just("exit"), st.sampled_from([Evidence(), Evidence(started=True, status=0), Evidence(error="no")])),
     st.tuples(st.just("stop"), st.sampled_from([0.0, 5.0, 30.0]), st.booleans(), st.booleans()),
@@ -215,6 +245,10 @@ def test_after_any_history_a_stop_releases_everything(start: tuple[life.Vm, set[
                 world.feed(life.Unhealthy("no answer", timeout, 1.0))
             case ("hurry",):
                 world.feed(life.Hurry())
+            case ("pause", paused):
+                world.feed(life.PauseWanted(paused))
+            case ("snapshot", number):
+                world.feed(life.SnapshotWanted(UUID(int=number)))
             case ("exit", evidence):
                 world.exit(evidence)
             case ("stop", timeout, force, park):
@@ -224,6 +258,13 @@ def test_after_any_history_a_stop_releases_everything(start: tuple[life.Vm, set[
                     world.database = state
                 world.feed(life.Resynced(state))
     if not world.finished:
+        world.rest()
+        if world.vm.phase in (Phase.RUNNING, Phase.PAUSED):
+            assert world.still is world.vm.pause
+            assert world.vm.orders == ()
+            assert (world.vm.phase is Phase.PAUSED) is world.vm.pause
+            if not world.vm.disowned:
+                assert world.database.value == world.vm.phase.value
         world.feed(life.StopWanted(1.0))
         world.settle()
     assert world.finished
@@ -496,3 +537,106 @@ def test_a_start_that_is_refused_while_things_are_made_is_cleaned() -> None:
     assert world.finished
     assert world.disowned == 1
     assert world.things == set()
+
+
+def test_it_is_held_still_and_goes_on() -> None:
+    world = running()
+    world.feed(life.PauseWanted(True))
+    assert set(world.jobs) == {Job.PAUSE}
+    assert world.database is PlacementState.RUNNING
+    world.finish(Job.PAUSE, "done")
+    world.finish(Job.REPORT, "done")
+    assert (world.vm.phase, world.database, world.still) == (Phase.PAUSED, PlacementState.PAUSED, True)
+    world.feed(life.Unhealthy("no answer", 5.0))
+    assert world.vm.phase is Phase.PAUSED
+    world.feed(life.PauseWanted(False))
+    world.finish(Job.RESUME, "done")
+    world.finish(Job.REPORT, "done")
+    assert (world.vm.phase, world.database, world.still) == (Phase.RUNNING, PlacementState.RUNNING, False)
+
+
+def test_one_that_can_not_be_held_still_is_tried_again_later() -> None:
+    world = running()
+    world.feed(life.PauseWanted(True))
+    world.finish(Job.PAUSE, "broke")
+    assert world.jobs == {}
+    world.now = world.vm.deadline
+    world.feed(life.Tick())
+    assert set(world.jobs) == {Job.PAUSE}
+    world.feed(life.PauseWanted(False))
+    world.finish(Job.PAUSE, "broke")  # perhaps it is held still, perhaps not
+    world.now = world.vm.deadline
+    world.feed(life.Tick())
+    assert set(world.jobs) == {Job.RESUME}
+
+
+def test_a_stop_lets_a_paused_guest_go_on_so_that_it_can_end() -> None:
+    world = running()
+    world.feed(life.PauseWanted(True))
+    world.finish(Job.PAUSE, "done")
+    world.finish(Job.REPORT, "done")
+    world.feed(life.StopWanted(30))
+    assert set(world.jobs) == {Job.REPORT, Job.RESUME}
+    world.finish(Job.RESUME, "done")
+    assert Job.ASK in world.jobs
+    world.finish(Job.ASK, "done")
+    world.exit(Evidence(started=True, signal=15))
+    world.settle()
+    assert world.endings[-1].outcome is Outcome.STOPPED
+
+
+def test_a_forced_stop_does_not_wait_for_a_paused_guest() -> None:
+    world = running()
+    world.feed(life.PauseWanted(True))
+    world.finish(Job.PAUSE, "done")
+    world.feed(life.StopWanted(30, force=True))
+    assert world.killed
+
+
+def test_a_snapshot_leaves_it_as_it_is_wanted() -> None:
+    first, second = UUID(int=1), UUID(int=2)
+    world = running()
+    world.feed(life.SnapshotWanted(first))
+    world.feed(life.SnapshotWanted(second))
+    world.feed(life.SnapshotWanted(first))
+    world.feed(life.Unhealthy("no answer", 5.0))
+    assert world.vm.phase is Phase.RUNNING, "nobody can answer meanwhile"
+    world.finish(Job.SNAPSHOT, "done")
+    world.finish(Job.SNAPSHOT, "broke")
+    assert world.taken == [first, second]
+    world.rest()
+    assert (world.vm.phase, world.still, world.jobs) == (Phase.RUNNING, False, {})
+    assert world.database is PlacementState.RUNNING
+
+
+def test_a_stop_gives_a_snapshot_up() -> None:
+    world = running()
+    world.feed(life.SnapshotWanted(UUID(int=1)))
+    world.feed(life.StopWanted(30))
+    assert world.cancelled == {Job.SNAPSHOT}
+    world.finish(Job.SNAPSHOT, "half")
+    assert Job.RESUME in world.jobs
+    world.finish(Job.RESUME, "done")
+    world.finish(Job.ASK, "done")
+    world.exit(Evidence(started=True, signal=15))
+    world.settle()
+    assert world.things == set()
+
+
+def test_one_taken_over_is_made_certain() -> None:
+    for told, job in ((PlacementState.RUNNING, Job.RESUME), (PlacementState.PAUSED, Job.PAUSE)):
+        world = World(life.adopted(told, LIMITS, 0.0, started=True), set(Thing))
+        world.feed(life.Begin())
+        assert job in world.jobs
+        world.rest()
+        assert world.database is told
+
+
+def test_a_monitor_that_does_not_end_is_complained_of_once() -> None:
+    world = running()
+    world.feed(life.StopWanted(0, force=True))
+    world.finish(Job.REPORT, "done")
+    for _ in range(5):
+        world.now = world.vm.deadline
+        world.feed(life.Tick())
+    assert world.complaints == ["its monitor does not end, although it was killed"]
