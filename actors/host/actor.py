@@ -7,11 +7,22 @@ from functools import partial
 from uuid import UUID
 
 from actors.host.messages import HostView, StopAll, Unhealthy, Vms, Wake
-from actors.host.ports import Leftovers, MakeTap, MakeVm
+from actors.host.ports import Leftovers, MakeTap, MakeVm, Snapshots
 from actors.host.reconcile import Child, Decisions, decide, unknown
-from actors.host.store import PlacementStore
+from actors.host.store import PlacementStore, SnapshotStore
 from actors.model.records import Placement
-from actors.vm.messages import Disowned, Leftover, Replace, Resync, Retry, Stop, VmChanged, VmView
+from actors.vm.messages import (
+    Disowned,
+    Leftover,
+    Replace,
+    Resync,
+    Retry,
+    SetPaused,
+    Stop,
+    TakeSnapshot,
+    VmChanged,
+    VmView,
+)
 from runtime import Actor, ActorError, Down, LifeRef, Message, Ref, Reply, Timer
 
 #: The actor's name on every host.
@@ -32,6 +43,7 @@ class _Looked(Message):
     found: tuple[Leftover, ...]
     tombstones: frozenset[UUID]
     strangers: tuple[str, ...]
+    doomed: frozenset[UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,12 @@ class _Destroyed(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class _SnapshotGone(Message):
+    snapshot_id: UUID
+    error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Expired(Message):
     """The time of a `StopAll` is over."""
 
@@ -73,6 +91,8 @@ class _Entry:
     vm: LifeRef | None = None
     told: tuple[float, bool] | None = None
     disowned: bool = False
+    paused: bool = False
+    snapshots: frozenset[UUID] = frozenset()
     stale: bool = False  # a decision could not be told, because its actors were starting
     view: VmView | None = None
 
@@ -85,18 +105,23 @@ class Host(Actor):
         node_id: UUID,
         cluster_id: str,
         store: PlacementStore,
+        snapshots: SnapshotStore,
         leftovers: Leftovers,
         make_tap: MakeTap,
         make_vm: MakeVm,
+        files: Snapshots,
     ) -> None:
         self._node_id = node_id
         self._cluster_id = cluster_id
         self._store = store
+        self._snapshots = snapshots
+        self._files = files
         self._leftovers = leftovers
         self._make_tap = make_tap
         self._make_vm = make_vm
         self._entries: dict[UUID, _Entry] = {}
         self._destroying: set[UUID] = set()
+        self._destroying_snapshots: set[UUID] = set()
         self._orphans: tuple[Leftover, ...] = ()
         self._strangers: tuple[str, ...] = ()
         self._busy = False
@@ -151,6 +176,10 @@ class Host(Actor):
                 self._ended(ref, failed=reason.kind == "failed")
             case _Destroyed(leftover=leftover, error=error):
                 self._destroyed(leftover, error)
+            case _SnapshotGone(snapshot_id=snapshot_id, error=error):
+                self._destroying_snapshots.discard(snapshot_id)
+                if error is not None:  # the next reading tries again
+                    self.ctx.log.warning("a deleted snapshot stays", snapshot=str(snapshot_id), error=str(error))
             case Vms():
                 self.ctx.reply(self._snapshot())
             case StopAll(deadline=deadline):
@@ -185,7 +214,8 @@ class Host(Actor):
         tombstones = await self._store.tombstones(self._node_id, odd) if odd else set()
         known = {placement.id for placement in placements} | {leftover.placement_id for leftover in found} | children
         strangers = await self._leftovers.strangers(known)
-        return _Looked(tuple(placements), found, frozenset(tombstones), strangers)
+        doomed = await self._snapshots.deleting(self._node_id, await self._files.scan())
+        return _Looked(tuple(placements), found, frozenset(tombstones), strangers, frozenset(doomed))
 
     def _looked(self, looked: _Looked) -> None:
         self._failures, self._error = 0, None
@@ -193,11 +223,15 @@ class Host(Actor):
         # A machine whose actors are starting can't be told anything yet; the next reading finds it.
         ready = {key: entry for key, entry in self._entries.items() if entry.vm is not None}
         children = {key: Child() for key in self._entries}
-        children |= {key: Child(entry.told, entry.disowned) for key, entry in ready.items()}
+        children |= {
+            key: Child(entry.told, entry.disowned, entry.paused, entry.snapshots) for key, entry in ready.items()
+        }
         decisions = decide(looked.placements, children, looked.found, looked.tombstones, self._cluster_id)
         self._tell_of(decisions.orphans, looked.strangers)
         if not self._closed:
             self._carry_out(decisions, ready)
+            for snapshot in looked.doomed - self._destroying_snapshots:
+                self._destroy_snapshot(snapshot)
         self._busy = False
         if self._again:
             self._request()
@@ -217,6 +251,18 @@ class Host(Actor):
         for key in decisions.retry:
             if key in ready:
                 self._tell(ready[key], Retry())
+        for key, paused in decisions.pause:
+            if key in ready:
+                ready[key].paused = paused
+                self._tell(ready[key], SetPaused(paused))
+            else:
+                self._entries[key].stale = True
+        for key, snapshot in decisions.snapshot:
+            if key in ready:
+                ready[key].snapshots |= {snapshot}
+                self._tell(ready[key], TakeSnapshot(snapshot))
+            else:
+                self._entries[key].stale = True
         for leftover in decisions.destroy:
             self._destroy(leftover)
 
@@ -275,6 +321,8 @@ class Host(Actor):
     def _started(self, started: _Started) -> None:
         entry = self._entries.setdefault(started.placement.id, _Entry(started.placement))
         entry.tap, entry.vm, entry.told = started.tap, started.vm, started.told
+        # It was made with these.
+        entry.paused, entry.snapshots = started.placement.paused, frozenset(started.placement.snapshots)
         self.ctx.monitor(started.vm)
         if entry.stale:
             entry.stale = False
@@ -331,6 +379,21 @@ class Host(Actor):
         self._destroying.discard(leftover.placement_id)
         if error is not None:  # the next reading tries again
             self.ctx.log.warning("remains stay", placement=str(leftover.placement_id), error=str(error))
+
+    def _destroy_snapshot(self, snapshot_id: UUID) -> None:
+        self._destroying_snapshots.add(snapshot_id)
+        self.ctx.log.info("a deleted snapshot is removed", snapshot=str(snapshot_id))
+        self.ctx.effect(
+            partial(self._remove_snapshot, snapshot_id),
+            name=f"destroy snapshot {snapshot_id}",
+            deadline=_DESTROY_DEADLINE,
+            then=lambda _: _SnapshotGone(snapshot_id, None),
+            failed=lambda error: _SnapshotGone(snapshot_id, error),
+        )
+
+    async def _remove_snapshot(self, snapshot_id: UUID) -> None:
+        await self._files.destroy(snapshot_id)
+        await self._snapshots.removed(snapshot_id)
 
     # --- requests
 

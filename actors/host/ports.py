@@ -27,6 +27,16 @@ class Leftovers(Protocol):
         """Remove the oldest logs of placements that are gone; return how many."""
 
 
+class Snapshots(Protocol):
+    """Files of snapshots on this host."""
+
+    async def scan(self) -> tuple[UUID, ...]:
+        """Return the ids of all snapshots of this cluster that something is here of."""
+
+    async def destroy(self, snapshot: UUID) -> None:
+        """Remove one. Idempotent."""
+
+
 #: Make the specification of a placement's TAP actor.
 MakeTap = Callable[[Placement], Spec]
 #: Make the specification of a placement's VM actor: placement, its TAP actor, the host, and a stop to begin with.

@@ -13,20 +13,27 @@ from actors.vm.messages import Leftover
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A virtual machine that has an actor. ``told`` is the stop that it was last sent: seconds and force."""
+    """A virtual machine that has an actor, and what it was told: a stop (seconds, force), paused or not, snapshots."""
 
     told: tuple[float, bool] | None = None
     disowned: bool = False
+    paused: bool = False
+    snapshots: frozenset[UUID] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What to do. ``stop``, ``resync`` and ``retry`` are for children, ``orphans`` are left alone and told."""
+    """What to do. What is not ``start``, ``destroy`` or ``orphans`` (left alone and told) is for children.
+
+    ``pause`` says who is to be paused or not, ``snapshot`` which snapshot is to be taken of whom.
+    """
 
     start: tuple[Placement, ...] = ()
     stop: tuple[tuple[UUID, float, bool], ...] = ()
     resync: tuple[Placement, ...] = ()
     retry: tuple[UUID, ...] = ()
+    pause: tuple[tuple[UUID, bool], ...] = ()
+    snapshot: tuple[tuple[UUID, UUID], ...] = ()
     destroy: tuple[Leftover, ...] = ()
     orphans: tuple[Leftover, ...] = ()
 
@@ -71,6 +78,11 @@ def decide(
         and listed[key].state is PlacementState.WAITING
         and listed[key].next_try_at is None
     )
+    alive = [(key, child, listed[key]) for key, child in children.items() if key in listed and listed[key].wanted]
+    pause = tuple((key, placement.paused) for key, child, placement in alive if child.paused is not placement.paused)
+    snapshot = tuple(
+        (key, order) for key, child, placement in alive for order in placement.snapshots if order not in child.snapshots
+    )
     destroy: list[Leftover] = []
     orphans: list[Leftover] = []
     for leftover in found:
@@ -78,4 +90,13 @@ def decide(
             continue
         removed = leftover.placement_id in tombstones and leftover.cluster_id == cluster_id
         (destroy if removed else orphans).append(leftover)
-    return Decisions(start, tuple(stop), resync, retry, tuple(destroy), tuple(orphans))
+    return Decisions(
+        start=start,
+        stop=tuple(stop),
+        resync=resync,
+        retry=retry,
+        pause=pause,
+        snapshot=snapshot,
+        destroy=tuple(destroy),
+        orphans=tuple(orphans),
+    )

@@ -38,7 +38,9 @@ class SnapshotStore(Protocol):
         """Write that a snapshot could not be taken, with a sentence for people."""
 
     async def deleting(self, node_id: UUID, snapshot_ids: Collection[UUID]) -> set[UUID]:
-        """Return those of ``snapshot_ids`` that are deleted or to be deleted: only these files may be destroyed."""
+        """Return whose files may be destroyed on this node: all that are to be deleted, and of ``snapshot_ids`` those
+        that are deleted or have failed. What the database does not know is not among them.
+        """
 
     async def removed(self, snapshot_id: UUID) -> None:
         """Write that nothing of a snapshot that was to be deleted is left on its host."""

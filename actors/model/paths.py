@@ -60,6 +60,11 @@ class HostPaths:
         """Return the durable directory of one placement."""
         return self.placements / str(placement_id)
 
+    @property
+    def snapshots(self) -> Path:
+        """One directory for each snapshot: the machine's state and memory, its writable disk, and a manifest."""
+        return self.data / "snapshots"
+
     def vm_run(self, placement_id: UUID) -> Path:
         """Return the directory of one VMM's sockets, PID file and config drive."""
         return self.run / "vm" / short_id(placement_id)

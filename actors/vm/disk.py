@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ _DEADLINE = 120.0
 #: Below this ext4 has no room for a journal and overlayfs none for its work.
 MIN_DISK = 16
 _CHUNK = 64 * 1024
+_FICLONE = 0x40049409
 
 
 async def make_disk(path: Path, mib: int, templates: Path) -> None:
@@ -34,7 +36,7 @@ async def make_disk(path: Path, mib: int, templates: Path) -> None:
     try:
         if not await trio.Path(template).exists():
             await _make_template(template, mib)
-        await trio.to_thread.run_sync(_copy, template, temporary, path)
+        await trio.to_thread.run_sync(_publish_copy, template, temporary, path)
     except OSError as error:
         raise _problem(error.strerror or str(error), path) from error
     finally:
@@ -52,13 +54,44 @@ async def _make_template(template: Path, mib: int) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _copy(template: Path, temporary: Path, path: Path) -> None:
-    """Copy the parts that hold something; the rest stays a hole."""
+async def restore_disk(path: Path, saved: Path) -> None:
+    """Make ``path`` a copy of a snapshot's disk, in the place of what an interrupted start left. As `make_disk`."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        await trio.to_thread.run_sync(_publish_copy, saved, temporary, path)
+    except FileNotFoundError as error:
+        raise Failed(f"the snapshot's disk {saved} is missing", fix="restore another snapshot") from error
+    except OSError as error:
+        raise _problem(error.strerror or str(error), path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+async def save_disk(path: Path, target: Path) -> None:
+    """Copy a disk whose guest is held still; nothing is made durable. Raises `Problem`; the caller cleans up."""
+    try:
+        await trio.to_thread.run_sync(copy_sparse, path, target)
+    except OSError as error:
+        raise _problem(error.strerror or str(error), target) from error
+
+
+def _publish_copy(template: Path, temporary: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    copy_sparse(template, temporary, durable=True)
+    temporary.replace(path)
+    sync_directory(path.parent.parent)
+
+
+def copy_sparse(template: Path, temporary: Path, *, durable: bool = False) -> None:
+    """Copy the parts that hold something; the rest stays a hole. Shares blocks where the file system can. Blocking."""
     source = os.open(template, os.O_RDONLY | os.O_CLOEXEC)
     try:
         target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
+            if _clone(source, target):
+                if durable:
+                    os.fsync(target)
+                return
             size = os.fstat(source).st_size
             os.ftruncate(target, size)
             at = 0
@@ -71,14 +104,21 @@ def _copy(template: Path, temporary: Path, path: Path) -> None:
                     break  # only a hole is left
                 at = os.lseek(source, begin, os.SEEK_HOLE)
                 _copy_range(source, target, begin, at)
-            # What is under the final name must be whole after a power cut too.
-            os.fsync(target)
+            if durable:  # what is under the final name must be whole after a power cut too
+                os.fsync(target)
         finally:
             os.close(target)
     finally:
         os.close(source)
-    temporary.replace(path)
-    sync_directory(path.parent.parent)
+
+
+def _clone(source: int, target: int) -> bool:
+    """Make ``target`` share all blocks of ``source``; False where the file system can't."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def _copy_range(source: int, target: int, begin: int, end: int) -> None:

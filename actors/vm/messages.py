@@ -12,7 +12,11 @@ from runtime import Message
 
 @dataclass(frozen=True, slots=True)
 class VmView:
-    """A virtual machine as it is now. ``phase`` is a name of `actors.vm.lifecycle.Phase`; times are Unix seconds."""
+    """A virtual machine as it is now. ``phase`` is a name of `actors.vm.lifecycle.Phase`; times are Unix seconds.
+
+    ``memory`` is its guest's, in MiB. ``heard_at`` is when its guest last answered a heartbeat, None when it has not
+    since this host's process took it up; ``doubt`` is what does not answer, "" when everything does.
+    """
 
     placement_id: UUID
     instance_id: UUID
@@ -24,6 +28,9 @@ class VmView:
     console: Path
     since: float
     started_at: float | None = None
+    memory: int = 0
+    heard_at: float | None = None
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,20 @@ class Stop(Message):
 @dataclass(frozen=True, slots=True)
 class Retry(Message):
     """Start it again now instead of waiting for the time of its next try. Ignored by one that does not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetPaused(Message):
+    """Hold its guest still, or let it go on. It keeps its memory, its capacity and its address."""
+
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot(Message):
+    """Take a snapshot as soon as it runs. What came of it is told to the database."""
+
+    snapshot_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
