@@ -21,22 +21,21 @@ from actors.model.records import Observation, Placement
 from actors.model.states import PlacementState
 from actors.tap.messages import TapDevice, TapDown, TapUp
 from actors.vm import lifecycle as life
-from actors.vm.cgroup import Cgroup
-from actors.vm.console import ROTATE_AT, ConsoleParser, Follower, gather, rotate
-from actors.vm.disk import make_disk
-from actors.vm.files import last_words, shed, size, stored
+from actors.vm.console import ROTATE_AT, ConsoleParser, rotate
+from actors.vm.files import shed, size, stored
 from actors.vm.firecracker import METRICS
-from actors.vm.guest import CONSOLE, DISK, LOG, TEMPLATES
+from actors.vm.guest import CONSOLE, LOG
 from actors.vm.intent import Intent
 from actors.vm.lifecycle import Job, Phase
 from actors.vm.machine import Acceleration, Hypervisor
 from actors.vm.messages import Disowned, Replace, Resync, Retry, Stop, VmChanged, VmView
+from actors.vm.operations import HostOperations, Operations
 from actors.vm.outcome import Evidence
 from actors.vm.process import PidFile, VmProcess, boot_id
-from actors.vm.recover import Found, recover
+from actors.vm.recover import Found
 from actors.vm.restart import Restart
 from actors.vm.settings import VmSettings
-from actors.vm.work import Launched, cgroup_name, choose, drop_disk, drop_machine, forget, start_machine
+from actors.vm.work import Launched
 from runtime import Actor, ActorError, Message, Ref
 
 #: Seconds for the images actor and for the TAP actor to answer.
@@ -97,7 +96,7 @@ class VmActor(Actor):
 
     It looks first what an earlier process left: a monitor that runs is taken over, one that ended is told, a start
     that was interrupted is cleaned and begun again. ``stop`` is set for a placement that is not wanted any more.
-    When the actor is stopped, the machine runs on.
+    When the actor is stopped, the machine runs on. ``operations`` are those on this machine unless given.
     """
 
     def __init__(
@@ -109,6 +108,7 @@ class VmActor(Actor):
         tap: Ref,
         host: Ref,
         stop: Stop | None = None,
+        operations: Operations | None = None,
     ) -> None:
         self._placement = placement
         self._settings = settings
@@ -118,7 +118,7 @@ class VmActor(Actor):
         self._initial_stop = stop
         self._data = settings.paths.placement(placement.id)
         self._run = settings.paths.vm_run(placement.id)
-        self._cgroup = cgroup_name(settings, placement)
+        self._operations = operations or HostOperations(settings, placement)
         self._console = self._data / CONSOLE
         self._vm = life.fresh(placement.state, life.Limits())
         self._scopes: dict[Job, trio.CancelScope] = {}
@@ -140,15 +140,7 @@ class VmActor(Actor):
     async def init(self) -> None:
         """Find out what is here already, then begin."""
         placement = self._placement
-        found = await trio.to_thread.run_sync(
-            recover,
-            self._settings.paths,
-            self._cgroup,
-            placement.id,
-            placement.generation,
-            placement.state,
-            placement.boot_id,
-        )
+        found = await self._operations.recover()
         for stray in found.strays:
             self.ctx.log.warning("monitor of an interrupted start is ended", placement=str(placement.id), pid=stray.pid)
             await stray.kill()
@@ -169,7 +161,7 @@ class VmActor(Actor):
                 self.ctx.log.info("running machine taken over", placement=str(placement.id), pid=found.process.pid)
                 self._aside("tap", partial(self._tap.ask, TapUp(), timeout=_TAP))
             case Found.ENDED:
-                evidence = await trio.to_thread.run_sync(self._evidence, None, False)
+                evidence = await self._evidence(None, False)
                 wanted = self._initial_stop is None
                 self._vm = life.ended(placement.state, self._limits(), evidence, wanted=wanted, restart=restart)
             case _ if placement.state is PlacementState.WAITING:
@@ -361,27 +353,26 @@ class VmActor(Actor):
             case Job.ROOT:
                 return self._fetch_root
             case Job.DISK:
-                templates = self._settings.paths.data / TEMPLATES
-                return partial(make_disk, self._data / DISK, self._placement.resources.disk, templates)
+                return self._operations.make_disk
             case Job.TAP:
                 return partial(self._tap.ask, TapUp(), timeout=_TAP)
             case Job.LAUNCH:
                 return self._launch
             case Job.PARK:
-                return partial(trio.to_thread.run_sync, self._park)
+                return self._park
             case Job.DROP_DISK:
-                return partial(trio.to_thread.run_sync, drop_disk, self._data)
+                return self._operations.drop_disk
             case Job.DROP_TAP:
                 return partial(self._tap.ask, TapDown(), timeout=_TAP)
             case Job.DROP_MACHINE:
-                return partial(trio.to_thread.run_sync, drop_machine, self._run, self._data, self._cgroup)
+                return self._operations.drop_machine
             case Job.FORGET:
-                return partial(trio.to_thread.run_sync, forget, self._data)
+                return self._operations.forget
             case _:
                 raise AssertionError(f"{job} is not started this way")
 
     async def _fetch_root(self) -> tuple[RootImage, Hypervisor]:
-        hypervisor = await choose(self._settings)
+        hypervisor = await self._operations.choose()
         images = self.ctx.system.lookup(IMAGES)
         if images is None:
             raise Unavailable("the images actor is not there", fix="try again")
@@ -399,9 +390,7 @@ class VmActor(Actor):
             self.ctx.log.info(
                 "other guests booted first", placement=str(self._placement.id), waited_ms=round(waited * 1000, 1)
             )
-        return await start_machine(
-            self._settings,
-            self._placement,
+        return await self._operations.start(
             hypervisor=self._hypervisor,
             root=self._root,
             tap=self._tap_device,
@@ -409,9 +398,9 @@ class VmActor(Actor):
             epoch=self.ctx.env.now(),
         )
 
-    def _park(self) -> None:
+    async def _park(self) -> None:
         if self._intent is not None:
-            self._intent = self._intent.park(self._data)
+            self._intent = await self._operations.park(self._intent)
 
     async def _ask_guest(self, attempt: int) -> None:
         if self._hypervisor is not None:
@@ -480,13 +469,13 @@ class VmActor(Actor):
 
     async def _await_end(self, process: VmProcess) -> life.Exited:
         status = await process.wait()
-        evidence = await trio.to_thread.run_sync(self._evidence, status, True)
+        evidence = await self._evidence(status, True)
         return life.Exited(evidence)
 
     async def _await_app(self, process: VmProcess) -> bool:
         """Read the console from its beginning until the guest says that the app runs; False when it ended first."""
         parser = ConsoleParser(self._intent.nonce if self._intent is not None else "-")
-        follower = Follower(self._console)
+        follower = self._operations.reader()
         while True:
             over = not process.running
             data = follower.read()
@@ -499,17 +488,13 @@ class VmActor(Actor):
             else:
                 await trio.lowlevel.checkpoint()
 
-    def _evidence(self, status: int | None, seen: bool) -> Evidence:
-        """Return what console, log and clock say about the end. ``seen``: it ended just now. Blocking."""
+    async def _evidence(self, status: int | None, seen: bool) -> Evidence:
+        """Return what console, log and clock say about the end. ``seen``: it ended just now."""
         started_at = self._pid_file.app_started_at if self._pid_file is not None else None
-        nonce = self._intent.nonce if self._intent is not None else "-"
-        return gather(
-            self._console,
-            nonce,
+        return await self._operations.evidence(
+            self._intent.nonce if self._intent is not None else "-",
             started=started_at is not None,
-            vmm_status=status,
-            vmm_oom=Cgroup.of(self._cgroup).oom_kills() > 0,
-            vmm_words=last_words(self._data / LOG, 500),
+            status=status,
             ran=max(0.0, self.ctx.env.now() - started_at) if started_at is not None and seen else None,
         )
 
