@@ -56,6 +56,7 @@ from actors.vm.machine import Hypervisor
 from actors.vm.messages import Stop
 from actors.vm.probe import Candidates, choose, find_qemu
 from actors.vm.settings import HypervisorChoice, VmSettings, cgroup_parent
+from actors.vm.snapshots import SnapshotFiles
 from runtime import ActorError, Message, RealEnvironment, Ref, Spec, System, branch
 from zeitwork import __version__, machine, ownership, systemd
 from zeitwork.api.app import build_app
@@ -320,7 +321,7 @@ async def _start_actors(
         # Temporary: the host itself notices an end and starts what is still wanted.
         return Spec(
             f"vm/{short_id(placement.id)}",
-            lambda: VmActor(placement, settings, store.placements, tap=tap, host=owner, stop=stop),
+            lambda: VmActor(placement, settings, store.placements, store.snapshots, tap=tap, host=owner, stop=stop),
             restart="temporary",
             init_timeout=60.0,
             stop_timeout=10.0,
@@ -356,6 +357,7 @@ async def _start_actors(
         )
 
     leftovers = VmLeftovers(paths, settings.cgroup, network.drop)
+    files = SnapshotFiles(paths.snapshots, settings.cluster_id)
     wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
         HOST: (("zw_placements",), lambda: HostWake("notified")),
         HEALTH: (("zw_placements",), lambda: HealthWake("notified")),
@@ -371,7 +373,9 @@ async def _start_actors(
         Spec(IMAGES, lambda: Images(store.images, node.id, paths)),
         Spec(
             HOST,
-            lambda: Host(node.id, settings.cluster_id, store.placements, leftovers, make_tap, make_vm),
+            lambda: Host(
+                node.id, settings.cluster_id, store.placements, store.snapshots, leftovers, make_tap, make_vm, files
+            ),
             stop_timeout=15.0,
         ),
         Spec(HEALTH, lambda: Health(node.id, store.placements, system.name(HOST))),

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import trio
 
-from actors.host.store import PlacementStore
+from actors.host.store import PlacementStore, SnapshotStore
 from actors.images.messages import NAME as IMAGES
 from actors.images.messages import EnsureRoot
-from actors.model.errors import NotFound, Problem, Unavailable
+from actors.model.errors import Failed, Problem, Unavailable
 from actors.model.ids import short_id
 from actors.model.image import RootImage
 from actors.model.records import Observation, Placement
@@ -26,27 +27,37 @@ from actors.vm.files import shed, size, stored
 from actors.vm.firecracker import METRICS
 from actors.vm.guest import CONSOLE, LOG
 from actors.vm.intent import Intent
-from actors.vm.lifecycle import Job, Phase
+from actors.vm.lifecycle import MOTION, Job, Phase
+from actors.vm.line import PULSE, Answers, GuestLine
 from actors.vm.machine import Acceleration, Hypervisor
-from actors.vm.messages import Disowned, Replace, Resync, Retry, Stop, VmChanged, VmView
+from actors.vm.messages import (
+    Disowned,
+    Replace,
+    Resync,
+    Retry,
+    SetPaused,
+    Stop,
+    TakeSnapshot,
+    VmChanged,
+    VmView,
+)
 from actors.vm.operations import HostOperations, Operations
 from actors.vm.outcome import Evidence
 from actors.vm.process import PidFile, VmProcess, boot_id
 from actors.vm.recover import Found
+from actors.vm.report import observe, until_told
 from actors.vm.restart import Restart
 from actors.vm.settings import VmSettings
-from actors.vm.work import Launched
-from runtime import Actor, ActorError, Message, Ref
+from actors.vm.work import Launch, Launched
+from runtime import Actor, ActorError, Effect, Message, Ref
 
 #: Seconds for the images actor and for the TAP actor to answer.
 _ROOT, _TAP = 60.0, 40.0
 #: Seconds between looks at the console of a guest that boots, and at the size of every console.
 _BOOT_POLL, _ROTATE_EVERY = 0.02, 5.0
-#: First and largest wait in seconds before an observation is told to the database again.
-_RETRY_FIRST, _RETRY_MAX = 0.2, 10.0
 #: Bytes of a monitor's own log that are kept.
 _LOG_LIMIT = 1024 * 1024
-_ACTIVE = (Phase.BOOTING, Phase.RUNNING, Phase.STOPPING)
+_ACTIVE = (Phase.BOOTING, Phase.RUNNING, Phase.PAUSED, Phase.STOPPING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,26 @@ class _Rotate(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class _Pulse(Message):
+    """Ask whether guest and monitor are alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered(Message):
+    """What came of a pulse of ``line``."""
+
+    line: GuestLine
+    answers: Answers
+
+
+@dataclass(frozen=True, slots=True)
+class _LineChanged(Message):
+    """The guest's agent connected, or its connection ended."""
+
+    line: GuestLine
+
+
+@dataclass(frozen=True, slots=True)
 class _Noted(Message):
     """Work on the side ended; ``error`` says how, if badly."""
 
@@ -104,6 +135,7 @@ class VmActor(Actor):
         placement: Placement,
         settings: VmSettings,
         store: PlacementStore,
+        snapshots: SnapshotStore,
         *,
         tap: Ref,
         host: Ref,
@@ -113,6 +145,7 @@ class VmActor(Actor):
         self._placement = placement
         self._settings = settings
         self._store = store
+        self._snapshots = snapshots
         self._tap = tap
         self._host = host
         self._initial_stop = stop
@@ -129,6 +162,12 @@ class VmActor(Actor):
         self._pid_file: PidFile | None = None
         self._process: VmProcess | None = None
         self._adopted = False
+        #: The snapshot that it goes on from until its app has run.
+        self._restore = placement.restore
+        self._line: GuestLine | None = None
+        self._line_effect: Effect | None = None
+        self._pulsing = False
+        self._doubt = ""
         self._boot_slot = False
         self._rotating = False
         self._tick: Any = None
@@ -173,10 +212,12 @@ class VmActor(Actor):
                 self._vm = life.fresh(placement.state, life.Limits(), leftovers=leftovers, restart=restart)
                 if self._initial_stop is not None:
                     events = []  # nothing is to be claimed for what is not wanted
+        self._vm = replace(self._vm, pause=placement.paused, orders=placement.snapshots)
         if self._initial_stop is not None:
             stop = self._initial_stop
             events.append(life.StopWanted(stop.timeout, stop.force, stop.park))
         self.ctx.every(_ROTATE_EVERY, _Rotate())
+        self.ctx.every(PULSE, _Pulse())
         for event in events:
             self.ctx.ref.tell(_Fact(event))
 
@@ -184,6 +225,7 @@ class VmActor(Actor):
         """Let go. The machine runs on; whoever comes next takes it over."""
         del reason
         self._free_slot()
+        self._end_line()
         if self._process is not None:
             self._process.close()
 
@@ -199,17 +241,25 @@ class VmActor(Actor):
                 self._job_done(job, result)
             case _JobBroke(job=job, error=error):
                 self._scopes.pop(job, None)
+                if job is Job.SNAPSHOT:
+                    self._snapshot_failed(_sentence(error))
                 self.ctx.log.warning("job failed", placement=str(self._placement.id), job=job, error=str(error))
                 self._feed(life.Broke(job, _sentence(error)))
             case _JobDropped(job=job):
                 self._scopes.pop(job, None)
+                if job is Job.SNAPSHOT:
+                    self._snapshot_failed("the machine was ended meanwhile")
                 self._feed(life.Dropped(job))
             case Stop(timeout=timeout, force=force, park=park):
                 self._feed(life.StopWanted(timeout, force, park))
             case Replace(reason=reason, timeout=timeout):
                 started = self._pid_file.app_started_at if self._pid_file is not None else None
                 ran = None if started is None else max(0.0, self.ctx.env.now() - started)
-                self._feed(life.Unhealthy(reason, timeout, ran))
+                self._feed(life.Unhealthy(f"it did not answer its health check: {reason}", timeout, ran))
+            case SetPaused(paused=paused):
+                self._feed(life.PauseWanted(paused))
+            case TakeSnapshot(snapshot_id=snapshot_id):
+                self._feed(life.SnapshotWanted(snapshot_id))
             case Retry():
                 self._feed(life.Hurry())
             case Resync(state=state):
@@ -220,6 +270,15 @@ class VmActor(Actor):
                 if self._vm.phase in _ACTIVE and not self._rotating and self._too_large():
                     self._rotating = True
                     self._aside("rotate", self._rotate)
+            case _Pulse():
+                self._pulse()
+            case _Answered(line=line, answers=answers):
+                self._pulsing = False
+                if line is self._line:
+                    self._answered(line, answers)
+            case _LineChanged(line=line):
+                if line is self._line:
+                    self._line_changed(line)
             case _Noted(what=what, error=error):
                 if what == "rotate":
                     self._rotating = False
@@ -239,6 +298,8 @@ class VmActor(Actor):
                 self._root, self._hypervisor = result
             case Job.TAP:
                 self._tap_device = result
+            case Job.SNAPSHOT:
+                self._keep_snapshot(self._vm.orders[0])
             case Job.LAUNCH:
                 launched: Launched = result
                 self._process, self._pid_file, self._intent = launched.process, launched.pid_file, launched.intent
@@ -266,6 +327,7 @@ class VmActor(Actor):
                 reason=self._vm.ending.reason if self._vm.ending else None,
             )
             if phase is Phase.RUNNING:
+                self._restore = None
                 self._note_app_start()
             elif phase is Phase.WAITING:
                 self._let_go()
@@ -278,6 +340,7 @@ class VmActor(Actor):
 
     def _let_go(self) -> None:
         """Nothing of the monitor that ended is of use to the next one."""
+        self._end_line()
         if self._process is not None:
             self._process.close()
         self._process, self._pid_file, self._adopted = None, None, False
@@ -307,8 +370,12 @@ class VmActor(Actor):
                 self._start(job, self._work(job))
             case life.Ask(attempt=attempt):
                 self._start(Job.ASK, partial(self._ask_guest, attempt))
+            case life.Capture(snapshot=snapshot):
+                self._start(Job.SNAPSHOT, partial(self._capture, snapshot))
             case life.Report():
                 self._start(Job.REPORT, partial(self._report, effect))
+            case life.Complain(state=state, reason=reason):
+                self._complain(state, reason)
             case life.Cancel(job=job):
                 scope = self._scopes.get(job)
                 if scope is not None:
@@ -353,11 +420,15 @@ class VmActor(Actor):
             case Job.ROOT:
                 return self._fetch_root
             case Job.DISK:
-                return self._operations.make_disk
+                return partial(self._operations.make_disk, self._restore)
             case Job.TAP:
                 return partial(self._tap.ask, TapUp(), timeout=_TAP)
             case Job.LAUNCH:
                 return self._launch
+            case Job.PAUSE:
+                return self._need_line().pause
+            case Job.RESUME:
+                return self._need_line().resume
             case Job.PARK:
                 return self._park
             case Job.DROP_DISK:
@@ -391,11 +462,14 @@ class VmActor(Actor):
                 "other guests booted first", placement=str(self._placement.id), waited_ms=round(waited * 1000, 1)
             )
         return await self._operations.start(
-            hypervisor=self._hypervisor,
-            root=self._root,
-            tap=self._tap_device,
-            nonce=self.ctx.env.entropy(8).hex(),
-            epoch=self.ctx.env.now(),
+            Launch(
+                hypervisor=self._hypervisor,
+                root=self._root,
+                tap=self._tap_device,
+                nonce=self.ctx.env.entropy(8).hex(),
+                env=self.ctx.env,
+                restore=self._restore,
+            )
         )
 
     async def _park(self) -> None:
@@ -403,7 +477,11 @@ class VmActor(Actor):
             self._intent = await self._operations.park(self._intent)
 
     async def _ask_guest(self, attempt: int) -> None:
-        if self._hypervisor is not None:
+        link = self._line.link if self._line is not None else None
+        if attempt > 0 and link is not None and link.connected:
+            # The keyboard or the button were not heard: the init is told itself.
+            await link.stop()
+        elif self._hypervisor is not None:
             await self._hypervisor.request_shutdown(self._run, attempt)
 
     async def _report(self, report: life.Report) -> bool:
@@ -427,30 +505,129 @@ class VmActor(Actor):
             failures=report.failures,
             next_try_at=next_try_at,
         )
-        failures = 0
-        while True:
+        return await observe(self._store, self._placement.id, report.expected, observation, self.ctx.env, self.ctx.log)
+
+    def _complain(self, state: PlacementState, reason: str) -> None:
+        """Tell people why a state lasts, or with "" that all is well again. Not worth more than one try."""
+        self.ctx.log.warning("machine: " + (reason or "all is well again"), placement=str(self._placement.id))
+        self._aside(
+            "complaint",
+            partial(self._store.observe, self._placement.id, frozenset({state}), Observation(state, reason)),
+        )
+
+    # --- guest and monitor
+
+    def _begin_line(self) -> None:
+        intent, pid_file = self._intent, self._pid_file
+        if intent is None or self._hypervisor is None:
+            return
+        self._end_line()
+        line = self._line = GuestLine(
+            self._hypervisor,
+            self._run,
+            self._placement.id,
+            self._settings.agents,
+            self.ctx.env,
+            agent=intent.agent,
+            heard_before=pid_file is not None and pid_file.agent,
+            changed=lambda: self.ctx.ref.tell(_LineChanged(line)),
+        )
+        self._line_effect = self.ctx.effect(
+            line.run, name="line", deadline=None, failed=lambda error: _Noted("line", error)
+        )
+
+    def _end_line(self) -> None:
+        if self._line_effect is not None:
+            self._line_effect.cancel()
+        self._line, self._line_effect, self._doubt = None, None, ""
+
+    def _need_line(self) -> GuestLine:
+        if self._line is None:
+            raise Failed("its monitor is not known any more")
+        return self._line
+
+    def _line_changed(self, line: GuestLine) -> None:
+        if line.note_connected() and self._pid_file is not None:
             try:
-                return await self._store.observe(self._placement.id, report.expected, observation)
-            except NotFound:
-                return False  # another database than the one that it came from
-            except Exception as error:  # whatever it was: what happened here must be told once that is mended
-                failures += 1
-                ceiling = min(_RETRY_MAX, _RETRY_FIRST * 2.0 ** min(failures, 10))
-                wait = self.ctx.env.random.uniform(ceiling / 2, ceiling)
-                self.ctx.log.warning(
-                    "the observation could not be told; it is told later",
-                    placement=str(self._placement.id),
-                    state=report.state,
-                    retry_in=round(wait, 2),
-                    error=str(error),
-                )
-                await trio.sleep(wait)
+                self._pid_file = self._pid_file.update(self._run, agent=True)
+            except OSError as error:
+                self.ctx.log.warning("PID file not written", placement=str(self._placement.id), error=str(error))
+
+    def _pulse(self) -> None:
+        line, vm = self._line, self._vm
+        held = vm.pause or vm.still is not False or vm.jobs & MOTION
+        if line is None or vm.phase is not Phase.RUNNING or held or self._pulsing:
+            return
+        self._pulsing = True
+        self.ctx.effect(
+            line.pulse,
+            name="pulse",
+            deadline=60.0,
+            then=lambda answers: _Answered(line, answers),
+            failed=lambda _: _Answered(line, Answers(monitor=False)),
+        )
+
+    def _answered(self, line: GuestLine, answers: Answers) -> None:
+        if self._vm.phase is not Phase.RUNNING or self._vm.still is not False:
+            return  # asked in the middle of being held still
+        line.count(answers)
+        doubt, lost = line.liveness.doubt, line.liveness.lost
+        if doubt != self._doubt:
+            self._doubt = doubt
+            self._complain(PlacementState.RUNNING, doubt)
+        if lost:
+            started = self._pid_file.app_started_at if self._pid_file is not None else None
+            ran = None if started is None else max(0.0, self.ctx.env.now() - started)
+            self._feed(life.Unhealthy(lost, 0.0, ran))
+        self._announce()
+
+    # --- snapshots
+
+    async def _capture(self, snapshot: UUID) -> None:
+        await self._need_line().capture(snapshot, self._operations)
+
+    def _keep_snapshot(self, snapshot: UUID) -> None:
+        assert self._intent is not None
+        self.ctx.effect(
+            partial(self._kept, snapshot, self._intent),
+            name=f"keep {snapshot}",
+            deadline=None,
+            then=lambda _: None,
+            failed=lambda error: _Noted("keep", error),
+        )
+
+    async def _kept(self, snapshot: UUID, intent: Intent) -> None:
+        """Make a snapshot durable and tell it; one that nobody wants any more is removed."""
+        try:
+            made = await self._operations.keep_snapshot(snapshot, intent)
+        except OSError as error:
+            await self._operations.destroy_snapshot(snapshot)
+            await self._tell_failed(snapshot, f"it could not be kept: {error.strerror or error}")
+            return
+        tell = partial(self._snapshots.taken, snapshot, made)
+        if not await until_told(tell, self.ctx.env, self.ctx.log, snapshot=str(snapshot)):
+            await self._operations.destroy_snapshot(snapshot)
+
+    def _snapshot_failed(self, reason: str) -> None:
+        snapshot = self._vm.orders[0]
+        self.ctx.log.warning("snapshot failed", snapshot=str(snapshot), reason=reason)
+        self.ctx.effect(
+            partial(self._tell_failed, snapshot, reason),
+            name=f"failed {snapshot}",
+            deadline=None,
+            failed=lambda error: _Noted("snapshot", error),
+        )
+
+    async def _tell_failed(self, snapshot: UUID, reason: str) -> None:
+        tell = partial(self._snapshots.failed, snapshot, reason)
+        await until_told(tell, self.ctx.env, self.ctx.log, snapshot=str(snapshot))
 
     # --- watching
 
     def _watch(self) -> None:
         process = self._process
         assert process is not None
+        self._begin_line()
         self.ctx.effect(
             partial(self._await_end, process),
             name="watch",
@@ -534,6 +711,9 @@ class VmActor(Actor):
             console=self._console,
             since=self._since,
             started_at=self._pid_file.app_started_at if self._pid_file is not None else None,
+            memory=self._placement.resources.memory,
+            heard_at=self._line.heard_at if self._line is not None else None,
+            doubt=self._doubt,
         )
 
     def _announce(self, *, again: bool = False) -> None:

@@ -40,8 +40,12 @@ def machine(
     paths: HostPaths,
     cgroup: str,
     uid_base: int = UID_BASE,
+    restore: Path | None = None,
 ) -> MachineSpec:
-    """Return the machine for a placement: its drives in the order that the guest's init expects. Pure."""
+    """Return the machine for a placement: its drives in the order that the guest's init expects. Pure.
+
+    ``restore`` is the directory with the state that it goes on from, None for one that boots.
+    """
     data, run = paths.placement(placement.id), paths.vm_run(placement.id)
     return MachineSpec(
         id=placement.id,
@@ -60,6 +64,7 @@ def machine(
         log=data / LOG,
         run=run,
         cgroup=cgroup,
+        restore=restore,
         jail=JailSpec(data / JAIL, vm_uid(uid_base, placement.lease)),
         identity={
             "instance": str(placement.instance_id),

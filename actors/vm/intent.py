@@ -18,7 +18,8 @@ VERSION = 1
 @dataclass(frozen=True, slots=True)
 class Intent:
     """One start of one placement. ``nonce`` marks the guest's lines on the console; ``guest`` is its kernel's and
-    init's version. ``boot_id`` is the kernel boot it was meant for. ``parked``: stopped, to be started again.
+    init's version, ``agent`` that of the protocol which its init speaks, 0 for none. ``boot_id`` is the kernel boot it
+    was meant for. ``parked``: stopped, to be started again.
     """
 
     placement: str
@@ -34,6 +35,7 @@ class Intent:
     nonce: str
     boot_id: str
     parked: bool = False
+    agent: int = 0
     version: int = VERSION
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -18,11 +19,14 @@ from actors.vm.process import PidFile, VmProcess, spawn
 _log = structlog.get_logger()
 
 
-async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, PidFile]:
+async def launch(
+    hypervisor: Hypervisor, spec: MachineSpec, began: Callable[[], Awaitable[None]] | None = None
+) -> tuple[VmProcess, PidFile]:
     """Spawn a monitor, write its PID file, configure it and start its guest.
 
-    Cancelled or failed, its process is killed and reaped before this returns; run directory and cgroup are left to
-    the caller. Raises `Failed` with the monitor's own words.
+    ``began`` is called once the guest runs; the machine counts as started only after it. Cancelled or failed, its
+    process is killed and reaped before this returns; run directory and cgroup are left to the caller. Raises `Failed`
+    with the monitor's own words.
     """
     cgroup = Cgroup.of(spec.cgroup)
     limits = Limits.of(spec, hypervisor.acceleration)
@@ -37,6 +41,8 @@ async def launch(hypervisor: Hypervisor, spec: MachineSpec) -> tuple[VmProcess, 
         pid_file = PidFile(process.identity, spec.cgroup, bool(enter), hypervisor.name)
         pid_file.write(spec.run)
         await _boot(hypervisor, spec, process)
+        if began is not None:
+            await began()
         pid_file = pid_file.update(spec.run, booted=True)
     except BaseException:
         await process.kill()

@@ -176,7 +176,9 @@ class Hurry:
 
 @dataclass(frozen=True, slots=True)
 class Unhealthy:
-    """Its app does not answer any more; ``timeout`` is its time to end by itself, ``ran`` how long it has run."""
+    """It does not answer any more, ``reason`` says which part of it; ``timeout`` is its app's time to end by itself,
+    ``ran`` how long it has run.
+    """
 
     reason: str
     timeout: float
@@ -688,7 +690,7 @@ def _unhealthy(vm: Vm, event: Unhealthy, now: float) -> Step:
     held = vm.pause or vm.still is not False  # for a snapshot, say: then nobody could answer
     if vm.phase is not Phase.RUNNING or held or vm.restart.policy.mode is RestartMode.NEVER:
         return vm, []
-    vm = _conclude(vm, Ending(Outcome.UNHEALTHY, f"it did not answer its health check: {event.reason}"), event.ran)
+    vm = _conclude(vm, Ending(Outcome.UNHEALTHY, event.reason), event.ran)
     vm, effects = _sync(replace(vm, phase=Phase.STOPPING, tell=PlacementState.STOPPING))
     vm, more = _ask(vm, event.timeout, now)
     return vm, [*effects, *more]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
+from uuid import UUID
 
 import trio
 
-from actors.model.image import RootImage
-from actors.model.records import Placement
-from actors.tap.messages import TapDevice
-from actors.vm import work
+from actors.model.records import Placement, SnapshotMade
+from actors.vm import snapshots, work
 from actors.vm.cgroup import Cgroup
 from actors.vm.console import Follower, gather
-from actors.vm.disk import make_disk
+from actors.vm.disk import make_disk, restore_disk, save_disk
 from actors.vm.files import last_words
 from actors.vm.guest import CONSOLE, DISK, LOG, TEMPLATES
 from actors.vm.intent import Intent
@@ -20,7 +20,7 @@ from actors.vm.machine import Hypervisor
 from actors.vm.outcome import Evidence
 from actors.vm.recover import Recovery, recover
 from actors.vm.settings import VmSettings
-from actors.vm.work import Launched, start_machine
+from actors.vm.work import Launch, Launched, start_machine
 
 
 class Reader(Protocol):
@@ -41,12 +41,10 @@ class Operations(Protocol):
     async def choose(self) -> Hypervisor:
         """Return the hypervisor for a new guest. Raises `Problem`."""
 
-    async def make_disk(self) -> None:
-        """Make the writable layer unless it is there. Raises `Problem`."""
+    async def make_disk(self, restore: UUID | None) -> None:
+        """Make the writable layer unless it is there, or as it was in the snapshot ``restore``. Raises `Problem`."""
 
-    async def start(
-        self, *, hypervisor: Hypervisor, root: RootImage, tap: TapDevice, nonce: str, epoch: float
-    ) -> Launched:
+    async def start(self, launch: Launch) -> Launched:
         """Write the intent and launch. Raises `Problem`; then, or cancelled, no process is left."""
 
     async def park(self, intent: Intent) -> Intent:
@@ -66,6 +64,18 @@ class Operations(Protocol):
 
     def reader(self) -> Reader:
         """Return a reader of the console from its beginning."""
+
+    async def begin_snapshot(self, snapshot: UUID) -> Path:
+        """Make an empty directory for a snapshot and return it. Raises `OSError`."""
+
+    async def save_disk(self, directory: Path) -> None:
+        """Copy the writable layer, of a guest held still, into a snapshot's directory. Raises `Problem`."""
+
+    async def keep_snapshot(self, snapshot: UUID, intent: Intent) -> SnapshotMade:
+        """Make a snapshot that was taken durable and return what it is. Raises `OSError`."""
+
+    async def destroy_snapshot(self, snapshot: UUID) -> None:
+        """Remove a snapshot, whole or not. Raises `OSError`."""
 
 
 class HostOperations:
@@ -95,18 +105,18 @@ class HostOperations:
         """Return the hypervisor for a new guest, checked to be there still. Raises `Unavailable`."""
         return await work.choose(self._settings)
 
-    async def make_disk(self) -> None:
-        """Make the writable layer unless it is there. Raises `Problem`."""
+    async def make_disk(self, restore: UUID | None) -> None:
+        """Make the writable layer unless it is there, or as it was in the snapshot ``restore``. Raises `Problem`."""
+        if restore is not None:
+            directory = self._settings.paths.snapshots / str(restore)
+            await restore_disk(self._data / DISK, snapshots.saved_disk(directory))
+            return
         templates = self._settings.paths.data / TEMPLATES
         await make_disk(self._data / DISK, self._placement.resources.disk, templates)
 
-    async def start(
-        self, *, hypervisor: Hypervisor, root: RootImage, tap: TapDevice, nonce: str, epoch: float
-    ) -> Launched:
+    async def start(self, launch: Launch) -> Launched:
         """Write config drive and intent, then launch. Raises `Problem`; then, or cancelled, no process is left."""
-        return await start_machine(
-            self._settings, self._placement, hypervisor=hypervisor, root=root, tap=tap, nonce=nonce, epoch=epoch
-        )
+        return await start_machine(self._settings, self._placement, launch)
 
     async def park(self, intent: Intent) -> Intent:
         """Write the intent as parked and return it. Raises `OSError`."""
@@ -142,3 +152,20 @@ class HostOperations:
     def reader(self) -> Reader:
         """Return a reader of the console from its beginning."""
         return Follower(self._data / CONSOLE)
+
+    async def begin_snapshot(self, snapshot: UUID) -> Path:
+        """Make an empty directory for a snapshot and return it. Raises `OSError`."""
+        return await trio.to_thread.run_sync(snapshots.begin, self._settings.paths.snapshots, snapshot)
+
+    async def save_disk(self, directory: Path) -> None:
+        """Copy the writable layer, of a guest held still, into a snapshot's directory. Raises `Problem`."""
+        await save_disk(self._data / DISK, snapshots.saved_disk(directory))
+
+    async def keep_snapshot(self, snapshot: UUID, intent: Intent) -> SnapshotMade:
+        """Make a snapshot that was taken durable and return what it is. Raises `OSError`."""
+        manifest = await trio.to_thread.run_sync(snapshots.describe, snapshot, self._placement, intent)
+        return await trio.to_thread.run_sync(snapshots.keep, self._settings.paths.snapshots, snapshot, manifest)
+
+    async def destroy_snapshot(self, snapshot: UUID) -> None:
+        """Remove a snapshot, whole or not. Raises `OSError`."""
+        await trio.to_thread.run_sync(snapshots.destroy, self._settings.paths.snapshots, snapshot)

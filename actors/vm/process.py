@@ -56,6 +56,7 @@ class PidFile:
 
     ``booted``: its guest was started, so that it may be adopted; before that a crash of ours leaves a half-made
     machine. ``app_started_at`` is Unix seconds, None until the guest said so. ``grouped``: it entered its cgroup.
+    ``agent``: the guest's agent has answered, so that it may have been frozen.
     """
 
     identity: Identity
@@ -64,6 +65,7 @@ class PidFile:
     hypervisor: str
     booted: bool = False
     app_started_at: float | None = None
+    agent: bool = False
 
     def write(self, run: Path) -> None:
         """Replace the PID file in ``run`` in one step. Blocking, without fsync: a reboot makes it worthless."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from actors.model.paths import HostPaths
+from actors.vm.agents import Agents
 from actors.vm.firecracker import Firecracker
 from actors.vm.guest import GuestImage
 from actors.vm.jail import UID_BASE
@@ -56,6 +57,7 @@ class VmSettings:
     the first user of jailed monitors. ``dns`` are the resolvers that
     guests are told. ``boots`` bounds how many guests boot at once: under translation no more than cores. ``limits`` are
     the deadlines for each kind of acceleration, ``control`` gives the hypervisor of a monitor that was found running.
+    ``agents`` is where the links to their guests are found.
     """
 
     paths: HostPaths
@@ -68,6 +70,7 @@ class VmSettings:
     boots: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(2))
     limits: Callable[[Acceleration], Limits] = _LIMITS.__getitem__
     control: Callable[[str, str], Hypervisor] = by_name
+    agents: Agents = field(default_factory=Agents)
 
 
 def cgroup_parent(tag: str) -> str:

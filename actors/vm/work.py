@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import trio
 
@@ -13,11 +15,14 @@ from actors.model.ids import short_id
 from actors.model.image import RootImage
 from actors.model.records import Placement
 from actors.tap.messages import TapDevice
+from actors.vm import snapshots
+from actors.vm.agent import wire
 from actors.vm.cgroup import Cgroup
 from actors.vm.config_drive import encode
 from actors.vm.console import mark, shrink
 from actors.vm.files import write_atomic
 from actors.vm.guest import CONFIG, CONSOLE, DISK, LOG, guest_config, machine
+from actors.vm.hold import introduce
 from actors.vm.intent import Intent
 from actors.vm.jail import JAIL
 from actors.vm.jail import remove as remove_jail
@@ -25,9 +30,25 @@ from actors.vm.launch import launch
 from actors.vm.machine import Hypervisor
 from actors.vm.process import PidFile, VmProcess, boot_id
 from actors.vm.settings import VmSettings
+from runtime import Environment
 
 #: Bytes of console that stay after a placement is gone, to answer "why did it end?".
 KEPT_CONSOLE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start a machine. ``nonce`` marks its guest's lines on the console.
+
+    With ``restore`` it goes on from that snapshot, with an identity of its own, instead of booting.
+    """
+
+    hypervisor: Hypervisor
+    root: RootImage
+    tap: TapDevice
+    nonce: str
+    env: Environment
+    restore: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +65,33 @@ def cgroup_name(settings: VmSettings, placement: Placement) -> str:
     return f"{settings.cgroup}/{short_id(placement.id)}"
 
 
-async def start_machine(
-    settings: VmSettings,
-    placement: Placement,
-    *,
-    hypervisor: Hypervisor,
-    root: RootImage,
-    tap: TapDevice,
-    nonce: str,
-    epoch: float,
-) -> Launched:
+async def start_machine(settings: VmSettings, placement: Placement, launching: Launch) -> Launched:
     """Write config drive and intent, then launch. Raises `Problem`; then, or cancelled, no process is left."""
+    hypervisor, env = launching.hypervisor, launching.env
     data, run = settings.paths.placement(placement.id), settings.paths.vm_run(placement.id)
+    version = await hypervisor.version()
+    saved: Path | None = None
+    if launching.restore is not None:
+        saved, manifest = await trio.to_thread.run_sync(
+            snapshots.open_snapshot, settings.paths.snapshots, launching.restore
+        )
+        manifest.check(placement, hypervisor, version, await trio.to_thread.run_sync(snapshots.cpu_model))
     cgroup = cgroup_name(settings, placement)
-    drive = encode(guest_config(placement, nonce=nonce, dns=settings.dns, epoch=epoch))
+    drive = encode(guest_config(placement, nonce=launching.nonce, dns=settings.dns, epoch=env.now()))
     intent = Intent(
         placement=str(placement.id),
         instance=str(placement.instance_id),
         generation=placement.generation,
         cluster=settings.cluster_id,
         cgroup=cgroup,
-        tap=tap.name,
+        tap=launching.tap.name,
         hypervisor=hypervisor.name,
         acceleration=hypervisor.acceleration,
-        vmm_version=await hypervisor.version(),
+        vmm_version=version,
         guest=settings.guest.version,
-        nonce=nonce,
+        nonce=launching.nonce,
         boot_id=boot_id(),
+        agent=wire.VERSION,
     )
     try:
         await trio.to_thread.run_sync(_write, run, drive, intent, data)
@@ -79,13 +100,15 @@ async def start_machine(
     spec = machine(
         placement,
         guest=settings.guest,
-        root=root,
-        tap=tap,
+        root=launching.root,
+        tap=launching.tap,
         paths=settings.paths,
         cgroup=cgroup,
         uid_base=settings.uid_base,
+        restore=None if saved is None else saved / snapshots.MACHINE,
     )
-    process, pid_file = await launch(hypervisor, spec)
+    began = None if saved is None else partial(introduce, hypervisor, run, drive, env, str(placement.id))
+    process, pid_file = await launch(hypervisor, spec, began)
     return Launched(process, pid_file, intent)
 
 

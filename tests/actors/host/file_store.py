@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import trio
 from actors.model.errors import NotFound, Unavailable
 from actors.model.image import ImageConfig
 from actors.model.network import Lease
-from actors.model.records import Observation, Placement
+from actors.model.records import Observation, Placement, SnapshotMade
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import PlacementState
@@ -26,7 +27,7 @@ NODE = uuid.UUID(int=7)
 
 
 class FileStore:
-    """Implements `actors.host.store.PlacementStore`. The file ``away`` makes it unavailable."""
+    """Implements `actors.host.store.PlacementStore` and `SnapshotStore`. The file ``away`` makes it unavailable."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -69,13 +70,68 @@ class FileStore:
                 found.add(item)
         return found
 
+    # --- `actors.host.store.SnapshotStore`: a snapshot is a file of its own, made by `order`
+
+    def order(self, placement_id: UUID) -> UUID:
+        """Want a snapshot of a placement and return its id."""
+        identifier = uuid.uuid4()
+        self._snapshot(identifier).write_text(
+            json.dumps({"placement": str(placement_id), "state": "creating", "reason": "", "made": None})
+        )
+        return identifier
+
+    def snapshot(self, snapshot_id: UUID) -> dict[str, Any]:
+        with self._lock():
+            return json.loads(self._snapshot(snapshot_id).read_text())
+
+    def change_snapshot(self, snapshot_id: UUID, **fields: Any) -> None:
+        with self._lock():
+            row = json.loads(self._snapshot(snapshot_id).read_text())
+            self._snapshot(snapshot_id).write_text(json.dumps({**row, **fields}))
+
+    async def taken(self, snapshot_id: UUID, made: SnapshotMade) -> bool:
+        self._check()
+        if self.snapshot(snapshot_id)["state"] not in ("creating", "ready"):
+            return False
+        self.change_snapshot(snapshot_id, state="ready", made=asdict(made))
+        return True
+
+    async def failed(self, snapshot_id: UUID, reason: str) -> None:
+        self._check()
+        self.change_snapshot(snapshot_id, state="failed", reason=reason)
+
+    async def deleting(self, node_id: UUID, snapshot_ids: Collection[UUID]) -> set[UUID]:
+        self._check()
+        return {item for item in self._orders() if self.snapshot(item)["state"] == "deleting"} | {
+            item
+            for item in snapshot_ids
+            if self._snapshot(item).exists() and self.snapshot(item)["state"] in ("failed", "deleted")
+        }
+
+    async def removed(self, snapshot_id: UUID) -> None:
+        self._check()
+        if self.snapshot(snapshot_id)["state"] == "deleting":
+            self.change_snapshot(snapshot_id, state="deleted")
+
+    def _orders(self, placement_id: UUID | None = None) -> list[UUID]:
+        found = [UUID(path.stem) for path in sorted(self.directory.glob("*.snapshot"))]
+        if placement_id is None:
+            return found
+        rows = [(item, self.snapshot(item)) for item in found]
+        wanted = ("creating", str(placement_id))
+        return [item for item, row in rows if (row["state"], row["placement"]) == wanted]
+
+    def _snapshot(self, snapshot_id: UUID) -> Path:
+        return self.directory / f"{snapshot_id}.snapshot"
+
     def _placements(self) -> list[Placement]:
         self._check()
         found = []
         for path in sorted(self.directory.glob("*.json")):
             row = self.row(UUID(path.stem))
             if row["state"] != "removed":
-                found.append(to_placement(UUID(path.stem), row))
+                identifier = UUID(path.stem)
+                found.append(replace(to_placement(identifier, row), snapshots=tuple(self._orders(identifier))))
         return found
 
     def _observe(self, placement_id: UUID, expected: set[PlacementState], seen: Observation) -> bool:
@@ -90,6 +146,7 @@ class FileStore:
             row["boot_id"] = seen.boot_id or row["boot_id"]
             row["failures"] = row.get("failures", 0) if seen.failures is None else seen.failures
             row["next_try_at"] = seen.next_try_at
+            row["ran"] = row.get("ran", False) or seen.state == "running"
             row["observations"].append(
                 {
                     "state": seen.state,
@@ -138,4 +195,6 @@ def to_placement(identifier: UUID, row: dict[str, Any]) -> Placement:
         restart=RestartPolicy(RestartMode(row.get("restart", "never")), row.get("max_attempts")),
         failures=row.get("failures", 0),
         next_try_at=row.get("next_try_at"),
+        paused=row.get("paused", False),
+        restore=UUID(row["restore"]) if row.get("restore") and not row.get("ran") else None,
     )

@@ -38,6 +38,7 @@ from actors.vm.machine import Acceleration, Hypervisor
 from actors.vm.messages import Stop
 from actors.vm.qemu import Qemu
 from actors.vm.settings import HypervisorChoice, VmSettings, by_name, cgroup_parent
+from actors.vm.snapshots import SnapshotFiles
 from runtime import Actor, Message, Ref, Spec, System
 from tests.actors.host.file_store import NODE, FileStore
 from tests.actors.host.shell import Shell
@@ -112,13 +113,15 @@ async def main(config: Config) -> None:
         return Spec(tap_name(placement.id), factory, restart="transient")
 
     def make_vm(placement: Placement, tap: Ref, host: Ref, stop: Stop | None) -> Spec:
-        factory = lambda: VmActor(placement, settings, store, tap=tap, host=host, stop=stop)  # noqa: E731
+        factory = lambda: VmActor(placement, settings, store, store, tap=tap, host=host, stop=stop)  # noqa: E731
         return Spec(actor_name(placement), factory, restart="temporary", init_timeout=30)
 
+    files = SnapshotFiles(paths.snapshots, config.cluster)
     leftovers = VmLeftovers(paths, settings.cgroup, drop_tap)
     async with System() as system:
         await system.start(Spec(NAME, lambda: OneImage(config.rootfs)))
-        host = await system.start(Spec("host", lambda: Host(NODE, config.cluster, store, leftovers, make_tap, make_vm)))
+        make_host = lambda: Host(NODE, config.cluster, store, store, leftovers, make_tap, make_vm, files)  # noqa: E731
+        host = await system.start(Spec("host", make_host))
         say({"up": True})
         await commands(host)
     say({"ended": True})

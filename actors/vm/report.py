@@ -1,0 +1,58 @@
+"""Telling the database what became of a machine, until it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, TypeVar
+from uuid import UUID
+
+import trio
+
+from actors.host.store import PlacementStore
+from actors.model.errors import NotFound
+from actors.model.records import Observation
+from actors.model.states import PlacementState
+from runtime import Environment
+
+#: First and largest wait in seconds before something is told again.
+FIRST, LONGEST = 0.2, 10.0
+
+T = TypeVar("T")
+
+
+async def until_told(tell: Callable[[], Awaitable[T]], env: Environment, log: Any, **what: object) -> T | None:
+    """Return what ``tell`` returns once it succeeds; None when the database does not know what it is about.
+
+    Whatever it raises otherwise, it is tried again, with growing waits and without an end: while the database is away
+    the machine runs on, and what happened to it must be told once that is mended. ``what`` is for the log.
+    """
+    failures = 0
+    while True:
+        try:
+            return await tell()
+        except NotFound:
+            return None  # another database than the one that it came from
+        except Exception as error:
+            failures += 1
+            ceiling = min(LONGEST, FIRST * 2.0 ** min(failures, 10))
+            wait = env.random.uniform(ceiling / 2, ceiling)
+            log.warning(
+                "the database could not be told; it is told later", retry_in=round(wait, 2), error=str(error), **what
+            )
+            await trio.sleep(wait)
+
+
+async def observe(
+    store: PlacementStore,
+    placement_id: UUID,
+    expected: Collection[PlacementState],
+    observation: Observation,
+    env: Environment,
+    log: Any,
+) -> bool:
+    """Compare-and-set a placement's observed state, until that is done or refused; return whether it was done."""
+
+    async def tell() -> bool:
+        return await store.observe(placement_id, expected, observation)
+
+    return bool(await until_told(tell, env, log, placement=str(placement_id), state=observation.state))
