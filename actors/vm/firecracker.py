@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,23 @@ import h11
 import trio
 
 from actors.model.errors import Failed
-from actors.vm.jail import Jail, settle
-from actors.vm.machine import Acceleration, Command, MachineSpec
-from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard
-from actors.vm.sockets import connect
+from actors.vm.agent.wire import PORT
+from actors.vm.jail import Jail, known_as, relink
+from actors.vm.machine import Acceleration, Command, Drive, MachineSpec
+from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard, Vsock
+from actors.vm.sockets import check_length, connect
 from actors.vm.version import program_version
 
-SOCKET, METRICS = "api.sock", "metrics.json"
+SOCKET, METRICS, AGENT = "api.sock", "metrics.json", "agent.sock"
+#: The address of every guest on its own vsock device, whose other end is a unix socket: none is shared.
+_CID = 3
 #: Seconds until a fresh process listens, for one that should listen already, and for InstanceStart, which
 #: loads kernel and initramfs.
 _LISTEN, _REACH, _START = 5.0, 1.0, 20.0
 #: A fault message is a sentence; anything longer is not from Firecracker.
 _MAX_RESPONSE = 256 * 1024
+#: "OK" and a port.
+_MAX_GREETING = 32
 #: No PCI, and none of the keyboard controller's slow probes: it is there for Ctrl-Alt-Del only.
 _BOOT_ARGS = "pci=off i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd"
 
@@ -40,6 +46,7 @@ def microvm(spec: MachineSpec) -> MicroVm:
         cards=() if nic is None else (NetworkCard("eth0", nic.tap, nic.mac),),
         metrics=spec.log.with_name(METRICS),
         metadata=None if nic is None or not spec.identity else Metadata({"zeitwork": dict(spec.identity)}),
+        vsock=Vsock(_CID, spec.run / AGENT) if spec.agent else None,
     )
 
 
@@ -50,6 +57,11 @@ def configuration(spec: MachineSpec) -> list[Call]:
 
 START = Call("PUT", "/actions", {"action_type": "InstanceStart"}, _START)
 CTRL_ALT_DEL = Call("PUT", "/actions", {"action_type": "SendCtrlAltDel"})
+FLUSH = Call("PUT", "/actions", {"action_type": "FlushMetrics"})
+PAUSE = Call("PATCH", "/vm", {"state": "Paused"})
+#: A snapshot that is being made is waited for: requests are answered one after the other.
+RESUME = Call("PATCH", "/vm", {"state": "Resumed"}, 30.0)
+INFO = Call("GET", "/", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +83,26 @@ class Firecracker:
             return None
         return Jail(spec, spec.jail, self.binary.resolve())
 
+    def _seen(self, spec: MachineSpec) -> MachineSpec:
+        """Return the machine as its monitor sees it from the directory where it works."""
+        jail = self._jail(spec)
+        return _unjailed(spec) if jail is None else jail.inside()
+
     def prepare(self, spec: MachineSpec) -> None:
-        """Make its jail. Blocking. Raises `Failed`."""
+        """Make its jail, or what stands for one in its run directory. Blocking. Raises `Failed`."""
+        for name in (SOCKET, AGENT):
+            check_length(spec.run / name)
         jail = self._jail(spec)
         if jail is not None:
-            jail.build(SOCKET, (spec.log.with_name(METRICS),))
+            jail.build((SOCKET, AGENT), (spec.log.with_name(METRICS),))
+        else:
+            _link(spec)
 
     def settle(self, spec: MachineSpec) -> None:
         """Unmount what it has opened."""
-        if self.jailer is not None and spec.jail is not None:
-            settle(spec.jail.base)
+        jail = self._jail(spec)
+        if jail is not None:
+            jail.settle()
 
     async def version(self) -> str:
         """Return for example ``1.12.1``. Raises `Unavailable`."""
@@ -91,33 +113,45 @@ class Firecracker:
         jail = self._jail(spec)
         if jail is not None and self.jailer is not None:
             return jail.command(self.jailer, _arguments(jail.inside()))
-        return Command((str(self.binary), "--id", str(spec.id), *_arguments(spec)), stdout=spec.console)
+        arguments = _arguments(_unjailed(spec))
+        return Command((str(self.binary), "--id", str(spec.id), *arguments), stdout=spec.console, cwd=spec.run)
 
     async def boot(self, spec: MachineSpec) -> None:
         """Send the configuration, then InstanceStart. Raises `Failed` with Firecracker's fault message."""
         async with await Api.connect(spec.run / SOCKET, _LISTEN) as api:
-            jail = self._jail(spec)
-            for call in configuration(spec if jail is None else jail.inside()):
+            for call in configuration(self._seen(spec)):
                 await api.call(call)
             await api.call(START)
 
     async def request_shutdown(self, run: Path, attempt: int) -> None:
-        """Press Ctrl-Alt-Del on the guest's keyboard, on every attempt: there is no other way."""
-        del attempt
+        """Press Ctrl-Alt-Del on the guest's keyboard, on every attempt: there is no other way.
+
+        A guest that obeys ends with its monitor's figures written. From the second attempt on they are written here:
+        this one may have to be killed.
+        """
         async with await Api.connect(run / SOCKET, _REACH) as api:
+            if attempt > 0:
+                with suppress(Failed):
+                    await api.call(FLUSH)
             await api.call(CTRL_ALT_DEL)
 
     async def pause(self, run: Path) -> None:
-        """Stop the guest's CPUs."""
-        raise Failed(f"{self.name} can't be paused yet")
+        """Stop the guest's CPUs; nothing happens when they are stopped."""
+        async with await Api.connect(run / SOCKET, _REACH) as api:
+            await api.call(PAUSE)
 
     async def resume(self, run: Path) -> None:
-        """Let the guest's CPUs go on."""
-        raise Failed(f"{self.name} can't be resumed yet")
+        """Let the guest's CPUs go on; nothing happens when they run."""
+        async with await Api.connect(run / SOCKET, _REACH) as api:
+            await api.call(RESUME)
 
     async def paused(self, run: Path) -> bool:
-        """Return whether the guest's CPUs are stopped."""
-        raise Failed(f"{self.name} can't say yet")
+        """Return whether the guest's CPUs are stopped. Raises `Failed` when it has not been started."""
+        async with await Api.connect(run / SOCKET, _REACH) as api:
+            state = (await api.call(INFO)).get("state")
+        if state not in ("Running", "Paused"):
+            raise Failed(f"firecracker says that its guest is {state!r}")
+        return bool(state == "Paused")
 
     async def save(self, run: Path, target: Path) -> None:
         """Write the state of a paused guest."""
@@ -125,12 +159,65 @@ class Firecracker:
 
     @property
     def lasting_channel(self) -> bool:
-        """Whether the agent's channel outlives connections."""
+        """Each connection is a stream of its own."""
         return False
 
     async def agent(self, run: Path, deadline: float) -> trio.SocketStream:
-        """Connect to the agent in the guest."""
-        raise Failed(f"{self.name} has no agent yet")
+        """Connect to the agent in the guest. Raises `Failed`, also when nobody listens in there (yet)."""
+        end = trio.current_time() + deadline
+        stream = await connect(run / AGENT, deadline, "firecracker")
+        try:
+            with trio.fail_at(end):
+                await stream.send_all(b"CONNECT %d\n" % PORT)
+                greeting = await _line(stream)
+            if not greeting.startswith(b"OK "):
+                raise Failed("nobody listens in the guest: its agent has not started, or has ended")
+        except BaseException as error:
+            await trio.aclose_forcefully(stream)
+            if isinstance(error, trio.TooSlowError):
+                raise Failed(f"the guest did not take a connection to its agent within {deadline:g} s") from None
+            if isinstance(error, trio.BrokenResourceError):
+                raise Failed(f"firecracker closed the connection to the guest's agent: {error}") from error
+            raise
+        return stream
+
+
+def _unjailed(spec: MachineSpec) -> MachineSpec:
+    """Return the machine as a monitor without a jail sees it: it works in the run directory. Pure.
+
+    What a snapshot remembers (drives and sockets) has the names that it has in a jail.
+    """
+    return replace(
+        spec,
+        kernel=spec.kernel.absolute(),
+        initrd=None if spec.initrd is None else spec.initrd.absolute(),
+        drives=tuple(Drive(drive.name, known_as(drive), drive.read_only) for drive in spec.drives),
+        log=spec.log.absolute(),
+        run=Path(),
+        restore=None if spec.restore is None else spec.restore.absolute(),
+    )
+
+
+def _link(spec: MachineSpec) -> None:
+    try:
+        for drive in spec.drives:
+            relink(spec.run / known_as(drive), drive.path.absolute())
+        # Firecracker refuses to listen where somebody did before.
+        for name in (SOCKET, AGENT):
+            (spec.run / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise Failed(f"the machine's files can't be named: {error.strerror}: {error.filename}") from error
+
+
+async def _line(stream: trio.SocketStream) -> bytes:
+    """Return a line, and take nothing that follows it; what came of it when the other side closes or talks on."""
+    line = bytearray()
+    while len(line) < _MAX_GREETING and not line.endswith(b"\n"):
+        data = await stream.receive_some(1)
+        if not data:
+            break
+        line += data
+    return bytes(line)
 
 
 def _arguments(spec: MachineSpec) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from actors.model.network import Lease
 from actors.vm.limits import ResourceLimits
 from actors.vm.machine import Command, Drive, JailSpec, MachineSpec
 
-#: Name of the directory of jails in a placement's directory.
-JAIL = "jail"
+#: Name of the directory of jails in a placement's directory, and of a snapshot's files in one of them.
+JAIL, RESTORE = "jail", "restore"
 #: First user and group of guests' monitors, beyond those that distributions, containers and systemd hand out.
 UID_BASE = 1_900_000_000
 _UID_BITS = 24
@@ -66,15 +66,16 @@ class Jail:
         return self.where.base / self.binary.name / self.id / "root"
 
     def inside(self) -> MachineSpec:
-        """Return the machine as its monitor sees it: all paths begin at the jail's root. Pure."""
+        """Return the machine as its monitor, which works in the jail's root, sees it: all paths begin there. Pure."""
         spec = self.spec
         return replace(
             spec,
-            kernel=Path("/kernel"),
-            initrd=None if spec.initrd is None else Path("/initrd"),
-            drives=tuple(Drive(drive.name, Path(f"/{drive.name}.drive"), drive.read_only) for drive in spec.drives),
-            log=Path("/vmm.log"),
-            run=Path("/"),
+            kernel=Path("kernel"),
+            initrd=None if spec.initrd is None else Path("initrd"),
+            drives=tuple(Drive(drive.name, known_as(drive), drive.read_only) for drive in spec.drives),
+            log=Path("vmm.log"),
+            run=Path(),
+            restore=None if spec.restore is None else Path(RESTORE),
         )
 
     def command(self, jailer: Path, arguments: tuple[str, ...]) -> Command:
@@ -91,39 +92,64 @@ class Jail:
         )
         return Command(argv, stdout=self.spec.console)
 
-    def build(self, socket: str, extra: tuple[Path, ...]) -> None:
+    def build(self, sockets: tuple[str, ...], extra: tuple[Path, ...], snapshot: tuple[str, ...] = ()) -> None:
         """Make it, in the place of one that was left from before. Blocking. Raises `Failed`; then call `remove`.
 
-        ``socket`` is the monitor's, reached through a link in the machine's run directory: its own path is too long.
-        ``extra`` are files beside the log that the monitor writes, known inside by their names.
+        ``sockets`` are the monitor's, reached through links in the machine's run directory: their own paths are too
+        long. ``extra`` are files beside the log that the monitor writes, known inside by their names, ``snapshot``
+        names of files in the directory that the machine is restored from.
         """
         spec, inside, root, uid = self.spec, self.inside(), self.root, self.where.uid
         remove(self.where.base)
         try:
             root.mkdir(parents=True, mode=0o700)
             self.where.base.chmod(0o700)
-            _share(spec.kernel, _below(root, inside.kernel))
+            _share(spec.kernel, root / inside.kernel)
             if spec.initrd is not None and inside.initrd is not None:
-                _share(spec.initrd, _below(root, inside.initrd))
+                _share(spec.initrd, root / inside.initrd)
+            if spec.restore is not None and inside.restore is not None:
+                (root / inside.restore).mkdir(mode=0o755)
+                for name in snapshot:
+                    _share(spec.restore / name, root / inside.restore / name)
             for drive, known in zip(spec.drives, inside.drives, strict=True):
                 private = not drive.read_only or spec.run in drive.path.parents
                 give: Callable[[Path, Path], None] = (lambda a, b: _give(a, b, uid)) if private else _share
-                give(drive.path, _below(root, known.path))
-            _give(spec.log, _below(root, inside.log), uid)
+                give(drive.path, root / known.path)
+            _give(spec.log, root / inside.log, uid)
             for path in extra:
                 _give(path, root / path.name, uid)
-            link = spec.run / socket
-            link.unlink(missing_ok=True)
-            link.symlink_to(root / socket)
+            for socket in sockets:
+                relink(spec.run / socket, root / socket)
             if spec.nic is not None:
                 own_tap(spec.nic.tap, uid)
         except OSError as error:
             where = error.filename or root
             raise Failed(f"the jail of the machine can't be made: {error.strerror}: {where}") from error
 
+    def settle(self) -> None:
+        """Let go of what its monitor has opened by now and needs no name any more. Blocking. Raises `OSError`."""
+        settle(self.where.base)
+        restore = self.root / RESTORE
+        if restore.exists():
+            shutil.rmtree(restore)
+
+
+def known_as(drive: Drive) -> Path:
+    """Return a drive's name in the directory where its monitor works. The same for every machine.
+
+    A snapshot names the files that were open, and must find its own ones wherever it is restored.
+    """
+    return Path(f"{drive.name}.drive")
+
+
+def relink(link: Path, target: Path) -> None:
+    """Make ``link`` lead to ``target``, whatever was there. Blocking. Raises `OSError`."""
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
 
 def settle(base: Path) -> None:
-    """Let go of what a monitor has opened by now: files of other file systems need not stay mounted. Blocking."""
+    """Unmount files of other file systems: what has been opened need not stay mounted. Blocking."""
     for target in reversed(_mounts(base)):
         if _LIBC.umount2(os.fsencode(target), _MNT_DETACH) != 0:
             number = ctypes.get_errno()
@@ -151,10 +177,6 @@ def own_tap(name: str, uid: int) -> None:
         fcntl.ioctl(device, _TUNSETOWNER, uid)
     finally:
         os.close(device)
-
-
-def _below(root: Path, path: Path) -> Path:
-    return root / path.relative_to("/")
 
 
 def _share(source: Path, target: Path) -> None:

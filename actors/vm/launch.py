@@ -35,7 +35,7 @@ async def launch(
         _log.warning("monitor runs without a limit", placement=str(spec.id), missing=list(unlimited))
     command = hypervisor.command(spec)
     # No checkpoint from here to the PID file: a cancelled task must not leave a process that nobody knows.
-    process = spawn(command.argv, stdout=command.stdout, stderr=spec.log, enter=enter, limits=bounds)
+    process = spawn(command.argv, stdout=command.stdout, stderr=spec.log, enter=enter, limits=bounds, cwd=command.cwd)
     try:
         _log.info("monitor started", placement=str(spec.id), hypervisor=hypervisor.name, pid=process.pid)
         pid_file = PidFile(process.identity, spec.cgroup, bool(enter), hypervisor.name)

@@ -54,7 +54,7 @@ class MachineSpec:
     ``identity`` is what a guest may ask the metadata service about itself, where there is one; never a secret.
     ``jail`` is for a monitor that can be jailed; another one ignores it. With ``restore`` the machine does not boot but
     goes on from the snapshot in that directory (see `Hypervisor.save`): everything else must be as it was when that was
-    taken, but for paths, TAP and identity.
+    taken, but for paths, TAP and identity. ``agent``: there is a channel to an agent in the guest.
     """
 
     id: UUID
@@ -72,14 +72,19 @@ class MachineSpec:
     identity: Mapping[str, str] = field(default_factory=dict)
     jail: JailSpec | None = None
     restore: Path | None = None
+    agent: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How to start a monitor: its argument vector and the file that gets its standard output."""
+    """How to start a monitor: its argument vector, the file that gets its standard output, and where it works.
+
+    ``cwd`` is None for a monitor that does not care.
+    """
 
     argv: tuple[str, ...]
     stdout: Path
+    cwd: Path | None = None
 
 
 class Hypervisor(Protocol):

@@ -155,6 +155,7 @@ async def _probe(hypervisor: Hypervisor, candidates: Candidates, deadline: float
         run=run,
         cgroup=f"{candidates.cgroup}/probe-{hypervisor.name}",
         jail=None if candidates.jails is None else JailSpec(candidates.jails, candidates.uid),
+        agent=False,
     )
     await trio.to_thread.run_sync(lambda: shutil.rmtree(run, ignore_errors=True))
     process: VmProcess | None = None

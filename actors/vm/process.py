@@ -25,7 +25,8 @@ _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 #: that the machine does not grant stay as they are. File sizes are in units of 512 bytes.
 _ENTER = (
     'if [ "$1" != - ]; then ulimit -n "$1" 2>/dev/null || :; ulimit -f "$2" 2>/dev/null || :; fi; shift 2; '
-    'while [ "$1" != -- ]; do echo $$ 2>/dev/null >"$1" || :; shift; done; shift; exec "$@"'
+    'while [ "$1" != -- ]; do echo $$ 2>/dev/null >"$1" || :; shift; done; shift; '
+    'if [ "$1" != - ]; then cd -- "$1" || exit 126; fi; shift; exec "$@"'
 )
 #: Signals that Python ignores or handles and children must get in their default state.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
@@ -161,17 +162,19 @@ def spawn(
     stderr: Path,
     enter: Sequence[Path] = (),
     limits: ResourceLimits | None = None,
+    cwd: Path | None = None,
 ) -> VmProcess:
     """Start a monitor in a session of its own, with output appended to files, never to a pipe of ours.
 
-    ``enter`` are ``cgroup.procs`` files that it joins before it becomes ``argv``, ``limits`` what it gets then. Blocks
-    for a millisecond or two and must run on the thread that stays: the main one. Raises `Failed` when the machine has
-    no process to give.
+    ``enter`` are ``cgroup.procs`` files that it joins before it becomes ``argv``, ``limits`` what it gets then, ``cwd``
+    where it works (None: where we do). Blocks for a millisecond or two and must run on the thread that stays: the main
+    one. Raises `Failed` when the machine has no process to give.
     """
     append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     # Counted in 512 bytes, as POSIX has it (dash; a shell that counts in 1024 grants twice as much).
     bounds = ("-", "-") if limits is None else (str(limits.files), str(-(-limits.file_size // 512)))
-    shell = ["/bin/sh", "-c", _ENTER, "sh", *bounds, *(str(path) for path in enter), "--", *argv]
+    where = "-" if cwd is None else str(cwd.absolute())
+    shell = ["/bin/sh", "-c", _ENTER, "sh", *bounds, *(str(path) for path in enter), "--", where, *argv]
     try:
         pid = os.posix_spawn(
             shell[0],

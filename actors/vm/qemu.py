@@ -10,17 +10,22 @@ from typing import Any
 import trio
 
 from actors.model.errors import Failed
+from actors.vm.agent.wire import SERIAL
 from actors.vm.machine import Acceleration, Command, MachineSpec
 from actors.vm.qmp import Qmp
+from actors.vm.sockets import check_length, connect
 from actors.vm.version import program_version
 
-SOCKET = "qmp.sock"
+SOCKET, AGENT = "qmp.sock", "agent.sock"
 #: Seconds until a fresh process listens: under load and translation it takes its time.
 _LISTEN, _CALL = 10.0, 5.0
 #: MiB for translated code. The default is a quarter of the *host's* idea of RAM per guest, far too much for small ones.
 _TB_SIZE = 32
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _KEYS = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
+#: States in which the CPUs stand because they were told to, or wait to be told; in all others but "running" something
+#: is wrong.
+_PAUSED = ("paused", "postmigrate", "prelaunch", "inmigrate", "finish-migrate", "save-vm", "suspended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,9 @@ class Qemu:
         return await program_version(self.binary, r"QEMU emulator version (\S+)")
 
     def prepare(self, spec: MachineSpec) -> None:
-        """Do nothing: it has its own sandbox."""
+        """Check that its sockets can be. It has its own sandbox. Raises `Failed`."""
+        for name in (SOCKET, AGENT):
+            check_length(spec.run / name)
 
     def settle(self, spec: MachineSpec) -> None:
         """Do nothing."""
@@ -70,6 +77,9 @@ class Qemu:
             argv += ["-netdev", f"tap,id=eth0,ifname={spec.nic.tap},script=no,downscript=no,vhost=off"]
             argv += ["-device", f"virtio-net-pci,netdev=eth0,mac={spec.nic.mac},romfile="]
         argv += ["-object", "rng-random,id=entropy,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=entropy"]
+        if spec.agent:
+            argv += ["-chardev", f"socket,id=agent,path={_escape(spec.run / AGENT)},server=on,wait=off"]
+            argv += ["-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=agent,name={SERIAL}"]
         return Command(tuple(argv), stdout=spec.log)
 
     def _acceleration(self) -> tuple[str, ...]:
@@ -81,8 +91,7 @@ class Qemu:
     async def boot(self, spec: MachineSpec) -> None:
         """Wait until it answers on QMP and says that the guest runs. Raises `Failed`."""
         async with await Qmp.connect(spec.run / SOCKET, _LISTEN) as qmp:
-            answer = await qmp.execute("query-status", _CALL)
-        status = answer.get("status") if isinstance(answer, dict) else None
+            status = await _status(qmp)
         if status != "running":
             raise Failed(f"qemu started, but its guest is {status}")
 
@@ -95,16 +104,22 @@ class Qemu:
                 await qmp.execute("send-key", _CALL, {"keys": _KEYS})
 
     async def pause(self, run: Path) -> None:
-        """Stop the guest's CPUs."""
-        raise Failed(f"{self.name} can't be paused yet")
+        """Stop the guest's CPUs; nothing happens when they are stopped."""
+        async with await Qmp.connect(run / SOCKET, _CALL) as qmp:
+            await qmp.execute("stop", _CALL)
 
     async def resume(self, run: Path) -> None:
-        """Let the guest's CPUs go on."""
-        raise Failed(f"{self.name} can't be resumed yet")
+        """Let the guest's CPUs go on; nothing happens when they run."""
+        async with await Qmp.connect(run / SOCKET, _CALL) as qmp:
+            await qmp.execute("cont", _CALL)
 
     async def paused(self, run: Path) -> bool:
-        """Return whether the guest's CPUs are stopped."""
-        raise Failed(f"{self.name} can't say yet")
+        """Return whether the guest's CPUs are stopped. Raises `Failed` when something else than we stopped them."""
+        async with await Qmp.connect(run / SOCKET, _CALL) as qmp:
+            status = await _status(qmp)
+        if status != "running" and status not in _PAUSED:
+            raise Failed(f"qemu says that its guest is in the state {status!r}")
+        return status != "running"
 
     async def save(self, run: Path, target: Path) -> None:
         """Write the state of a paused guest."""
@@ -112,12 +127,17 @@ class Qemu:
 
     @property
     def lasting_channel(self) -> bool:
-        """Whether the agent's channel outlives connections."""
+        """One stream, whoever is at its other end."""
         return True
 
     async def agent(self, run: Path, deadline: float) -> trio.SocketStream:
-        """Connect to the agent in the guest."""
-        raise Failed(f"{self.name} has no agent yet")
+        """Connect to the agent in the guest. It may not listen (yet): only its answer says so. Raises `Failed`."""
+        return await connect(run / AGENT, deadline, "qemu")
+
+
+async def _status(qmp: Qmp) -> str:
+    answer = await qmp.execute("query-status", _CALL)
+    return str(answer.get("status") if isinstance(answer, dict) else answer)
 
 
 def _blockdev(name: str, path: Path, read_only: bool) -> dict[str, Any]:

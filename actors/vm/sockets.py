@@ -17,15 +17,20 @@ _FIRST, _LARGEST = 0.001, 0.02
 _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED)
 
 
+def check_length(path: Path) -> None:
+    """Raise `Failed` when ``path`` is too long for a unix socket."""
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise Failed(
+            f"{path} is too long for a unix socket ({MAX_PATH} bytes)", field="run_dir", fix="use a shorter run_dir"
+        )
+
+
 async def connect(path: Path, deadline: float, name: str) -> trio.SocketStream:
     """Connect to ``path``, waiting up to ``deadline`` seconds for somebody to listen. ``name`` is for the error.
 
     Raises `Failed` when nobody does, or when the path is too long for a unix socket.
     """
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise Failed(
-            f"{path} is too long for a unix socket ({MAX_PATH} bytes)", field="run_dir", fix="use a shorter run_dir"
-        )
+    check_length(path)
     wait = _FIRST
     with trio.move_on_after(deadline):
         while True:

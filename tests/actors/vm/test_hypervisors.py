@@ -254,3 +254,76 @@ async def test_a_program_that_is_missing_or_something_else_is_unavailable(tmp_pa
 async def test_a_socket_path_that_is_too_long_is_explained(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="too long for a unix socket"):
         await Firecracker(Path("/bin/false")).request_shutdown(tmp_path / ("x" * 120), 0)
+
+
+async def test_a_firecracker_pauses_and_goes_on_however_often_it_is_told(
+    real_firecracker: Firecracker, spec: MachineSpec
+) -> None:
+    spec = replace(spec, cmdline="console=ttyS0 tick")
+    process, _ = await launch(real_firecracker, spec)
+    try:
+        assert not await real_firecracker.paused(spec.run)
+        await real_firecracker.resume(spec.run)  # it runs already
+        await until(lambda: b"tick" in spec.console.read_bytes())
+        for _ in range(2):
+            await real_firecracker.pause(spec.run)
+            assert await real_firecracker.paused(spec.run)
+        before = spec.console.read_bytes()
+        await trio.sleep(1.2)
+        assert spec.console.read_bytes() == before
+        for _ in range(2):
+            await real_firecracker.resume(spec.run)
+            assert not await real_firecracker.paused(spec.run)
+        await until(lambda: spec.console.read_bytes() != before)
+    finally:
+        await end(process)
+    for call in (real_firecracker.pause, real_firecracker.resume, real_firecracker.paused):
+        with pytest.raises(Failed, match="firecracker does not listen"):
+            await call(spec.run)
+
+
+async def test_a_qemu_pauses_and_goes_on_however_often_it_is_told(real_qemu: Qemu, spec: MachineSpec) -> None:
+    spec.run.parent.joinpath("kernel").write_bytes(_boot_sector())
+    process, _ = await launch(_without_kernel(real_qemu), replace(spec, kernel=spec.run.parent / "kernel"))
+    try:
+        assert not await real_qemu.paused(spec.run)
+        await real_qemu.resume(spec.run)
+        for _ in range(2):
+            await real_qemu.pause(spec.run)
+            assert await real_qemu.paused(spec.run)
+        for _ in range(2):
+            await real_qemu.resume(spec.run)
+            assert not await real_qemu.paused(spec.run)
+    finally:
+        await end(process)
+    with pytest.raises(Failed, match="qemu does not listen"):
+        await real_qemu.pause(spec.run)
+
+
+async def test_a_guest_without_an_agent_takes_no_connection_and_this_is_said(
+    real_firecracker: Firecracker, spec: MachineSpec
+) -> None:
+    with pytest.raises(Failed, match=r"firecracker does not listen on .*agent\.sock"):
+        await real_firecracker.agent(spec.run, 0.1)
+    process, _ = await launch(real_firecracker, spec)
+    try:
+        with pytest.raises(Failed, match="did not take a connection to its agent within 0.3 s"):
+            await real_firecracker.agent(spec.run, 0.3)
+        assert process.running
+    finally:
+        await end(process)
+    assert not real_firecracker.lasting_channel
+
+
+@pytest.mark.parametrize("name", ["firecracker", "qemu"])
+async def test_a_run_directory_too_deep_for_sockets_is_refused_before_there_is_a_process(
+    name: str, spec: MachineSpec, request: pytest.FixtureRequest
+) -> None:
+    hypervisor: Hypervisor = request.getfixturevalue(f"real_{name}")
+    # The longest of the names is one too many, shorter ones would do.
+    deep = spec.run / ("x" * (107 - len(str(spec.run)) - len("/agent.sock")))
+    with pytest.raises(Failed, match=r"agent.sock is too long for a unix socket") as caught:
+        await launch(hypervisor, replace(spec, run=deep))
+    assert caught.value.field == "run_dir"
+    assert PidFile.read(deep) is None
+    assert not Cgroup.of(spec.cgroup).members()

@@ -131,6 +131,9 @@ async def test_a_jailed_machine_boots_can_be_adopted_stops_and_leaves_nothing(
             confined(process.pid)
             root = Jail(spec, spec.jail, jailed.binary).root
             assert (root / "dev/kvm").is_char_device()
+            # Names in its files begin at its root, where it works.
+            assert Path(f"/proc/{process.pid}/cwd").samefile(root)
+            assert (spec.run / "agent.sock").is_socket()
             assert process.pid in Cgroup.of(spec.cgroup).members()
             adopted = adopt(pid_file.identity, spec.cgroup)
             assert adopted is not None
@@ -188,7 +191,7 @@ def test_files_are_shared_given_or_copied(spec: MachineSpec, folder: Path, memor
     closed.chmod(0o600)
     spec.log.touch()
     jail = Jail(replace(spec, kernel=closed), spec.jail, Path("/usr/bin/firecracker"))
-    jail.build("api.sock", ())
+    jail.build(("api.sock", "agent.sock"), ())
     root = jail.root
     assert (root / "kernel").stat().st_mode & 0o777 == 0o444  # a copy: the mode of somebody's file is not ours
     assert closed.stat().st_mode & 0o777 == 0o600

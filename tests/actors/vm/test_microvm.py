@@ -139,9 +139,10 @@ def test_by_default_a_machine_has_what_the_product_needs_and_no_more() -> None:
     assert calls["/mmds/config"]["version"] == "V2"
     assert calls["/entropy"] == {}
     assert calls["/metrics"] == {"metrics_path": "/metrics.json"}
-    assert not {"/vsock", "/balloon", "/cpu-config"} & calls.keys()
-    alone = {call.path for call in firecracker.configuration(replace(FULL, nic=None))}
-    assert not {"/mmds", "/mmds/config"} & alone
+    assert calls["/vsock"] == {"guest_cid": 3, "uds_path": "/run/x/agent.sock"}
+    assert not {"/balloon", "/cpu-config"} & calls.keys()
+    alone = {call.path for call in firecracker.configuration(replace(FULL, nic=None, agent=False))}
+    assert not {"/mmds", "/mmds/config", "/vsock"} & alone
 
 
 @pytest.mark.parametrize(

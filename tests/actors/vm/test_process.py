@@ -73,6 +73,24 @@ async def test_a_program_that_is_not_there_ends_with_127_and_words(tmp_path: Pat
     process.close()
 
 
+async def test_it_works_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = tmp_path / "-a b"
+    there.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for cwd, expected in ((Path("-a b"), there), (there, there), (None, tmp_path)):
+        (tmp_path / "out").unlink(missing_ok=True)
+        process = spawn(("/bin/pwd",), stdout=tmp_path / "out", stderr=tmp_path / "err", cwd=cwd)
+        with trio.fail_after(10):
+            assert await process.wait() == 0
+        assert Path((tmp_path / "out").read_text().strip()) == expected
+        process.close()
+    process = spawn(("/bin/pwd",), stdout=tmp_path / "out", stderr=tmp_path / "err", cwd=tmp_path / "none")
+    with trio.fail_after(10):
+        assert await process.wait() == 126
+    assert str(tmp_path / "none") in (tmp_path / "err").read_text()
+    process.close()
+
+
 def test_it_outlives_the_process_that_spawned_it(tmp_path: Path) -> None:
     script = (
         "import os; from pathlib import Path; from actors.vm.process import spawn\n"
