@@ -10,12 +10,14 @@ from typing import Any
 import h11
 import trio
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed
 from actors.vm.jail import Jail, settle
 from actors.vm.machine import Acceleration, Command, MachineSpec
 from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard
 from actors.vm.sockets import connect
 from actors.vm.version import program_version
+from runtime import crash
 
 SOCKET, METRICS = "api.sock", "metrics.json"
 #: Seconds until a fresh process listens, for one that should listen already, and for InstanceStart, which
@@ -99,6 +101,7 @@ class Firecracker:
             jail = self._jail(spec)
             for call in configuration(spec if jail is None else jail.inside()):
                 await api.call(call)
+            crash.point(CrashPoint.CONFIGURED)
             await api.call(START)
 
     async def request_shutdown(self, run: Path, attempt: int) -> None:
