@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from actors.model.errors import Failed, Problem, Unavailable
+from actors.model.errors import Failed, Problem
 from actors.vm.agent.link import AgentLink
 from actors.vm.agent.wire import MAX_ENTROPY
 from actors.vm.machine import Hypervisor
@@ -22,8 +22,8 @@ from runtime import Environment
 
 #: Seconds for a guest to sync and freeze, and for one that goes on to answer again.
 _FREEZE, _ANSWER = 60.0, 30.0
-#: Seconds between looks whether the guest's agent is there, and for one connection to it.
-_LOOK, _CONNECT = 0.01, 10.0
+#: Seconds for one connection to the guest's agent.
+_CONNECT = 10.0
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ async def hold_frozen(hypervisor: Hypervisor, run: Path, link: AgentLink) -> Non
     """
     if await hypervisor.paused(run):
         await hypervisor.resume(run)
-    await until_connected(link, _ANSWER)
+    await link.wait_connected(_ANSWER)
     await link.freeze(_FREEZE)
     await hypervisor.pause(run)
 
@@ -75,7 +75,7 @@ async def release(hypervisor: Hypervisor, run: Path, link: AgentLink | None, now
     if await hypervisor.paused(run):
         await hypervisor.resume(run)
     if link is not None:
-        await until_connected(link, _ANSWER)
+        await link.wait_connected(_ANSWER)
         await link.thaw(now, _ANSWER)
 
 
@@ -92,22 +92,13 @@ async def introduce(hypervisor: Hypervisor, run: Path, drive: bytes, env: Enviro
         await link.thaw(env.now(), _ANSWER)
 
 
-async def until_connected(link: AgentLink, deadline: float) -> None:
-    """Return once the agent answers. Raises `Unavailable` with the reason when it has not within ``deadline`` s."""
-    with trio.move_on_after(deadline):
-        while not link.connected:
-            await trio.sleep(_LOOK)
-        return
-    raise Unavailable(f"the guest's agent did not answer within {deadline:g} s: {link.reason}")
-
-
 @asynccontextmanager
 async def _linked(link: AgentLink) -> AsyncIterator[AgentLink]:
     problem: Problem | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run)
         try:
-            await until_connected(link, _ANSWER)
+            await link.wait_connected(_ANSWER)
             yield link
         except Problem as error:  # not in a group: whoever starts machines knows what to do with it
             problem = error

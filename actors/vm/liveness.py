@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 #: Unanswered questions in a row after which people are told, and after which the machine is given up.
-DOUBT, LOST = 3, 12
+DOUBT, LOST = 2, 6
 
 
 class Part(StrEnum):

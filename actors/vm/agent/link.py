@@ -58,6 +58,7 @@ class AgentLink:
         self._frozen = False
         self._pings = 0
         self._reason = "it has not been tried yet"
+        self._arrival = trio.Event()
 
     @property
     def connected(self) -> bool:
@@ -78,6 +79,16 @@ class AgentLink:
     def reason(self) -> str:
         """Why there is no connection, while there is none."""
         return self._reason
+
+    async def wait_connected(self, deadline: float) -> None:
+        """Return once the agent answers. Raises `Unavailable` with the reason when it has not within ``deadline`` s."""
+        with trio.move_on_after(deadline):
+            while self._connection is None:
+                await self._arrival.wait()
+            return
+        raise Unavailable(
+            f"the guest's agent did not answer within {deadline:g} s: {self._reason}", code="guest-not-connected"
+        )
 
     async def run(self) -> None:
         """Keep one connection until cancelled. A guest that boots, or has no agent, is asked again and again."""
@@ -183,6 +194,8 @@ class AgentLink:
         def greeted(event: Greeted) -> None:
             self._frozen = event.frozen
             self._connection = connection
+            self._arrival.set()
+            self._arrival = trio.Event()
             self._heard()
             log.info("a guest's agent is connected", guest=self._name, frozen=event.frozen)
             self._tell()
