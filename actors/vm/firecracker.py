@@ -16,7 +16,8 @@ from actors.model.errors import Failed
 from actors.vm.agent.wire import PORT
 from actors.vm.jail import Jail, known_as, relink
 from actors.vm.machine import Acceleration, Command, Drive, MachineSpec
-from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard, Vsock
+from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard, Vsock, create_snapshot, load_snapshot
+from actors.vm.saved import MEMORY, STATE, check_saved, offered
 from actors.vm.sockets import check_length, connect
 from actors.vm.version import program_version
 from runtime import crash
@@ -27,6 +28,8 @@ _CID = 3
 #: Seconds until a fresh process listens, for one that should listen already, and for InstanceStart, which
 #: loads kernel and initramfs.
 _LISTEN, _REACH, _START = 5.0, 1.0, 20.0
+#: Seconds to write a snapshot, and more of them for each MiB of memory: disks of 20 MiB/s are slow enough.
+_SAVE, _SAVE_MIB = 20.0, 0.05
 #: A fault message is a sentence; anything longer is not from Firecracker.
 _MAX_RESPONSE = 256 * 1024
 #: "OK" and a port.
@@ -53,8 +56,19 @@ def microvm(spec: MachineSpec) -> MicroVm:
 
 
 def configuration(spec: MachineSpec) -> list[Call]:
-    """Return the requests that make ``spec`` out of a fresh Firecracker, in order. Pure."""
-    return microvm(spec).calls()
+    """Return the requests that make ``spec`` out of a fresh Firecracker and start its guest, in order. Pure.
+
+    What is restored is configured by its snapshot. Only what it does not hold is told anew: where figures go, which TAP
+    the card is on, and who the guest is now.
+    """
+    whole = microvm(spec)
+    if spec.restore is None:
+        return [*whole.calls(), START]
+    calls = [] if whole.metrics is None else [whole.metrics_call()]
+    calls.append(load_snapshot(spec.restore / STATE, spec.restore / MEMORY, whole.cards))
+    if whole.metadata is not None:
+        calls.append(whole.metadata.content_call())
+    return [*calls, RESUME]
 
 
 START = Call("PUT", "/actions", {"action_type": "InstanceStart"}, _START)
@@ -63,7 +77,7 @@ FLUSH = Call("PUT", "/actions", {"action_type": "FlushMetrics"})
 PAUSE = Call("PATCH", "/vm", {"state": "Paused"})
 #: A snapshot that is being made is waited for: requests are answered one after the other.
 RESUME = Call("PATCH", "/vm", {"state": "Resumed"}, 30.0)
-INFO = Call("GET", "/", {})
+INFO, SIZE = Call("GET", "/", {}), Call("GET", "/machine-config", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +109,11 @@ class Firecracker:
         for name in (SOCKET, AGENT):
             check_length(spec.run / name)
         jail = self._jail(spec)
+        saved = (STATE, MEMORY)
+        if spec.restore is not None:
+            check_saved(spec.restore, saved)
         if jail is not None:
-            jail.build((SOCKET, AGENT), (spec.log.with_name(METRICS),))
+            jail.build((SOCKET, AGENT), (spec.log.with_name(METRICS),), saved)
         else:
             _link(spec)
 
@@ -119,12 +136,15 @@ class Firecracker:
         return Command((str(self.binary), "--id", str(spec.id), *arguments), stdout=spec.console, cwd=spec.run)
 
     async def boot(self, spec: MachineSpec) -> None:
-        """Send the configuration, then InstanceStart. Raises `Failed` with Firecracker's fault message."""
+        """Send the configuration, or load a snapshot, and start. Raises `Failed` with Firecracker's fault message."""
         async with await Api.connect(spec.run / SOCKET, _LISTEN) as api:
             for call in configuration(self._seen(spec)):
                 await api.call(call)
+<<<<<<< HEAD
             crash.point(CrashPoint.CONFIGURED)
             await api.call(START)
+=======
+>>>>>>> hyper
 
     async def request_shutdown(self, run: Path, attempt: int) -> None:
         """Press Ctrl-Alt-Del on the guest's keyboard, on every attempt: there is no other way.
@@ -157,8 +177,19 @@ class Firecracker:
         return bool(state == "Paused")
 
     async def save(self, run: Path, target: Path) -> None:
-        """Write the state of a paused guest."""
-        raise Failed(f"{self.name} can't be saved yet")
+        """Write the state of a paused guest into `STATE` and `MEMORY` in ``target``. Raises `Failed`.
+
+        Firecracker resets connections to the agent by it: they are lost to a guest that goes on, too. Cancelled, a
+        snapshot that is being made is ended by Firecracker itself, and what is asked next waits for that.
+        """
+        jail = await trio.to_thread.run_sync(_jail_root, run)
+        async with (
+            await Api.connect(run / SOCKET, _REACH) as api,
+            offered(target, (STATE, MEMORY), jail=jail, sparse=(MEMORY,)) as offer,
+        ):
+            size = (await api.call(SIZE)).get("mem_size_mib")
+            deadline = _SAVE + _SAVE_MIB * (size if isinstance(size, int) else 0)
+            await api.call(create_snapshot(offer.known(STATE), offer.known(MEMORY), deadline))
 
     @property
     def lasting_channel(self) -> bool:
@@ -210,6 +241,12 @@ def _link(spec: MachineSpec) -> None:
             (spec.run / name).unlink(missing_ok=True)
     except OSError as error:
         raise Failed(f"the machine's files can't be named: {error.strerror}: {error.filename}") from error
+
+
+def _jail_root(run: Path) -> Path | None:
+    """Return the root of the jail that a monitor runs in: its socket is there, and only a link in ``run``."""
+    socket = run / SOCKET
+    return socket.readlink().parent if socket.is_symlink() else None
 
 
 async def _line(stream: trio.SocketStream) -> bytes:

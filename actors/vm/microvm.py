@@ -16,6 +16,8 @@ _LINK_LOCAL = IPv4Network("169.254.0.0/16")
 _MOST_VCPU = 32
 #: Bytes that Firecracker takes in one request.
 _MOST_METADATA = 50 * 1024
+#: Seconds for a snapshot to be loaded; its memory is only mapped.
+_LOAD = 20.0
 
 
 class Cache(StrEnum):
@@ -154,10 +156,14 @@ class Metadata:
         _require(self.address in _LINK_LOCAL, "the metadata address must be in 169.254.0.0/16", "metadata")
         _require(len(repr(dict(self.content))) <= _MOST_METADATA, "the metadata is too long (50 KiB)", "metadata")
 
+    def content_call(self) -> Call:
+        """Return the request that says what it answers: all that a restored machine has to be told."""
+        return Call("PUT", "/mmds", dict(self.content))
+
     def calls(self) -> list[Call]:
         """Return its requests."""
         config = {"version": "V2", "network_interfaces": list(self.cards), "ipv4_address": str(self.address)}
-        return [Call("PUT", "/mmds/config", config), Call("PUT", "/mmds", dict(self.content))]
+        return [Call("PUT", "/mmds/config", config), self.content_call()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +249,7 @@ class MicroVm:
         if self.log_level is not None:
             calls.append(Call("PUT", "/logger", {"level": self.log_level}))
         if self.metrics is not None:
-            calls.append(Call("PUT", "/metrics", {"metrics_path": str(self.metrics)}))
+            calls.append(self.metrics_call())
         calls += [Call("PUT", "/machine-config", self._machine()), Call("PUT", "/boot-source", self._boot())]
         calls += [drive.call() for drive in self.drives]
         calls += [card.call() for card in self.cards]
@@ -257,6 +263,10 @@ class MicroVm:
             limit = self.entropy_limit
             calls.append(Call("PUT", "/entropy", {} if limit is None else {"rate_limiter": limit.body()}))
         return calls
+
+    def metrics_call(self) -> Call:
+        """Return the request that says where its figures go."""
+        return Call("PUT", "/metrics", {"metrics_path": str(self.metrics)})
 
     def _machine(self) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -277,3 +287,24 @@ class MicroVm:
         if self.initrd is not None:
             body["initrd_path"] = str(self.initrd)
         return body
+
+
+def create_snapshot(state: Path, memory: Path, deadline: float) -> Call:
+    """Return the request that writes a paused machine into two files, given up after ``deadline`` seconds."""
+    body = {"snapshot_type": "Full", "snapshot_path": str(state), "mem_file_path": str(memory)}
+    return Call("PUT", "/snapshot/create", body, deadline)
+
+
+def load_snapshot(state: Path, memory: Path, cards: tuple[NetworkCard, ...]) -> Call:
+    """Return the request that makes a fresh Firecracker the machine in two files, paused, its ``cards`` on other TAPs.
+
+    Both files must stay as they are for as long as the machine lives: its memory is read from there when it is used.
+    """
+    body: dict[str, Any] = {
+        "snapshot_path": str(state),
+        "mem_backend": {"backend_type": "File", "backend_path": str(memory)},
+        "resume_vm": False,
+    }
+    if cards:
+        body["network_overrides"] = [{"iface_id": card.name, "host_dev_name": card.tap} for card in cards]
+    return Call("PUT", "/snapshot/load", body, _LOAD)

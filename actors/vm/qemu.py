@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import trio
 from actors.model.errors import Failed
 from actors.vm.agent.wire import SERIAL
 from actors.vm.machine import Acceleration, Command, MachineSpec
+from actors.vm.migration import give_up, read_state, write_state
 from actors.vm.qmp import Qmp
+from actors.vm.saved import STATE, check_saved, offered
 from actors.vm.sockets import check_length, connect
 from actors.vm.version import program_version
 
@@ -46,9 +49,11 @@ class Qemu:
         return await program_version(self.binary, r"QEMU emulator version (\S+)")
 
     def prepare(self, spec: MachineSpec) -> None:
-        """Check that its sockets can be. It has its own sandbox. Raises `Failed`."""
+        """Check that its sockets and its snapshot can be. It has its own sandbox. Raises `Failed`."""
         for name in (SOCKET, AGENT):
             check_length(spec.run / name)
+        if spec.restore is not None:
+            check_saved(spec.restore, (STATE,))
 
     def settle(self, spec: MachineSpec) -> None:
         """Do nothing."""
@@ -80,6 +85,10 @@ class Qemu:
         if spec.agent:
             argv += ["-chardev", f"socket,id=agent,path={_escape(spec.run / AGENT)},server=on,wait=off"]
             argv += ["-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=agent,name={SERIAL}"]
+        # A new number each time: by it a guest's kernel knows that there may be a twin of it, and draws new entropy.
+        argv += ["-device", "vmgenid,guid=auto"]
+        if spec.restore is not None:
+            argv += ["-incoming", "defer"]
         return Command(tuple(argv), stdout=spec.log)
 
     def _acceleration(self) -> tuple[str, ...]:
@@ -89,8 +98,10 @@ class Qemu:
         return "-accel", f"tcg,tb-size={_TB_SIZE}", "-cpu", "max,la57=off"
 
     async def boot(self, spec: MachineSpec) -> None:
-        """Wait until it answers on QMP and says that the guest runs. Raises `Failed`."""
+        """Wait until it answers on QMP, give it its state if it is restored, and see that it runs. Raises `Failed`."""
         async with await Qmp.connect(spec.run / SOCKET, _LISTEN) as qmp:
+            if spec.restore is not None:
+                await _restore(qmp, spec.restore / STATE)
             status = await _status(qmp)
         if status != "running":
             raise Failed(f"qemu started, but its guest is {status}")
@@ -122,8 +133,18 @@ class Qemu:
         return status != "running"
 
     async def save(self, run: Path, target: Path) -> None:
-        """Write the state of a paused guest."""
-        raise Failed(f"{self.name} can't be saved yet")
+        """Write the state of a paused guest into `STATE` in ``target``. Raises `Failed`."""
+        try:
+            async with (
+                await Qmp.connect(run / SOCKET, _CALL) as qmp,
+                offered(target, (STATE,)) as offer,
+            ):
+                if (status := await _status(qmp)) not in _PAUSED:
+                    raise Failed(f"only a paused guest can be saved; qemu says that it is {status}")
+                await write_state(qmp, offer.open[STATE])
+        except BaseException:
+            await give_up(run / SOCKET)
+            raise
 
     @property
     def lasting_channel(self) -> bool:
@@ -133,6 +154,18 @@ class Qemu:
     async def agent(self, run: Path, deadline: float) -> trio.SocketStream:
         """Connect to the agent in the guest. It may not listen (yet): only its answer says so. Raises `Failed`."""
         return await connect(run / AGENT, deadline, "qemu")
+
+
+async def _restore(qmp: Qmp, state: Path) -> None:
+    try:
+        descriptor = os.open(state, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Failed(f"the snapshot can't be read: {error.strerror}: {state}") from error
+    try:
+        await read_state(qmp, descriptor)
+    finally:
+        os.close(descriptor)
+    await qmp.execute("cont", _CALL)
 
 
 async def _status(qmp: Qmp) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ class Qmp:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._buffer = bytearray()
+        self._number = 0
 
     @classmethod
     async def connect(cls, socket: Path, deadline: float) -> Qmp:
@@ -43,17 +46,28 @@ class Qmp:
     async def __aexit__(self, *_: object) -> None:
         await trio.aclose_forcefully(self._stream)
 
-    async def execute(self, command: str, deadline: float, arguments: dict[str, Any] | None = None) -> Any:
-        """Run a command; return what it returned. Raises `Failed` with QEMU's own words."""
-        request: dict[str, Any] = {"execute": command}
+    async def execute(
+        self, command: str, deadline: float, arguments: dict[str, Any] | None = None, *, descriptor: int | None = None
+    ) -> Any:
+        """Run a command; return what it returned. Raises `Failed` with QEMU's own words.
+
+        ``descriptor``, a file of ours, goes with it; QEMU gets a copy.
+        """
+        self._number += 1
+        request: dict[str, Any] = {"execute": command, "id": self._number}
         if arguments is not None:
             request["arguments"] = arguments
 
         async def exchange() -> dict[str, Any]:
-            await self._stream.send_all(json.dumps(request).encode() + b"\n")
+            data = json.dumps(request).encode() + b"\n"
+            if descriptor is not None:
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+                data = data[await self._stream.socket.sendmsg([data], rights) :]
+            await self._stream.send_all(data)
             while True:
                 message = await self._message()
-                if "return" in message or "error" in message:
+                # An answer to what was given up has another number.
+                if ("return" in message or "error" in message) and message.get("id") == request["id"]:
                     return message
 
         message = await self._within(deadline, command, exchange)
@@ -69,7 +83,7 @@ class Qmp:
                 return message
         except trio.TooSlowError:
             raise Failed(f"qemu did not answer {what} within {deadline:g} s") from None
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             raise Failed(f"qemu closed the connection during {what}") from error
 
     async def _message(self) -> dict[str, Any]:
