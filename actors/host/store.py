@@ -38,7 +38,9 @@ class SnapshotStore(Protocol):
         """Write that a snapshot could not be taken, with a sentence for people."""
 
     async def deleting(self, node_id: UUID, snapshot_ids: Collection[UUID]) -> set[UUID]:
-        """Return those of ``snapshot_ids`` that are deleted or to be deleted: only these files may be destroyed."""
+        """Return what may be destroyed: of ``snapshot_ids`` (whose files are here) those that failed or are deleted,
+        and every one of this host that is to be deleted, though no file of it be here: `removed` ends that.
+        """
 
     async def removed(self, snapshot_id: UUID) -> None:
         """Write that nothing of a snapshot that was to be deleted is left on its host."""
