@@ -38,8 +38,8 @@ class SnapshotStore(Protocol):
         """Write that a snapshot could not be taken, with a sentence for people."""
 
     async def deleting(self, node_id: UUID, snapshot_ids: Collection[UUID]) -> set[UUID]:
-        """Return whose files may be destroyed on this node: all that are to be deleted, and of ``snapshot_ids`` those
-        that are deleted or have failed. What the database does not know is not among them.
+        """Return what may be destroyed: of ``snapshot_ids`` (whose files are here) those that failed or are deleted,
+        and every one of this host that is to be deleted, though no file of it be here: `removed` ends that.
         """
 
     async def removed(self, snapshot_id: UUID) -> None:

@@ -138,13 +138,11 @@ class Firecracker:
     async def boot(self, spec: MachineSpec) -> None:
         """Send the configuration, or load a snapshot, and start. Raises `Failed` with Firecracker's fault message."""
         async with await Api.connect(spec.run / SOCKET, _LISTEN) as api:
-            for call in configuration(self._seen(spec)):
+            *configure, start = configuration(self._seen(spec))
+            for call in configure:
                 await api.call(call)
-<<<<<<< HEAD
             crash.point(CrashPoint.CONFIGURED)
-            await api.call(START)
-=======
->>>>>>> hyper
+            await api.call(start)
 
     async def request_shutdown(self, run: Path, attempt: int) -> None:
         """Press Ctrl-Alt-Del on the guest's keyboard, on every attempt: there is no other way.

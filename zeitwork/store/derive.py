@@ -12,6 +12,7 @@ _WHILE_IT_LIVES = {
     PlacementState.PREPARING: InstanceState.STARTING,
     PlacementState.STARTING: InstanceState.STARTING,
     PlacementState.RUNNING: InstanceState.RUNNING,
+    PlacementState.PAUSED: InstanceState.PAUSED,
     PlacementState.STOPPING: InstanceState.STOPPING,
     PlacementState.WAITING: InstanceState.STARTING,
 }

@@ -20,7 +20,9 @@ from zeitwork.store.rows import HistoryRow, ImageRow, Page
 from zeitwork.store.units import Cursor, Units
 
 _SELECT = """
-select i.*, (select count(*) from instances where image_id = i.id and state <> 'terminated') as used_by from images i
+select i.*, (select count(*) from instances where image_id = i.id and state <> 'terminated')
+    + (select count(*) from snapshots where image_id = i.id and state in ('creating', 'ready')) as used_by
+from images i
 """
 #: Instances that a refusal names.
 _NAMED = 5
@@ -145,7 +147,7 @@ class Images:
         return await self._units.read(unit, name="images.list")
 
     async def delete(self, image_id: UUID, *, who: str = "api") -> ImageRow:
-        """Delete an image. Raises `Conflict` with the instances that use it; deleting it twice is harmless."""
+        """Delete an image. Raises `Conflict` with the instances or snapshots that use it; twice is harmless."""
 
         def unit(cursor: Cursor) -> ImageRow:
             cursor.execute("select deleted_at from images where id = %s for update", (image_id,))
@@ -295,4 +297,17 @@ def _refuse_while_used(cursor: Cursor, image_id: UUID) -> None:
         raise Conflict(
             f"the image is used by {named}{f' and {more} more' if more else ''}",
             fix="delete those instances first",
+        )
+    # After the instances: what was taken of one that has ended since is seen here.
+    cursor.execute(
+        "select id, count(*) over () as total from snapshots where image_id = %s and state in ('creating', 'ready') "
+        "order by id limit 1",
+        (image_id,),
+    )
+    found = cursor.fetchone()
+    if found is not None:
+        more = f" and {found['total'] - 1} more" if found["total"] > 1 else ""
+        raise Conflict(
+            f"the image is used by snapshot {found['id']}{more}",
+            fix="delete its snapshots first: `zeitwork snapshots` lists them",
         )

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from actors.model.errors import Conflict, InvalidInput, NotFound
+from actors.model.errors import Conflict, NotFound
 from actors.model.health import HealthState
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
-from actors.model.states import InstanceDesired, InstanceState, NodeState, Outcome
+from actors.model.states import InstanceDesired, InstanceState, Outcome
 from zeitwork.store.events import event_row
 from zeitwork.store.health import check_from_json, check_to_json
 from zeitwork.store.identifiers import new_id
+from zeitwork.store.instance_checks import check_image, check_room, check_snapshot
 from zeitwork.store.journal import announce, record
 from zeitwork.store.nodes import resource_rows
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.placement_rows import placement_row
-from zeitwork.store.rows import EventRow, InstanceRow, NewInstance, Page, PlacementRow, ResourcesRow
+from zeitwork.store.rows import EventRow, InstanceRow, NewInstance, Page, PlacementRow
 from zeitwork.store.units import Cursor, Units
 
 _SELECT = """
@@ -80,6 +82,17 @@ def has_live_placement(cursor: Cursor, instance_id: UUID) -> bool:
     return cursor.fetchone() is not None
 
 
+def restored_from(row: Mapping[str, Any]) -> UUID | None:
+    """Return the snapshot that an instance's present generation goes on from, None when it boots."""
+    snapshot_id: UUID | None = row["snapshot_id"]
+    return snapshot_id if row["snapshot_generation"] == row["generation"] else None
+
+
+def missing_instance(instance_id: UUID) -> NotFound:
+    """Return the refusal of an id that no instance has."""
+    return NotFound(f"there is no instance {instance_id}", fix="`zeitwork ps` lists them")
+
+
 def _instance_row(row: Mapping[str, Any]) -> InstanceRow:
     return InstanceRow(
         id=row["id"],
@@ -95,7 +108,9 @@ def _instance_row(row: Mapping[str, Any]) -> InstanceRow:
         restart=RestartPolicy(RestartMode(row["restart_mode"]), row["restart_max_attempts"]),
         health_check=check_from_json(row["health"]),
         desired=InstanceDesired(row["desired"]),
+        paused=row["paused"],
         generation=row["generation"],
+        snapshot_id=restored_from(row),
         state=InstanceState(row["state"]),
         observed_generation=row["observed_generation"],
         reason=row["reason"],
@@ -120,12 +135,8 @@ def _get(cursor: Cursor, instance_id: UUID) -> InstanceRow:
     cursor.execute(f"{_SELECT} where i.id = %s".encode(), (instance_id,))
     row = cursor.fetchone()
     if row is None:
-        raise _missing(instance_id)
+        raise missing_instance(instance_id)
     return _instance_row(row)
-
-
-def _missing(instance_id: UUID) -> NotFound:
-    return NotFound(f"there is no instance {instance_id}", fix="`zeitwork ps` lists them")
 
 
 class Instances:
@@ -137,8 +148,9 @@ class Instances:
     async def create(self, new: NewInstance, *, who: str = "api") -> InstanceRow:
         """Write that an instance shall run.
 
-        Raises `InvalidInput` that names the field when the image or node does not exist or no node could ever hold
-        it (with the numbers), `Conflict` when the name is taken. Creating the same ``id`` again returns what there is.
+        Raises `InvalidInput` that names the field when the image, node or snapshot does not exist, when it differs
+        from the snapshot or no node could ever hold it (with the numbers), `Conflict` when the name is taken or the
+        snapshot is not ready. Creating the same ``id`` again returns what there is.
         """
         instance_id, check = new.id or new_id(), check_to_json(new.health)
 
@@ -146,12 +158,13 @@ class Instances:
             cursor.execute("select from instances where id = %s", (instance_id,))
             if cursor.fetchone() is not None:
                 return _get(cursor, instance_id)
-            _check_image(cursor, new.image_id)
-            _check_room(new, resource_rows(cursor))
+            check_image(cursor, new.image_id)
+            _check_new(cursor, new)
             cursor.execute(
                 "insert into instances (id, name, image_id, pinned_node_id, vcpu, memory, disk, default_port, "
-                "environment, command, stop_timeout, restart_mode, restart_max_attempts, health) "
-                "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+                "environment, command, stop_timeout, restart_mode, restart_max_attempts, health, snapshot_id, "
+                "snapshot_generation) "
+                "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
                 "on conflict do nothing",
                 (
                     instance_id,
@@ -168,11 +181,15 @@ class Instances:
                     new.restart.mode,
                     new.restart.max_attempts,
                     None if check is None else Jsonb(check),
+                    new.snapshot_id,
+                    None if new.snapshot_id is None else 1,
                 ),
             )
             if cursor.rowcount:
                 # Not the environment: it may hold secrets, and events are shown to everyone.
                 data = {"name": new.name, "image_id": str(new.image_id)}
+                if new.snapshot_id is not None:
+                    data["snapshot_id"] = str(new.snapshot_id)
                 record(cursor, who, "instance.created", "instance", instance_id, data)
                 announce(cursor, "zw_instances", instance_id)
             else:
@@ -238,7 +255,7 @@ class Instances:
         """Ask an instance to run, stop or terminate.
 
         Asking what is already so changes nothing. ``running`` on one that has ended starts its next generation, on
-        one that waits for its next try it makes that try come at once.
+        one that waits for its next try it makes that try come at once, on a paused one it resumes it.
         ``force`` skips the graceful part of a stop, ``stop_timeout`` (seconds) replaces its wait. Raises `NotFound`,
         and `Conflict` for anything but terminated on a terminated one.
         """
@@ -248,8 +265,11 @@ class Instances:
             if desired is InstanceDesired.RUNNING:
                 if row["desired"] == desired and _waits(cursor, row):
                     _try_now(cursor, row, who)
+                    _set_paused(cursor, row, False, who)
                 elif row["desired"] != desired or row["state"] in _ENDED:
                     _next_generation(cursor, row, force=False, stop_wait=None, what="instance.started", who=who)
+                else:
+                    _set_paused(cursor, row, False, who)
             else:
                 _end(cursor, row, desired, force, stop_timeout, who)
             return _get(cursor, instance_id)
@@ -267,6 +287,72 @@ class Instances:
             return _get(cursor, instance_id)
 
         return await self._units.run(unit, name="instances.restart")
+
+    async def restore(
+        self,
+        instance_id: UUID,
+        snapshot_id: UUID,
+        *,
+        force: bool = False,
+        stop_timeout: float | None = None,
+        who: str = "api",
+    ) -> InstanceRow:
+        """Make the next generation go on from a snapshot; the present one is stopped first, and its disk is lost.
+
+        Raises `NotFound`, `Conflict` when the snapshot is not ready, `InvalidInput` when the instance is not made of
+        what the snapshot was.
+        """
+
+        def unit(cursor: Cursor) -> InstanceRow:
+            row = _lock_alive(cursor, instance_id, InstanceDesired.RUNNING)
+            check_snapshot(
+                cursor,
+                snapshot_id,
+                image_id=row["image_id"],
+                resources=Resources(row["vcpu"], row["memory"], row["disk"]),
+                environment=row["environment"],
+                command=row["command"],
+                node_id=row["pinned_node_id"],
+            )
+            _next_generation(
+                cursor,
+                row,
+                force=force,
+                stop_wait=stop_timeout,
+                what="instance.restored",
+                who=who,
+                snapshot_id=snapshot_id,
+            )
+            return _get(cursor, instance_id)
+
+        return await self._units.run(unit, name="instances.restore")
+
+    async def pause(self, instance_id: UUID, *, who: str = "api") -> InstanceRow:
+        """Ask that an instance's machine stand still; it keeps what it holds. Asking twice is asking once.
+
+        Raises `NotFound`, and `Conflict` unless it runs. A stop, restart or start ends the pause.
+        """
+
+        def unit(cursor: Cursor) -> InstanceRow:
+            row = _lock_alive(cursor, instance_id, InstanceDesired.RUNNING)
+            if not row["paused"]:
+                _refuse_unless(row, InstanceState.RUNNING, "only what runs can be paused")
+                _set_paused(cursor, row, True, who)
+            return _get(cursor, instance_id)
+
+        return await self._units.run(unit, name="instances.pause")
+
+    async def resume(self, instance_id: UUID, *, who: str = "api") -> InstanceRow:
+        """Ask that a paused instance go on. Raises `NotFound`, and `Conflict` when it neither runs nor is paused."""
+
+        def unit(cursor: Cursor) -> InstanceRow:
+            row = _lock_alive(cursor, instance_id, InstanceDesired.RUNNING)
+            if not row["paused"] and row["state"] != InstanceState.PAUSED:
+                _refuse_unless(row, InstanceState.RUNNING, "only what is paused can be resumed")
+            _set_paused(cursor, row, False, who)
+            return _get(cursor, instance_id)
+
+        return await self._units.run(unit, name="instances.resume")
 
     async def delete(
         self, instance_id: UUID, *, force: bool = False, stop_timeout: float | None = None, who: str = "api"
@@ -287,14 +373,15 @@ class Instances:
         return await self._units.read(unit, name="instances.placements")
 
     async def events(self, instance_id: UUID, *, after: int = 0, limit: int = 100) -> tuple[EventRow, ...]:
-        """Return what happened to it and its placements, oldest first. Raises `NotFound`."""
+        """Return what happened to it, its placements and snapshots, oldest first. Raises `NotFound`."""
         check_limit(limit)
 
         def unit(cursor: Cursor) -> tuple[EventRow, ...]:
             _get(cursor, instance_id)
             cursor.execute(
                 "select * from events where id > %(after)s and (subject_id = %(id)s or subject_id in "
-                "(select id from placements where instance_id = %(id)s)) order by id limit %(limit)s",
+                "(select id from placements where instance_id = %(id)s union all "
+                "select id from snapshots where instance_id = %(id)s)) order by id limit %(limit)s",
                 {"after": after, "id": instance_id, "limit": limit},
             )
             return tuple(event_row(row) for row in cursor)
@@ -318,7 +405,7 @@ _TRIED = "tried again at once"
 def _lock_alive(cursor: Cursor, instance_id: UUID, desired: InstanceDesired) -> dict[str, Any]:
     row = lock_instance(cursor, instance_id)
     if row is None:
-        raise _missing(instance_id)
+        raise missing_instance(instance_id)
     if row["desired"] == InstanceDesired.TERMINATED and desired is not InstanceDesired.TERMINATED:
         raise Conflict("the instance is terminated or about to be: that is final", fix="create another one")
     return row
@@ -345,18 +432,51 @@ def _try_now(cursor: Cursor, row: Mapping[str, Any], who: str) -> None:
     _announce_desired(cursor, row["id"])
 
 
+def _refuse_unless(row: Mapping[str, Any], state: InstanceState, rule: str) -> None:
+    """Raise `Conflict` unless the instance is wanted running and its present generation was seen in that state."""
+    if row["desired"] != InstanceDesired.RUNNING:
+        found = f"the instance is {row['state']} and wanted {row['desired']}"
+    elif row["observed_generation"] < row["generation"]:
+        found = "the instance is about to be started anew"
+    elif row["state"] != state:
+        found = f"the instance is {row['state']}"
+    else:
+        return
+    raise Conflict(f"{found}: {rule}", fix="try again when it runs: `zeitwork ps`", code="not-running")
+
+
+def _set_paused(cursor: Cursor, row: Mapping[str, Any], paused: bool, who: str) -> None:
+    """Want a running instance paused or going on, and tell its host when that is new."""
+    if row["paused"] == paused:
+        return
+    cursor.execute("update instances set paused = %s, updated_at = now() where id = %s", (paused, row["id"]))
+    record(cursor, who, "instance.paused" if paused else "instance.resumed", "instance", row["id"])
+    _announce_desired(cursor, row["id"])
+
+
 def _next_generation(
-    cursor: Cursor, row: Mapping[str, Any], *, force: bool, stop_wait: float | None, what: str, who: str
+    cursor: Cursor,
+    row: Mapping[str, Any],
+    *,
+    force: bool,
+    stop_wait: float | None,
+    what: str,
+    who: str,
+    snapshot_id: UUID | None = None,
 ) -> None:
     """Want the next generation to run. A live placement becomes unwanted by it, and its host stops it first."""
     cursor.execute(
-        "update instances set desired = 'running', generation = generation + 1, stop_force = %s, stop_wait = %s, "
-        "updated_at = now() where id = %s returning generation",
-        (force, stop_wait, row["id"]),
+        "update instances set desired = 'running', paused = false, generation = generation + 1, stop_force = %s, "
+        "stop_wait = %s, snapshot_id = %s, snapshot_generation = case when %s::uuid is not null then generation + 1 "
+        "end, updated_at = now() where id = %s returning generation",
+        (force, stop_wait, snapshot_id, snapshot_id, row["id"]),
     )
     changed = cursor.fetchone()
     assert changed is not None
-    record(cursor, who, what, "instance", row["id"], {"generation": changed["generation"], "force": force})
+    data = {"generation": changed["generation"], "force": force}
+    if snapshot_id is not None:
+        data["snapshot_id"] = str(snapshot_id)
+    record(cursor, who, what, "instance", row["id"], data)
     if not has_live_placement(cursor, row["id"]):
         write_observed(cursor, row, InstanceState.PENDING, "", generation=row["observed_generation"], who=who)
     _announce_desired(cursor, row["id"])
@@ -374,7 +494,7 @@ def _end(
     if row["desired"] == desired and not (force and not row["stop_force"]) and stop_wait in (None, row["stop_wait"]):
         return
     cursor.execute(
-        "update instances set desired = %s, stop_force = stop_force and desired <> 'running' or %s, "
+        "update instances set desired = %s, paused = false, stop_force = stop_force and desired <> 'running' or %s, "
         "stop_wait = coalesce(%s, case when desired <> 'running' then stop_wait end), updated_at = now() "
         "where id = %s",
         (desired, force, stop_wait, row["id"]),
@@ -397,6 +517,22 @@ def _end(
     _announce_desired(cursor, row["id"])
 
 
+def _check_new(cursor: Cursor, new: NewInstance) -> None:
+    """Refuse an instance that differs from its snapshot, or that no host could hold."""
+    if new.snapshot_id is not None:
+        node_id = check_snapshot(
+            cursor,
+            new.snapshot_id,
+            image_id=new.image_id,
+            resources=new.resources,
+            environment=new.environment,
+            command=new.command,
+            node_id=new.node_id,
+        )
+        new = replace(new, node_id=node_id)
+    check_room(new, resource_rows(cursor))
+
+
 def _announce_desired(cursor: Cursor, instance_id: UUID) -> None:
     """Wake the scheduler, and the hosts that have a placement of it."""
     announce(cursor, "zw_instances", instance_id)
@@ -404,42 +540,3 @@ def _announce_desired(cursor: Cursor, instance_id: UUID) -> None:
         "select pg_notify('zw_placements', id::text) from placements where instance_id = %s and state <> 'removed'",
         (instance_id,),
     )
-
-
-def _check_image(cursor: Cursor, image_id: UUID) -> None:
-    # The lock makes a concurrent deletion of the image wait, and then see this instance.
-    cursor.execute("select deleted_at from images where id = %s for share", (image_id,))
-    row = cursor.fetchone()
-    if row is None or row["deleted_at"] is not None:
-        raise InvalidInput(f"there is no image {image_id}", field="image_id", fix="`zeitwork images` lists them")
-
-
-def _check_room(new: NewInstance, nodes: tuple[ResourcesRow, ...]) -> None:
-    """Refuse what no node could hold even when it were empty. Raises `InvalidInput` with the numbers."""
-    if new.node_id is not None:
-        nodes = tuple(node for node in nodes if node.node_id == new.node_id)
-        if not nodes:
-            raise InvalidInput(f"there is no node {new.node_id}", field="node_id", fix="`zeitwork nodes` lists them")
-    known = [node for node in nodes if node.capacity is not None and node.state is not NodeState.TERMINATED]
-    if not known:
-        return
-    asked = new.resources
-    most_vcpu = max(node.vcpu for node in known)
-    if asked.vcpu > most_vcpu:
-        raise InvalidInput(
-            f"{asked.vcpu} vCPU asked for, the largest host has {most_vcpu} for instances",
-            field="resources.vcpu",
-            fix=f"ask for {most_vcpu} or less" if most_vcpu else "the host keeps all of its CPUs for the system",
-        )
-    usable = {node.node_id: node.memory - (node.capacity.memory_overhead if node.capacity else 0) for node in known}
-    most_memory = max(0, *usable.values())
-    if asked.memory > most_memory:
-        raise InvalidInput(
-            f"{asked.memory} MiB asked for, the largest host has {most_memory} MiB for one instance",
-            field="resources.memory",
-            fix=f"ask for {most_memory} MiB or less",
-        )
-    if not any(node.vcpu >= asked.vcpu and usable[node.node_id] >= asked.memory for node in known):
-        raise InvalidInput(
-            f"no host has {asked.vcpu} vCPU and {asked.memory} MiB together", field="resources", fix="ask for less"
-        )

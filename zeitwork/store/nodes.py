@@ -20,6 +20,7 @@ from zeitwork.store.leases import forget_node
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.pools import drop_pools, ensure_pools
 from zeitwork.store.rows import HostRegistration, NodeRow, Page, RegionRow, ResourcesRow
+from zeitwork.store.snapshot_rows import lose_snapshots_of
 from zeitwork.store.units import Cursor, Units
 
 #: A host that was heard of less than this many seconds ago is alive.
@@ -249,7 +250,10 @@ class Nodes:
         return await self._units.read(unit, name="nodes.list")
 
     async def delete(self, node_id: UUID, *, who: str = "api") -> None:
-        """Terminate a node and free its pools. Raises `Conflict` while placements are on it or its process lives."""
+        """Terminate a node, free its pools and give up its snapshots.
+
+        Raises `Conflict` while placements are on it, its process lives, or a snapshot there has yet to be restored.
+        """
 
         def unit(cursor: Cursor) -> None:
             row = lock_node(cursor, node_id)
@@ -271,6 +275,7 @@ class Nodes:
                 )
             if use["alive"]:
                 raise Conflict(f"{row['hostname']} is alive", fix="stop `zeitwork run` there first")
+            lose_snapshots_of(cursor, node_id, who)
             forget_node(cursor, node_id)
             drop_pools(cursor, node_id)
             _set_state(cursor, row, NodeState.TERMINATED, "deleted", who)

@@ -16,7 +16,7 @@ from zeitwork.store.metrics import StoreMetrics
 from zeitwork.store.problems import first_line
 
 #: The channels; a payload is the id of what changed.
-CHANNELS = ("zw_instances", "zw_placements", "zw_images", "zw_nodes", "zw_events")
+CHANNELS = ("zw_instances", "zw_placements", "zw_images", "zw_nodes", "zw_snapshots", "zw_events")
 #: Ids that a subscriber may have waiting; with more of them it is told to read everything.
 MAX_IDS = 256
 #: First and largest wait in seconds between attempts to reconnect.

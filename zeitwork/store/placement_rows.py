@@ -20,6 +20,7 @@ def placement_row(row: Mapping[str, Any]) -> PlacementRow:
         node_id=row["node_id"],
         resources=Resources(row["vcpu"], row["memory"], row["disk"]),
         memory_overhead=row["memory_overhead"],
+        snapshot_id=row["snapshot_id"],
         state=PlacementState(row["state"]),
         reason=row["reason"],
         outcome=None if row["outcome"] is None else Outcome(row["outcome"]),

@@ -23,13 +23,15 @@ from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import REST, release
 from zeitwork.store.placement_rows import placement_row
 from zeitwork.store.rows import PlacementRow
+from zeitwork.store.snapshot_rows import TAKEN_WHILE, fail_snapshots_of
 from zeitwork.store.units import Cursor, Units
 
 _FOR_HOST = """
 select p.*, i.name, i.desired, i.generation as desired_generation, i.default_port, i.environment, i.command,
     i.health as health_check, i.restart_mode, i.restart_max_attempts,
     coalesce(i.retry_asked_at > p.updated_at, false) as hurry, i.stop_force,
-    i.stop_wait, i.stop_timeout, i.image_id, m.digest, m.config
+    i.stop_wait, i.stop_timeout, i.paused, i.image_id, m.digest, m.config,
+    array(select s.id from snapshots s where s.placement_id = p.id and s.state = 'creating' order by s.id) as snapshots
 from placements p join instances i on i.id = p.instance_id join images m on m.id = i.image_id
 where p.node_id = %s and p.state <> 'removed' order by p.id
 """
@@ -42,11 +44,15 @@ def insert_placement(
     node_id: UUID,
     v4: IPv4Address,
     v6: IPv6Address | None,
+    snapshot_id: UUID | None = None,
 ) -> None:
-    """Place an instance's present generation. Raises `CapacityExceeded`, from the database itself."""
+    """Place an instance's present generation, which goes on from ``snapshot_id`` unless that is None.
+
+    Raises `CapacityExceeded`, from the database itself.
+    """
     cursor.execute(
-        "insert into placements (id, instance_id, generation, node_id, vcpu, memory, disk, v4, v6) "
-        "values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        "insert into placements (id, instance_id, generation, node_id, vcpu, memory, disk, v4, v6, snapshot_id) "
+        "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         (
             placement_id,
             instance["id"],
@@ -57,6 +63,7 @@ def insert_placement(
             instance["disk"],
             v4,
             v6,
+            snapshot_id,
         ),
     )
 
@@ -90,6 +97,10 @@ def _for_host(row: Mapping[str, Any]) -> Placement:
         running_at=None if row["running_at"] is None else row["running_at"].timestamp(),
         failures=0 if row["hurry"] else row["failures"],
         next_try_at=None if row["hurry"] or row["next_try_at"] is None else row["next_try_at"].timestamp(),
+        paused=wanted and row["paused"],
+        snapshots=tuple(row["snapshots"]) if wanted else (),
+        # Once it has run it has a disk of its own, which is newer than the snapshot.
+        restore=row["snapshot_id"] if row["running_at"] is None else None,
     )
 
 
@@ -193,11 +204,11 @@ def _observe(
         "boot_id = coalesce(%(boot_id)s, boot_id), updated_at = now(), "
         "failures = coalesce(%(failures)s, failures), next_try_at = to_timestamp(%(next_try_at)s), "
         "restarts = restarts + (state = 'waiting' and %(state)s = 'preparing')::integer, "
-        "running_at = case when %(state)s = 'running' and state <> 'running' and (state <> 'stopping' or running_at "
-        "is null) then now() else running_at end, "
+        "running_at = case when %(state)s in ('running', 'paused') and state not in ('running', 'paused') "
+        "and (state <> 'stopping' or running_at is null) then now() else running_at end, "
         # What was known of the health of one start says nothing of the next.
-        "health = case when %(state)s in ('running', 'stopping') then health else 'unknown' end, "
-        "health_reason = case when %(state)s in ('running', 'stopping') then health_reason else '' end, "
+        "health = case when %(state)s in ('running', 'paused', 'stopping') then health else 'unknown' end, "
+        "health_reason = case when %(state)s in ('running', 'paused', 'stopping') then health_reason else '' end, "
         "removed_at = case when %(state)s = 'removed' then now() end where id = %(id)s",
         {
             "state": seen.state,
@@ -214,6 +225,9 @@ def _observe(
     )
     if removed:
         release(cursor, placement_id, rest)
+    if seen.state not in TAKEN_WHILE:
+        told = f": {reason}" if reason else ""
+        fail_snapshots_of(cursor, placement_id, f"its instance ended or was stopped before it was taken{told}")
     if row["state"] != seen.state or row["reason"] != reason:
         data = {
             "instance_id": str(instance["id"]),

@@ -22,6 +22,7 @@ from actors.model.states import (
     NodeState,
     Outcome,
     PlacementState,
+    SnapshotState,
 )
 
 T = TypeVar("T")
@@ -144,7 +145,10 @@ class SampleRow:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """An image. ``percent`` and ``message`` tell how far it is; ``used_by`` counts instances not terminated."""
+    """An image. ``percent`` and ``message`` tell how far it is.
+
+    ``used_by`` counts instances that are not terminated, and snapshots that can be restored or are being taken.
+    """
 
     id: UUID
     source: str
@@ -179,7 +183,8 @@ class NewInstance:
     """An instance that someone wants. ``node_id`` pins it; ``id`` makes creating it again harmless.
 
     ``environment`` adds to the image's, ``command`` replaces its entrypoint and cmd when not empty, ``stop_timeout``
-    is in seconds.
+    is in seconds. ``snapshot_id`` makes its first generation go on from that snapshot, which must be of the same
+    image, resources, environment and command, on the snapshot's host.
     """
 
     image_id: UUID
@@ -193,6 +198,7 @@ class NewInstance:
     id: UUID | None = None
     restart: RestartPolicy = ALWAYS
     health: HealthCheck = NO_CHECK
+    snapshot_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +208,8 @@ class InstanceRow:
     ``node_id``, ``placement_id`` and the addresses are those of its live placement, None when it has none.
     ``pinned_node_id`` is the user's wish. ``outcome`` and ``exit_status`` tell how it last ended. ``restarts`` counts
     new starts of its present placement, ``next_try_at`` is when the next one is due, None when none is. ``health`` is
-    what the probes by ``health_check`` say.
+    what the probes by ``health_check`` say. ``paused`` is whether it is wanted paused, ``snapshot_id`` what its present
+    generation went on from, None when it booted.
     """
 
     id: UUID
@@ -218,7 +225,9 @@ class InstanceRow:
     restart: RestartPolicy
     health_check: HealthCheck
     desired: InstanceDesired
+    paused: bool
     generation: int
+    snapshot_id: UUID | None
     state: InstanceState
     observed_generation: int
     reason: str
@@ -248,6 +257,7 @@ class PlacementRow:
     node_id: UUID
     resources: Resources
     memory_overhead: int
+    snapshot_id: UUID | None  # what its first start goes on from
     state: PlacementState
     reason: str
     outcome: Outcome | None
@@ -270,6 +280,43 @@ class PlacementRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """What an instance's machine was at one moment; its files are on ``node_id`` only.
+
+    What the instance was made of then is kept: whoever goes on from it is made of the same. ``size`` (bytes on the
+    host's disk), ``hypervisor``, ``vmm_version``, ``guest`` and ``cpu`` are known once it is ready.
+    """
+
+    id: UUID
+    name: str | None
+    instance_id: UUID
+    instance_name: str | None
+    placement_id: UUID
+    node_id: UUID
+    image_id: UUID
+    image_source: str
+    image_digest: str
+    resources: Resources
+    default_port: int
+    environment: dict[str, str]
+    command: tuple[str, ...]
+    stop_timeout: float
+    restart: RestartPolicy
+    health_check: HealthCheck
+    state: SnapshotState
+    reason: str
+    size: int
+    hypervisor: str | None
+    vmm_version: str | None
+    guest: str | None
+    cpu: str | None
+    created_at: datetime
+    updated_at: datetime
+    ready_at: datetime | None
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class EventRow:
     """Something that changed: who did it, what it was, what it is about."""
 
@@ -277,7 +324,7 @@ class EventRow:
     at: datetime
     who: str
     what: str
-    subject_kind: str  # instance, placement, image, node, region
+    subject_kind: str  # instance, placement, image, node, region, snapshot
     subject_id: UUID
     data: dict[str, Any]
 

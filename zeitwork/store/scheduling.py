@@ -7,26 +7,30 @@ from uuid import UUID
 
 from actors.model.records import PendingInstance
 from actors.model.resources import Resources
-from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeState
+from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeState, SnapshotState
 from actors.scheduler.store import Assignment, NodeView, Plan, Postponed, Snapshot
 from zeitwork.store.identifiers import new_id
-from zeitwork.store.instances import has_live_placement, lock_instance, write_observed
+from zeitwork.store.instances import has_live_placement, lock_instance, restored_from, write_observed
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import lease
 from zeitwork.store.nodes import lock_node, resource_rows
 from zeitwork.store.placements import insert_placement
 from zeitwork.store.pools import pick
 from zeitwork.store.problems import CapacityExceeded, PoolExhausted
+from zeitwork.store.snapshot_rows import lock_snapshot
 from zeitwork.store.units import Cursor, Units
 
 #: Instances that one evaluation looks at, oldest first.
 MAX_PENDING = 5000
 
 # An earlier placement must be gone first: one instance never runs twice. An instance that failed for good before it
-# was placed (its image failed) stays failed until someone starts its next generation.
+# was placed (its image failed) stays failed until someone starts its next generation. One that goes on from a snapshot
+# can do so on the snapshot's host only.
 _PENDING = """
-select i.id, i.generation, i.pinned_node_id, i.image_id, i.vcpu, i.memory, i.disk, m.status, m.error
+select i.id, i.generation, coalesce(s.node_id, i.pinned_node_id) as node_id, i.image_id, i.vcpu, i.memory, i.disk,
+    m.status, m.error
 from instances i join images m on m.id = i.image_id
+    left join snapshots s on s.id = i.snapshot_id and i.snapshot_generation = i.generation
 where i.desired = 'running' and i.state <> 'terminated'
     and not exists (select from placements where instance_id = i.id
         and (generation = i.generation or state <> 'removed'))
@@ -50,7 +54,7 @@ class Scheduling:
                 PendingInstance(
                     id=row["id"],
                     generation=row["generation"],
-                    node_id=row["pinned_node_id"],
+                    node_id=row["node_id"],
                     image_id=row["image_id"],
                     image_status=ImageStatus(row["status"]),
                     image_error=row["error"],
@@ -131,18 +135,30 @@ def _assign(cursor: Cursor, assignment: Assignment) -> str | None:
         return f"the host is {node['state'] if node else 'gone'}"
     if node["closed_since"] is not None:
         return f"the host is closed: {node['closed_reason']}"
+    snapshot_id = restored_from(instance)
+    if snapshot_id is not None and (obstacle := _snapshot_obstacle(cursor, snapshot_id, assignment.node_id)):
+        return obstacle
     placement_id = new_id()
     v4_pool, v4 = pick(cursor, assignment.node_id, 4)
     assert isinstance(v4, IPv4Address)
     v6_pool, v6 = pick(cursor, assignment.node_id, 6) if node["ipv6"] else (None, None)
     assert v6 is None or isinstance(v6, IPv6Address)
-    insert_placement(cursor, placement_id, instance, assignment.node_id, v4, v6)
+    insert_placement(cursor, placement_id, instance, assignment.node_id, v4, v6, snapshot_id)
     lease(cursor, v4_pool, v4, assignment.node_id, placement_id)
     if v6 is not None and v6_pool is not None:
         lease(cursor, v6_pool, v6, assignment.node_id, placement_id)
     _announce_placement(cursor, placement_id, instance["id"], assignment, v4, v6)
     write_observed(cursor, instance, InstanceState.STARTING, "", generation=assignment.generation, who="scheduler")
     return None
+
+
+def _snapshot_obstacle(cursor: Cursor, snapshot_id: UUID, node_id: UUID) -> str | None:
+    """Return why a machine can't go on from a snapshot on this node, or None: then it stays until the commit."""
+    snapshot = lock_snapshot(cursor, snapshot_id, to_use=True)
+    assert snapshot is not None  # a foreign key holds it
+    if snapshot["state"] != SnapshotState.READY:
+        return f"its snapshot is {snapshot['state']}"
+    return None if snapshot["node_id"] == node_id else "its snapshot is on another host"
 
 
 def _announce_placement(

@@ -18,6 +18,7 @@ from zeitwork.store.nodes import Nodes
 from zeitwork.store.notifications import Notifications
 from zeitwork.store.placements import Placements
 from zeitwork.store.scheduling import Scheduling
+from zeitwork.store.snapshots import Snapshots
 from zeitwork.store.units import Cursor, Units
 
 #: Events are kept this many seconds, and at most this many of them.
@@ -44,6 +45,7 @@ class Store:
         self.images = Images(units)
         self.instances = Instances(units)
         self.placements = Placements(units, rest=rest)
+        self.snapshots = Snapshots(units)
         self.scheduling = Scheduling(units)
         self.leases = Leases(units)
         self.events = Events(units)

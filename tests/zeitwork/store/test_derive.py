@@ -30,7 +30,8 @@ def test_what_was_asked_for_is_never_a_failure(
         looping = observation.outcome is Outcome.START_FAILED
         assert state is (InstanceState.CRASH_LOOP if looping else InstanceState.STARTING)
     elif observation.state is not PlacementState.REMOVED:
-        assert state in (InstanceState.STARTING, InstanceState.RUNNING, InstanceState.STOPPING)
+        assert state in (InstanceState.STARTING, InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.STOPPING)
+        assert (state is InstanceState.PAUSED) == (observation.state is PlacementState.PAUSED)
     elif desired is InstanceDesired.RUNNING and superseded:
         assert state is InstanceState.PENDING
     elif desired is InstanceDesired.RUNNING:

@@ -14,8 +14,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from actors.model.errors import Conflict, InvalidInput
-from actors.model.records import Observation
-from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
+from actors.model.records import Observation, SnapshotMade
+from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState, SnapshotState
 from actors.scheduler.plan import evaluate
 from tests.conftest import TEMPLATE
 from tests.zeitwork.store.world import instance, ready_image, ready_node
@@ -23,6 +23,7 @@ from zeitwork.store import Store, open_store
 from zeitwork.store.embedded import EmbeddedServer
 from zeitwork.store.rows import ImageRow, NodeRow
 
+MADE = SnapshotMade(4096, "qemu", "7.2", "6.1.0-1", "a CPU")
 _PICK = st.integers(0, 7)
 _ENDINGS = st.sampled_from([Outcome.EXITED, Outcome.STOPPED, Outcome.KILLED, Outcome.START_FAILED, Outcome.VMM_DIED])
 _LIVE = st.sampled_from([state for state in PlacementState if state is not PlacementState.REMOVED])
@@ -35,6 +36,14 @@ STEPS = st.lists(
         st.tuples(st.just("observe"), _PICK, _LIVE),
         st.tuples(st.just("remove"), _PICK, _ENDINGS, st.sampled_from([0, 1])),
         st.tuples(st.just("expire")),
+        st.tuples(st.just("pause"), _PICK),
+        st.tuples(st.just("resume"), _PICK),
+        st.tuples(st.just("snapshot"), _PICK),
+        st.tuples(st.just("take"), _PICK, st.booleans()),
+        st.tuples(st.just("restore"), _PICK, _PICK),
+        st.tuples(st.just("clone"), _PICK),
+        st.tuples(st.just("forget"), _PICK),
+        st.tuples(st.just("sweep")),
     ),
     min_size=8,
     max_size=30,
@@ -48,6 +57,7 @@ class World:
     image: ImageRow
     connection: psycopg.Connection[dict[str, Any]]
     instances: list[Any] = field(default_factory=list)
+    snapshots: list[Any] = field(default_factory=list)
 
     async def step(self, name: str, *arguments: Any) -> None:
         await getattr(self, name)(*arguments)
@@ -103,6 +113,96 @@ class World:
     async def expire(self) -> None:
         await self.store.leases.expire_rested(self.node.id)
 
+    async def pause(self, index: int) -> None:
+        if not self.instances:
+            return
+        chosen = self.instances[index % len(self.instances)]
+        before = await self.store.instances.get(chosen)
+        try:
+            after = await self.store.instances.pause(chosen)
+        except Conflict:
+            assert not before.paused
+        else:
+            assert after.paused
+            assert after.generation == before.generation
+            assert await self.store.instances.pause(chosen) == after
+
+    async def resume(self, index: int) -> None:
+        if not self.instances:
+            return
+        chosen = self.instances[index % len(self.instances)]
+        before = await self.store.instances.get(chosen)
+        try:
+            assert not (await self.store.instances.resume(chosen)).paused
+        except Conflict:
+            assert not before.paused
+
+    async def snapshot(self, index: int) -> None:
+        if not self.instances:
+            return
+        chosen = self.instances[index % len(self.instances)]
+        before = await self.store.instances.get(chosen)
+        try:
+            made = await self.store.snapshots.create(chosen)
+        except Conflict:
+            return
+        assert before.state in (InstanceState.RUNNING, InstanceState.PAUSED)
+        assert before.desired is InstanceDesired.RUNNING
+        self.snapshots.append(made.id)
+
+    async def take(self, index: int, well: bool) -> None:
+        """Do what the host does about what it is to take of one placement."""
+        live = await self.store.placements.placements(self.node.id)
+        taking = [snapshot for placement in live for snapshot in placement.snapshots]
+        if not taking:
+            return
+        chosen = taking[index % len(taking)]
+        if well:
+            assert await self.store.snapshots.taken(chosen, MADE)
+            assert await self.store.snapshots.taken(chosen, MADE)
+        else:
+            await self.store.snapshots.failed(chosen, "the disk is full")
+            assert not await self.store.snapshots.taken(chosen, MADE)
+
+    async def restore(self, index: int, snapshot: int) -> None:
+        if not self.snapshots:
+            return
+        chosen = self.instances[index % len(self.instances)]
+        source = await self.store.snapshots.get(self.snapshots[snapshot % len(self.snapshots)])
+        try:
+            after = await self.store.instances.restore(chosen, source.id)
+        except (Conflict, InvalidInput):
+            return
+        assert source.state is SnapshotState.READY
+        assert (after.snapshot_id, after.desired, after.paused) == (source.id, InstanceDesired.RUNNING, False)
+
+    async def clone(self, snapshot: int) -> None:
+        if not self.snapshots:
+            return
+        source = await self.store.snapshots.get(self.snapshots[snapshot % len(self.snapshots)])
+        try:
+            made = await instance(self.store, self.image, memory=source.resources.memory, snapshot_id=source.id)
+        except Conflict:
+            assert source.state is not SnapshotState.READY
+        else:
+            assert source.state is SnapshotState.READY
+            self.instances.append(made.id)
+
+    async def forget(self, snapshot: int) -> None:
+        if not self.snapshots:
+            return
+        try:
+            after = await self.store.snapshots.delete(self.snapshots[snapshot % len(self.snapshots)])
+        except Conflict:
+            return
+        assert after.state in (SnapshotState.DELETING, SnapshotState.DELETED)
+
+    async def sweep(self) -> None:
+        """Do what the host does about snapshots that are to be deleted."""
+        for snapshot in await self.store.snapshots.deleting(self.node.id, []):
+            await self.store.snapshots.removed(snapshot)
+        assert await self.store.snapshots.deleting(self.node.id, []) == set()
+
     def check(self) -> None:
         rows = self.connection.execute(
             "select i.*, (select count(*) from placements where instance_id = i.id and state <> 'removed') as live, "
@@ -119,7 +219,23 @@ class World:
                 elif not row["placed"]:
                     assert row["state"] == "pending"
             else:
-                assert row["state"] in ("pending", "starting", "running", "stopping")
+                assert row["state"] in ("pending", "starting", "running", "paused", "stopping")
+            if row["paused"]:
+                assert row["desired"] == "running"
+        # What is being taken can be taken, and what is yet to be gone on from is there.
+        stray = self.connection.execute(
+            "select s.id from snapshots s join placements p on p.id = s.placement_id where s.state = 'creating' "
+            "and p.state not in ('running', 'paused')"
+        ).fetchall()
+        assert stray == []
+        lost = self.connection.execute(
+            "select s.id, s.state from snapshots s join placements p on p.snapshot_id = s.id "
+            "where p.state <> 'removed' and p.running_at is null and s.state <> 'ready' "
+            "union select s.id, s.state from snapshots s join instances i on i.snapshot_id = s.id "
+            "where i.snapshot_generation = i.generation and i.desired = 'running' and s.state <> 'ready' "
+            "and not exists (select from placements where instance_id = i.id and generation = i.generation)"
+        ).fetchall()
+        assert lost == []
         use = self.connection.execute(
             "select coalesce(sum(memory + memory_overhead), 0) as memory, count(*) as live from placements "
             "where state <> 'removed'"
@@ -152,6 +268,36 @@ class World:
         ("evaluate",),
         ("observe", 0, PlacementState.WAITING),
         ("desire", 0, InstanceDesired.RUNNING, False),
+    ]
+)
+@example(
+    # A copy of what ran, whose snapshot is not wanted any more before the copy has started from it.
+    steps=[
+        ("observe", 0, PlacementState.RUNNING),
+        ("snapshot", 0),
+        ("take", 0, True),
+        ("clone", 0),
+        ("forget", 0),
+        ("evaluate",),
+        ("forget", 0),
+        ("observe", 2, PlacementState.RUNNING),
+        ("forget", 0),
+        ("sweep",),
+    ]
+)
+@example(
+    # Back to what it was, while paused.
+    steps=[
+        ("observe", 0, PlacementState.RUNNING),
+        ("pause", 0),
+        ("observe", 0, PlacementState.PAUSED),
+        ("snapshot", 0),
+        ("take", 0, True),
+        ("restore", 0, 0),
+        ("forget", 0),
+        ("remove", 0, Outcome.STOPPED, 0),
+        ("evaluate",),
+        ("forget", 0),
     ]
 )
 @settings(

@@ -21,6 +21,7 @@ from actors.model.states import (
     NodeState,
     Outcome,
     PlacementState,
+    SnapshotState,
 )
 from tests.zeitwork.store.world import ready_node, running
 from zeitwork.store import Store
@@ -38,6 +39,8 @@ ENUMS: list[tuple[str, str, type[StrEnum]]] = [
     ("image_history", "status", ImageStatus),
     ("nodes", "desired", NodeDesired),
     ("nodes", "state", NodeState),
+    ("snapshots", "state", SnapshotState),
+    ("snapshots", "restart_mode", RestartMode),
 ]
 
 
@@ -164,6 +167,38 @@ async def test_no_placement_ends_with_a_lease_or_lives_without(store: Store, con
     with pytest.raises(psycopg.Error) as caught:
         _place(connection, instance.id, node.id, generation=2)
     assert caught.value.sqlstate == "ZW003"
+
+
+async def test_a_machine_goes_on_where_its_snapshot_is(store: Store, connection: psycopg.Connection) -> None:
+    _, instance, placement = await running(store)
+    snapshot = await store.snapshots.create(instance.id)
+    elsewhere = await ready_node(store)
+    with pytest.raises(errors.ForeignKeyViolation):
+        connection.execute(
+            "insert into placements (id, instance_id, generation, node_id, vcpu, memory, disk, v4, snapshot_id) "
+            "values (%s, %s, 2, %s, 1, 1, 1, '10.128.0.9', %s)",
+            (uuid4(), instance.id, elsewhere.id, snapshot.id),
+        )
+    with pytest.raises(psycopg.Error) as caught:
+        connection.execute("update placements set snapshot_id = %s where id = %s", (snapshot.id, placement.id))
+    assert caught.value.sqlstate == "ZW002"
+
+
+async def test_one_snapshot_at_a_time_and_none_of_what_is_stopped(store: Store, connection: psycopg.Connection) -> None:
+    _, instance, _ = await running(store)
+    snapshot = await store.snapshots.create(instance.id)
+    with pytest.raises(errors.UniqueViolation):
+        connection.execute(
+            "insert into snapshots select * from json_populate_record(null::snapshots, (select (to_jsonb(s) || "
+            "jsonb_build_object('id', gen_random_uuid()))::json from snapshots s where id = %s))",
+            (snapshot.id,),
+        )
+    with pytest.raises(errors.CheckViolation):
+        connection.execute("update snapshots set state = 'ready' where id = %s", (snapshot.id,))
+    with pytest.raises(errors.CheckViolation):
+        connection.execute("update instances set paused = true, desired = 'stopped' where id = %s", (instance.id,))
+    with pytest.raises(errors.CheckViolation):
+        connection.execute("update instances set snapshot_id = %s where id = %s", (snapshot.id, instance.id))
 
 
 async def test_an_unknown_capacity_takes_nothing(store: Store, connection: psycopg.Connection) -> None:
