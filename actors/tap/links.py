@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Conflict, Failed
 from actors.tap.netlink import addresses_of, code, neighbours_of, netlink, routes_of
 from actors.tap.refusals import refusal
@@ -39,6 +40,7 @@ from actors.tap.wanted import (
     mend,
     read_alias,
 )
+from runtime import crash
 
 TUN_DEVICE = Path("/dev/net/tun")
 #: Number in a route's "protocol" by which our routes are told from anybody else's (`ip route show proto 201`).
@@ -64,6 +66,7 @@ def ensure_tap(name: str, wanted: Facts, *, uid: int | None = None) -> list[Step
         made = link is None
         if link is None:
             _create(name, uid)
+            crash.point(CrashPoint.TAP_CREATED)
             link = _find(connection, name)
             if link is None:
                 raise Failed(f"the TAP {name} vanished right after it was made")

@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 import trio
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import InvalidInput, Problem
 from actors.model.network import HostNetwork, Lease
 from actors.tap import ground, links, sysctls
@@ -29,6 +30,7 @@ from actors.tap.nft import (
 )
 from actors.tap.nft_process import Nft
 from actors.tap.wanted import Step, tap_name, wanted_facts
+from runtime import crash
 
 _log = structlog.get_logger()
 
@@ -101,6 +103,7 @@ class NetworkHost:
         async def device() -> None:
             try:
                 steps.extend(await trio.to_thread.run_sync(lambda: links.ensure_tap(name, wanted, uid=uid)))
+                crash.point(CrashPoint.TAP_MADE)
             except Exception as error:
                 failures.append(error)
 
@@ -112,12 +115,14 @@ class NetworkHost:
                 failures.append(error)
         if failures:
             raise failures[0]
+        crash.point(CrashPoint.TAP_READY)
         return steps
 
     async def down(self, placement_id: UUID, lease: Lease) -> None:
         """Remove a placement's TAP, then its rules."""
         name = tap_name(placement_id)
         await trio.to_thread.run_sync(links.remove_tap, name)
+        crash.point(CrashPoint.TAP_DROPPED)
         await self._commit(_Change("remove", Guest(name, lease)))
 
     async def drop(self, placement_id: UUID, name: str) -> None:

@@ -15,6 +15,7 @@ import trio
 from actors.host.store import PlacementStore, SnapshotStore
 from actors.images.messages import NAME as IMAGES
 from actors.images.messages import EnsureRoot
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed, Problem, Unavailable
 from actors.model.ids import short_id
 from actors.model.image import RootImage
@@ -49,7 +50,7 @@ from actors.vm.report import observe, until_told
 from actors.vm.restart import Restart
 from actors.vm.settings import VmSettings
 from actors.vm.work import Launch, Launched
-from runtime import Actor, ActorError, Effect, Message, Ref
+from runtime import Actor, ActorError, Effect, Message, Ref, crash
 
 #: Seconds for the images actor and for the TAP actor to answer.
 _ROOT, _TAP = 60.0, 40.0
@@ -348,8 +349,10 @@ class VmActor(Actor):
     def _note_app_start(self) -> None:
         if self._pid_file is None or self._pid_file.app_started_at is not None:
             return
+        crash.point(CrashPoint.APP_STARTED)
         try:
             self._pid_file = self._pid_file.update(self._run, app_started_at=self.ctx.env.now())
+            crash.point(CrashPoint.APP_NOTED)
         except OSError as error:
             # Only a later adoption would be slower for it: it then looks through the console.
             self.ctx.log.warning("PID file not written", placement=str(self._placement.id), error=str(error))
@@ -475,6 +478,7 @@ class VmActor(Actor):
     async def _park(self) -> None:
         if self._intent is not None:
             self._intent = await self._operations.park(self._intent)
+            crash.point(CrashPoint.PARKED)
 
     async def _ask_guest(self, attempt: int) -> None:
         link = self._line.link if self._line is not None else None
@@ -483,6 +487,7 @@ class VmActor(Actor):
             await link.stop()
         elif self._hypervisor is not None:
             await self._hypervisor.request_shutdown(self._run, attempt)
+        crash.point(CrashPoint.STOP_ASKED)
 
     async def _report(self, report: life.Report) -> bool:
         """Tell the database until it is told: while it is away the machine runs on and this waits."""
@@ -646,6 +651,7 @@ class VmActor(Actor):
 
     async def _await_end(self, process: VmProcess) -> life.Exited:
         status = await process.wait()
+        crash.point(CrashPoint.MONITOR_ENDED)
         evidence = await self._evidence(status, True)
         return life.Exited(evidence)
 

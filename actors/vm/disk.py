@@ -10,8 +10,10 @@ from pathlib import Path
 
 import trio
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed, Problem
 from actors.vm.files import sync_directory
+from runtime import crash
 
 #: Seconds for mke2fs; it writes little, but a disk may be slow.
 _DEADLINE = 120.0
@@ -49,6 +51,7 @@ async def _make_template(template: Path, mib: int) -> None:
     try:
         await trio.to_thread.run_sync(_allocate, scratch, mib)
         await _format(scratch)
+        crash.point(CrashPoint.TEMPLATE_FORMATTED)
         await trio.to_thread.run_sync(_publish, scratch, template)
     finally:
         scratch.unlink(missing_ok=True)
@@ -78,7 +81,9 @@ async def save_disk(path: Path, target: Path) -> None:
 def _publish_copy(template: Path, temporary: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     copy_sparse(template, temporary, durable=True)
+    crash.point(CrashPoint.DISK_WRITTEN)
     temporary.replace(path)
+    crash.point(CrashPoint.DISK_MADE)
     sync_directory(path.parent.parent)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import h11
 import trio
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed
 from actors.vm.agent.wire import PORT
 from actors.vm.jail import Jail, known_as, relink
@@ -18,6 +19,7 @@ from actors.vm.machine import Acceleration, Command, Drive, MachineSpec
 from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard, Vsock
 from actors.vm.sockets import check_length, connect
 from actors.vm.version import program_version
+from runtime import crash
 
 SOCKET, METRICS, AGENT = "api.sock", "metrics.json", "agent.sock"
 #: The address of every guest on its own vsock device, whose other end is a unix socket: none is shared.
@@ -121,6 +123,7 @@ class Firecracker:
         async with await Api.connect(spec.run / SOCKET, _LISTEN) as api:
             for call in configuration(self._seen(spec)):
                 await api.call(call)
+            crash.point(CrashPoint.CONFIGURED)
             await api.call(START)
 
     async def request_shutdown(self, run: Path, attempt: int) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed
 from actors.model.network import Lease
 from actors.vm.limits import ResourceLimits
 from actors.vm.machine import Command, Drive, JailSpec, MachineSpec
+from runtime import crash
 
 #: Name of the directory of jails in a placement's directory, and of a snapshot's files in one of them.
 JAIL, RESTORE = "jail", "restore"
@@ -104,6 +106,7 @@ class Jail:
         try:
             root.mkdir(parents=True, mode=0o700)
             self.where.base.chmod(0o700)
+            crash.point(CrashPoint.JAIL_BEGUN)
             _share(spec.kernel, root / inside.kernel)
             if spec.initrd is not None and inside.initrd is not None:
                 _share(spec.initrd, root / inside.initrd)
@@ -115,6 +118,7 @@ class Jail:
                 private = not drive.read_only or spec.run in drive.path.parents
                 give: Callable[[Path, Path], None] = (lambda a, b: _give(a, b, uid)) if private else _share
                 give(drive.path, root / known.path)
+            crash.point(CrashPoint.JAIL_FILLED)
             _give(spec.log, root / inside.log, uid)
             for path in extra:
                 _give(path, root / path.name, uid)

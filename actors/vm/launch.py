@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed, Problem
 from actors.vm.cgroup import Cgroup
 from actors.vm.files import last_words
@@ -15,6 +16,7 @@ from actors.vm.firecracker import METRICS
 from actors.vm.limits import Limits, ResourceLimits
 from actors.vm.machine import Hypervisor, MachineSpec
 from actors.vm.process import PidFile, VmProcess, spawn
+from runtime import crash
 
 _log = structlog.get_logger()
 
@@ -36,14 +38,18 @@ async def launch(
     command = hypervisor.command(spec)
     # No checkpoint from here to the PID file: a cancelled task must not leave a process that nobody knows.
     process = spawn(command.argv, stdout=command.stdout, stderr=spec.log, enter=enter, limits=bounds, cwd=command.cwd)
+    crash.point(CrashPoint.SPAWNED)
     try:
         _log.info("monitor started", placement=str(spec.id), hypervisor=hypervisor.name, pid=process.pid)
         pid_file = PidFile(process.identity, spec.cgroup, bool(enter), hypervisor.name)
         pid_file.write(spec.run)
+        crash.point(CrashPoint.PID_WRITTEN)
         await _boot(hypervisor, spec, process)
         if began is not None:
             await began()
+        crash.point(CrashPoint.GUEST_STARTED)
         pid_file = pid_file.update(spec.run, booted=True)
+        crash.point(CrashPoint.BOOT_NOTED)
     except BaseException:
         await process.kill()
         process.close()
@@ -76,7 +82,9 @@ def _prepare(
         _settle(hypervisor, spec)
         raise
     enter = cgroup.create()
-    return enter, ResourceLimits.of(spec), cgroup.limit(limits)
+    unset = cgroup.limit(limits)
+    crash.point(CrashPoint.GROUP_MADE)
+    return enter, ResourceLimits.of(spec), unset
 
 
 async def _boot(hypervisor: Hypervisor, spec: MachineSpec, process: VmProcess) -> None:

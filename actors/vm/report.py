@@ -9,10 +9,11 @@ from uuid import UUID
 import trio
 
 from actors.host.store import PlacementStore
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import NotFound
 from actors.model.records import Observation
 from actors.model.states import PlacementState
-from runtime import Environment
+from runtime import Environment, crash
 
 #: First and largest wait in seconds before something is told again.
 FIRST, LONGEST = 0.2, 10.0
@@ -53,6 +54,9 @@ async def observe(
     """Compare-and-set a placement's observed state, until that is done or refused; return whether it was done."""
 
     async def tell() -> bool:
-        return await store.observe(placement_id, expected, observation)
+        crash.point(CrashPoint.REPORT_DUE)
+        accepted = await store.observe(placement_id, expected, observation)
+        crash.point(CrashPoint.REPORT_WRITTEN)
+        return accepted
 
     return bool(await until_told(tell, env, log, placement=str(placement_id), state=observation.state))

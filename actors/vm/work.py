@@ -10,6 +10,7 @@ from uuid import UUID
 
 import trio
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed, Unavailable
 from actors.model.ids import short_id
 from actors.model.image import RootImage
@@ -30,6 +31,7 @@ from actors.vm.launch import launch
 from actors.vm.machine import Hypervisor
 from actors.vm.process import PidFile, VmProcess, boot_id
 from actors.vm.settings import VmSettings
+from runtime import crash
 from runtime import Environment
 
 #: Bytes of console that stay after a placement is gone, to answer "why did it end?".
@@ -120,7 +122,9 @@ def _write(run: Path, drive: bytes, intent: Intent, data: Path) -> None:
     # What an earlier start of this placement said must not explain the end of this one.
     (data / LOG).unlink(missing_ok=True)
     mark(data / CONSOLE, intent.nonce)
+    crash.point(CrashPoint.CONFIG_WRITTEN)
     intent.write(data)
+    crash.point(CrashPoint.INTENT_WRITTEN)
 
 
 def _no_room(error: OSError, data: Path) -> Failed:
@@ -135,14 +139,18 @@ def drop_disk(data: Path) -> None:
     """Remove the writable layer. Blocking; idempotent."""
     for path in (data / DISK, data / f".{DISK}.new"):
         path.unlink(missing_ok=True)
+    crash.point(CrashPoint.DISK_DROPPED)
 
 
 def drop_machine(run: Path, data: Path, cgroup: str) -> None:
     """Remove sockets, PID file, config drive, jail and cgroup. Blocking; idempotent. Raises `OSError`."""
     remove_jail(data / JAIL)
+    crash.point(CrashPoint.JAIL_DROPPED)
     if run.exists():
         shutil.rmtree(run)
+    crash.point(CrashPoint.RUN_DROPPED)
     Cgroup.of(cgroup).remove()
+    crash.point(CrashPoint.MACHINE_DROPPED)
 
 
 def forget(data: Path) -> None:
@@ -155,7 +163,9 @@ def forget(data: Path) -> None:
     for path in data.iterdir():
         if path.name not in (CONSOLE, "intent.json"):
             path.unlink()
+    crash.point(CrashPoint.FILES_FORGOTTEN)
     Intent.forget(data)
+    crash.point(CrashPoint.FORGOTTEN)
     if not console.exists() or console.stat().st_size == 0:
         shutil.rmtree(data)
 

@@ -1,6 +1,7 @@
 """A host process around the real actors, to be killed: ``python -m tests.actors.host.host_process CONFIG.json``.
 
-Reads commands from standard input, one a line: ``wake``, ``view``, ``unhealthy PLACEMENT``, ``stop-all SECONDS``,
+``ZEITWORK_CRASH_POINT=NAME[:N]`` has it killed where it reaches that point of `actors.model.crash_points` for the Nth
+time. Reads commands from standard input, one a line: ``wake``, ``view``, ``unhealthy PLACEMENT``, ``stop-all SECONDS``,
 ``end``; answers ``view`` and ``stop-all`` with a JSON line.
 """
 
@@ -20,6 +21,7 @@ import trio
 from actors.host.actor import Host
 from actors.host.messages import StopAll, Unhealthy, Vms, Wake
 from actors.images.messages import NAME, EnsureRoot
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import NotFound
 from actors.model.image import ImageConfig, RootImage
 from actors.model.network import HostNetwork
@@ -39,8 +41,9 @@ from actors.vm.messages import Stop
 from actors.vm.qemu import Qemu
 from actors.vm.settings import HypervisorChoice, VmSettings, by_name, cgroup_parent
 from actors.vm.snapshots import SnapshotFiles
-from runtime import Actor, Message, Ref, Spec, System
+from runtime import Actor, Message, Ref, Spec, System, crash
 from tests.actors.host.file_store import NODE, FileStore
+from tests.actors.host.minimal import Minimal
 from tests.actors.host.shell import Shell
 from zeitwork import logs
 
@@ -82,6 +85,8 @@ async def main(config: Config) -> None:
         hypervisor = Qemu(Path(config.binary), Acceleration.TCG)
     elif config.hypervisor == "shell":
         hypervisor = Shell(Path(config.binary))
+    elif config.hypervisor == "minimal":
+        hypervisor = Minimal(Path(config.binary), jailer=Path(jailer) if jailer else None)
 
     async def choose() -> Hypervisor:
         return hypervisor
@@ -103,11 +108,6 @@ async def main(config: Config) -> None:
     network = NetworkHost(net, config.tag, base / "data" / "sysctl.json")
     await network.start()
 
-    async def drop_tap(placement_id: UUID, name: str) -> None:
-        from actors.tap import links
-
-        await trio.to_thread.run_sync(links.remove_tap, name)
-
     def make_tap(placement: Placement) -> Spec:
         factory = lambda: TapActor(placement.id, placement.lease, network)  # noqa: E731
         return Spec(tap_name(placement.id), factory, restart="transient")
@@ -117,7 +117,7 @@ async def main(config: Config) -> None:
         return Spec(actor_name(placement), factory, restart="temporary", init_timeout=30)
 
     files = SnapshotFiles(paths.snapshots, config.cluster)
-    leftovers = VmLeftovers(paths, settings.cgroup, drop_tap)
+    leftovers = VmLeftovers(paths, settings.cgroup, network.drop)
     async with System() as system:
         await system.start(Spec(NAME, lambda: OneImage(config.rootfs)))
         make_host = lambda: Host(NODE, config.cluster, store, store, leftovers, make_tap, make_vm, files)  # noqa: E731
@@ -169,4 +169,7 @@ def say(answer: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     logs.configure("debug", "text")
+    if wanted := os.environ.get("ZEITWORK_CRASH_POINT"):
+        where, _, count = wanted.partition(":")
+        crash.arm(CrashPoint(where), int(count or 1))
     trio.run(main, Config(**json.loads(Path(sys.argv[1]).read_text())))

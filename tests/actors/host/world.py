@@ -26,8 +26,10 @@ from pyroute2 import NetNS
 from actors.model.ids import short_id, uuid7
 from actors.model.paths import HostPaths
 from actors.vm.cgroup import Cgroup, groups_below
+from actors.vm.process import read_stat
 from tests.actors.host.file_store import FileStore
 from tests.actors.host.host_process import Config
+from tests.actors.host.minimal import Voice
 from tests.zeitwork.guest.machine import FETCH, cached_kernel, root_tree, squashfs
 from zeitwork.guest import initramfs
 
@@ -61,10 +63,12 @@ class World:
         self.paths.run.mkdir()
         self.process: subprocess.Popen[str] | None = None
         self.start_deadline = 60.0
+        self.voice = Voice(self.paths.placements) if hypervisor == "minimal" else None
 
     # --- the process
 
-    def start(self) -> None:
+    def start(self, crash_point: str = "") -> None:
+        """Start the host process; ``crash_point`` (``NAME[:N]``) is where it is to be killed."""
         config = Config(
             base=str(self.base),
             tag=self.tag,
@@ -73,7 +77,7 @@ class World:
             binary=self.binary,
             kernel=str(self.kernel),
             initrd=str(self.initrd),
-            rootfs=str(root_image()) if self.hypervisor != "shell" else str(self.base / "root"),
+            rootfs=str(self.base / "root") if self.hypervisor in ("shell", "minimal") else str(root_image()),
             start_deadline=self.start_deadline,
         )
         file = self.base / "config.json"
@@ -82,6 +86,7 @@ class World:
             self.process = subprocess.Popen(
                 [*self.inside(sys.executable), "-m", "tests.actors.host.host_process", str(file)],
                 cwd=ROOT,
+                env={**os.environ, "ZEITWORK_CRASH_POINT": crash_point},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -120,6 +125,16 @@ class World:
         """kill -9, as an operator in distress or the kernel would."""
         assert self.process is not None
         self.process.kill()
+        self._forget()
+
+    def wait_crash(self, seconds: float = 30.0) -> None:
+        """Wait until the host process is killed at the point that it was started with."""
+        assert self.process is not None
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the crash point was not reached\n{self.log.read_text()[-8000:]}")
+        assert status == -signal.SIGKILL, self.log.read_text()[-8000:]
         self._forget()
 
     def end(self) -> None:
@@ -178,15 +193,41 @@ class World:
         with NetNS(self.netns) as netns:
             if netns.link_lookup(ifname=f"zw{short_id(placement)}"):
                 found.append("tap")
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                if str(self.base).encode() in process.read_bytes() and b"host_process" not in process.read_bytes():
-                    found.append(f"process {process.parent.name}")
+        rules = subprocess.run(self.inside("nft", "list", "ruleset"), capture_output=True, text=True, check=True).stdout
+        if f"zw{short_id(placement)}" in rules:
+            found.append("rules")
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        found += [f"mount {line.split()[4]}" for line in mounts if str(data) in line]
+        found += [str(path) for path in (self.paths.data / "templates").glob(".*")]
+        found += [f"process {pid}" for pid in self.processes()]
         return found
+
+    def processes(self) -> list[int]:
+        """Every process in this world's network but the host's own. Zombies have ended."""
+        own = os.stat(f"/var/run/netns/{self.netns}").st_ino
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                pid = int(process.name)
+                stat = read_stat(pid)
+                here = (process / "ns/net").stat().st_ino == own
+                if here and not (stat is None or stat[0] in "ZXx" or (self.process and self.process.pid == pid)):
+                    found.append(pid)
+        return found
+
+    def monitors(self, placement: UUID) -> list[int]:
+        """The processes in a placement's cgroup that have not ended."""
+        members = Cgroup.of(f"zeitwork-{self.tag}/{short_id(placement)}").members()
+        return sorted(pid for pid in members if (stat := read_stat(pid)) is not None and stat[0] not in "ZXx")
 
     def close(self) -> None:
         if self.process is not None:
             self.kill()
+        if self.voice is not None:
+            self.voice.close()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         roots = Cgroup.of("x").roots
         for name in groups_below(f"zeitwork-{self.tag}", roots):
             group = Cgroup.of(f"zeitwork-{self.tag}/{name}")
@@ -208,11 +249,17 @@ def world(hypervisor: str) -> Iterator[World]:
     base = Path(tempfile.mkdtemp(prefix="zwh-"))
     name = f"zwh{secrets.token_hex(5)}"
     try:
-        if hypervisor == "firecracker":
+        if hypervisor in ("firecracker", "minimal"):
             binary = os.environ.get("ZEITWORK_TEST_FIRECRACKER", "")
             if not binary or not os.access("/dev/kvm", os.W_OK):
                 pytest.skip("ZEITWORK_TEST_FIRECRACKER is not set, or /dev/kvm is not writable")
-            if own := os.environ.get("ZEITWORK_TEST_KERNEL"):
+            if hypervisor == "minimal":
+                if "ZEITWORK_TEST_MINIMAL_GUEST" not in os.environ:
+                    pytest.skip("ZEITWORK_TEST_MINIMAL_GUEST is not set")
+                kernel = initrd = Path(os.environ["ZEITWORK_TEST_MINIMAL_GUEST"])
+                (base / "root").write_bytes(bytes(4096))
+                (base / "root").chmod(0o444)
+            elif own := os.environ.get("ZEITWORK_TEST_KERNEL"):
                 kernel, initrd = Path(own), base / "initrd"
                 initrd.write_bytes(initramfs.build(None))
             else:
