@@ -487,7 +487,7 @@ class VmActor(Actor):
             await link.stop()
         elif self._hypervisor is not None:
             await self._hypervisor.request_shutdown(self._run, attempt)
-            crash.point(CrashPoint.STOP_ASKED)
+        crash.point(CrashPoint.STOP_ASKED)
 
     async def _report(self, report: life.Report) -> bool:
         """Tell the database until it is told: while it is away the machine runs on and this waits."""

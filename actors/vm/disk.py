@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,8 @@ _DEADLINE = 120.0
 #: Below this ext4 has no room for a journal and overlayfs none for its work.
 MIN_DISK = 16
 _CHUNK = 64 * 1024
+#: Tells this process's half-made templates from those of one that was killed; a PID comes again, in containers at once.
+_LIFE = secrets.token_hex(4)
 _FICLONE = 0x40049409
 
 
@@ -47,14 +50,22 @@ async def make_disk(path: Path, mib: int, templates: Path) -> None:
 
 async def _make_template(template: Path, mib: int) -> None:
     # A name of its own: two placements may be the first of their size.
-    scratch = template.with_name(f".{template.name}.{os.getpid()}.{id(trio.lowlevel.current_task())}")
+    scratch = template.with_name(f".{template.name}.{_LIFE}.{id(trio.lowlevel.current_task())}")
     try:
+        await trio.to_thread.run_sync(_sweep, template.parent)
         await trio.to_thread.run_sync(_allocate, scratch, mib)
         await _format(scratch)
         crash.point(CrashPoint.TEMPLATE_FORMATTED)
         await trio.to_thread.run_sync(_publish, scratch, template)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _sweep(templates: Path) -> None:
+    """Remove what a process that was killed left half made. There is one host process for a data directory."""
+    for path in templates.glob(".ext4-*.template.*"):
+        if f".{_LIFE}." not in path.name:
+            path.unlink(missing_ok=True)
 
 
 async def restore_disk(path: Path, saved: Path) -> None:

@@ -62,7 +62,7 @@ class Voice:
         if intent is None:
             return
         text = console.read_bytes()
-        before, found, said = text.rpartition(b"[zeitwork] next start ")
+        _, found, said = text.rpartition(b"[zeitwork] next start ")
         if found and not said.startswith(intent.nonce.encode()):
             return  # that intent is of an earlier start than the console's end
         line = f"[zeitwork {intent.nonce}] started pid=1\n".encode()

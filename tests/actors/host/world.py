@@ -9,11 +9,13 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,7 @@ from uuid import UUID
 
 import pytest
 from pyroute2 import NetNS
+from pyroute2.netns import setns
 
 from actors.model.ids import short_id, uuid7
 from actors.model.paths import HostPaths
@@ -168,6 +171,13 @@ class World:
             time.sleep(0.02)
         return value
 
+    def settle(self, condition: Callable[[], Any], seconds: float = 30.0) -> None:
+        """Wait for a condition; the host process may end meanwhile."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, self.log.read_text()[-8000:]
+            time.sleep(0.02)
+
     def wait_state(self, placement: UUID, state: str, seconds: float = 90.0) -> dict[str, Any]:
         self.wait(lambda: self.store.row(placement)["state"] == state, f"{state} of {placement}", seconds)
         return self.store.row(placement)
@@ -175,6 +185,21 @@ class World:
     def fetch(self, host: str) -> str:
         command = self.inside(sys.executable, "-I", "-c", FETCH, f"http://{host}/index.html")
         return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
+
+    def echo(self, host: str, data: bytes, port: int = 7) -> bytes:
+        """Return what the bare guest answers to a datagram."""
+        with ThreadPoolExecutor(1) as pool:  # a thread has a network namespace of its own
+            return pool.submit(self._echo, host, data, port).result(30)
+
+    def _echo(self, host: str, data: bytes, port: int) -> bytes:
+        setns(self.netns)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+            own.settimeout(1)
+            for _ in range(10):
+                own.sendto(data, (host, port))
+                with contextlib.suppress(TimeoutError):
+                    return own.recv(2048)
+        raise AssertionError(f"{host} does not answer")
 
     def vmm_pid(self, placement: UUID) -> int:
         return int(json.loads((self.paths.vm_run(placement) / "vmm.json").read_text())["identity"]["pid"])
@@ -204,7 +229,7 @@ class World:
 
     def processes(self) -> list[int]:
         """Every process in this world's network but the host's own. Zombies have ended."""
-        own = os.stat(f"/var/run/netns/{self.netns}").st_ino
+        own = Path(f"/var/run/netns/{self.netns}").stat().st_ino
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
