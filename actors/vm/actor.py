@@ -29,7 +29,7 @@ from actors.vm.firecracker import METRICS
 from actors.vm.guest import CONSOLE, LOG
 from actors.vm.intent import Intent
 from actors.vm.lifecycle import MOTION, Job, Phase
-from actors.vm.line import PULSE, Answers, GuestLine
+from actors.vm.line import Answers, GuestLine
 from actors.vm.machine import Acceleration, Hypervisor
 from actors.vm.messages import (
     Disowned,
@@ -218,7 +218,7 @@ class VmActor(Actor):
             stop = self._initial_stop
             events.append(life.StopWanted(stop.timeout, stop.force, stop.park))
         self.ctx.every(_ROTATE_EVERY, _Rotate())
-        self.ctx.every(PULSE, _Pulse())
+        self.ctx.every(self._settings.pulse, _Pulse())
         for event in events:
             self.ctx.ref.tell(_Fact(event))
 

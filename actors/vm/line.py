@@ -19,8 +19,7 @@ from actors.vm.machine import Acceleration, Hypervisor
 from actors.vm.operations import Operations
 from runtime import Environment
 
-#: Seconds between heartbeats, and for one to be answered.
-PULSE = 10.0
+#: Seconds for a heartbeat to be answered.
 _ANSWER = {Acceleration.KVM: 5.0, Acceleration.TCG: 15.0}
 #: A guest that answers proves that its monitor serves it; that this can also be spoken to is asked at every so many.
 _MONITOR_EVERY = 6

@@ -57,7 +57,7 @@ class VmSettings:
     the first user of jailed monitors. ``dns`` are the resolvers that
     guests are told. ``boots`` bounds how many guests boot at once: under translation no more than cores. ``limits`` are
     the deadlines for each kind of acceleration, ``control`` gives the hypervisor of a monitor that was found running.
-    ``agents`` is where the links to their guests are found.
+    ``agents`` is where the links to their guests are found, ``pulse`` the seconds between heartbeats.
     """
 
     paths: HostPaths
@@ -71,6 +71,7 @@ class VmSettings:
     limits: Callable[[Acceleration], Limits] = _LIMITS.__getitem__
     control: Callable[[str, str], Hypervisor] = by_name
     agents: Agents = field(default_factory=Agents)
+    pulse: float = 10.0
 
 
 def cgroup_parent(tag: str) -> str:

@@ -61,6 +61,7 @@ class Config:
     initrd: str
     rootfs: str
     start_deadline: float = 60.0
+    pulse: float = 10.0
 
 
 class OneImage(Actor):
@@ -103,6 +104,7 @@ async def main(config: Config) -> None:
         boots=trio.Semaphore(1),
         limits=lambda _: Limits(start=config.start_deadline, margin=1.0),
         control=control,
+        pulse=config.pulse,
     )
     net = HostNetwork(IPv6Network("fd7a:77::/64"), IPv4Network("172.31.0.0/16"))
     network = NetworkHost(net, config.tag, base / "data" / "sysctl.json")

@@ -66,6 +66,7 @@ class World:
         self.paths.run.mkdir()
         self.process: subprocess.Popen[str] | None = None
         self.start_deadline = 60.0
+        self.pulse = 10.0
         self.voice = Voice(self.paths.placements) if hypervisor == "minimal" else None
 
     # --- the process
@@ -82,6 +83,7 @@ class World:
             initrd=str(self.initrd),
             rootfs=str(self.base / "root") if self.hypervisor in ("shell", "minimal") else str(root_image()),
             start_deadline=self.start_deadline,
+            pulse=self.pulse,
         )
         file = self.base / "config.json"
         file.write_text(json.dumps(asdict(config)))
@@ -186,16 +188,16 @@ class World:
         command = self.inside(sys.executable, "-I", "-c", FETCH, f"http://{host}/index.html")
         return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
 
-    def echo(self, host: str, data: bytes, port: int = 7) -> bytes:
-        """Return what the bare guest answers to a datagram."""
+    def echo(self, host: str, data: bytes, port: int = 7, tries: int = 10) -> bytes:
+        """Return what the bare guest answers to a datagram, sent again every second."""
         with ThreadPoolExecutor(1) as pool:  # a thread has a network namespace of its own
-            return pool.submit(self._echo, host, data, port).result(30)
+            return pool.submit(self._echo, host, data, port, tries).result(30)
 
-    def _echo(self, host: str, data: bytes, port: int) -> bytes:
+    def _echo(self, host: str, data: bytes, port: int, tries: int) -> bytes:
         setns(self.netns)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
             own.settimeout(1)
-            for _ in range(10):
+            for _ in range(tries):
                 own.sendto(data, (host, port))
                 with contextlib.suppress(TimeoutError):
                     return own.recv(2048)
