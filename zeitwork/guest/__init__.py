@@ -12,7 +12,9 @@ goes there too, unchanged. In the order in which they come:
 ``mounted``                           the app's root is in place
 ``network``                           addresses, routes, hostname and resolver are set
 ``started pid=N``                     the app's program runs (its exec succeeded)
-``stopping signal=N``                 asked to stop by the power button, Ctrl-Alt-Del, or from inside
+``restored``                          the machine is another one than before (its nonce too), and goes on; ``started``
+                                      follows
+``stopping signal=N``                 asked to stop over the agent's channel, by the power button, Ctrl-Alt-Del, or from inside
 ``exited status=N``                   the app ended by itself
 ``exited signal=N [oom=1]``           a signal ended the app; 9 when it did not stop in its time. ``oom``: the guest's
                                       kernel has killed a process because the memory was used up
@@ -22,4 +24,7 @@ goes there too, unchanged. In the order in which they come:
 
 The message is a JSON string. A machine without drives, or with ``zeitwork.probe=1`` on its kernel command line, says
 ``probe ok`` and halts. ``zeitwork.halt=poweroff`` powers off instead of resetting.
+
+**Agent.** The init answers its host on a channel of its own, as `actors.vm.agent.wire` specifies: vsock port 20, or
+the virtio-serial port ``org.zeitwork.agent``. A machine with neither has no agent.
 """

@@ -1,7 +1,9 @@
-/* Clock, files, numbers, the kernel's command line: what every other file needs. */
+/* Clock, files, numbers, waiting, the kernel's command line: what every other file needs. */
 #include "init.h"
 
 #include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,6 +21,38 @@ void sleep_ms(int milliseconds)
 	struct timespec time = {milliseconds / 1000, (long)(milliseconds % 1000) * 1000000};
 
 	nanosleep(&time, NULL);
+}
+
+/* Notes why; always false, so that a function can end with it. */
+bool failed(struct problem *why, const char *stage, const char *format, ...)
+{
+	va_list arguments;
+
+	snprintf(why->stage, sizeof why->stage, "%s", stage);
+	va_start(arguments, format);
+	vsnprintf(why->text, sizeof why->text, format, arguments);
+	va_end(arguments);
+	return false;
+}
+
+/* Waits for a descriptor too. Returns what poll_got() takes; nothing is waited for when fd is negative. */
+int poll_add(struct pollset *set, int fd, short events)
+{
+	if (fd < 0 || set->count == POLL_ROOM)
+		return -1;
+	set->items[set->count] = (struct pollfd){.fd = fd, .events = events};
+	return (int)set->count++;
+}
+
+void poll_until(struct pollset *set, int64_t when)
+{
+	if (when < set->until)
+		set->until = when;
+}
+
+short poll_got(const struct pollset *set, int index)
+{
+	return index < 0 || (size_t)index >= set->count ? 0 : set->items[index].revents;
 }
 
 bool write_file(const char *path, const char *text)

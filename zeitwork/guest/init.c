@@ -25,9 +25,10 @@
 
 static struct {
 	pid_t pid; /* 0 before the start and after the end */
+	int outcome; /* tells whether its program runs; -1 once that is known */
 	int output; /* read end of the app's stdout and stderr; -1 once it is at its end */
 	int64_t kill_at; /* when to SIGKILL it; 0 while no stop was asked for */
-} app = {.output = -1};
+} app = {.outcome = -1, .output = -1};
 
 static struct config config;
 static int signals = -1;
@@ -111,15 +112,64 @@ _Noreturn void fail(const char *stage, const char *format, ...)
 	halt();
 }
 
-static void request_stop(void)
+struct config *app_config(void)
 {
-	if (app.kill_at != 0)
+	return &config;
+}
+
+pid_t app_pid(void)
+{
+	return app.pid;
+}
+
+bool app_started(void)
+{
+	return app.pid > 0 && app.outcome < 0;
+}
+
+void app_stop(void)
+{
+	if (app.kill_at != 0 || app.pid <= 0)
 		return; /* the first request counts: a second one must not lengthen the wait */
+	agent_thaw();
 	report("stopping signal=%d", config.stop_signal);
 	kill(app.pid, config.stop_signal);
 	app.kill_at = now_ms() + config.stop_timeout_ms;
 	if (app.kill_at == 0)
 		app.kill_at = 1;
+}
+
+static void start_app(void)
+{
+	struct command command = {.argv = config.argv, .cwd = config.cwd, .user = config.user, .make_cwd = true};
+	struct problem why;
+	int ends[2];
+
+	command.input = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (command.input < 0 || pipe2(ends, O_CLOEXEC) != 0)
+		fail("exec", "cannot connect the app's output: %s", strerror(errno));
+	command.output = command.errors = ends[1];
+	app.pid = command_start(&config, &command, &app.outcome, &why);
+	if (app.pid < 0)
+		fail(why.stage, "%s", why.text);
+	close(command.input);
+	close(ends[1]);
+	fcntl(ends[0], F_SETFL, O_NONBLOCK);
+	app.output = ends[0];
+}
+
+static void learn_outcome(void)
+{
+	struct problem why;
+	int outcome = app.outcome < 0 ? 0 : command_outcome(app.outcome, &why);
+
+	if (outcome < 0)
+		fail(why.stage, "%s", why.text);
+	if (outcome == 0)
+		return;
+	close(app.outcome);
+	app.outcome = -1;
+	report("started pid=%d", app.pid);
 }
 
 /* Whether the kernel has killed a process for want of memory, which the app's SIGKILL alone does not tell. */
@@ -146,8 +196,11 @@ static void reap(void)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-		if (pid != app.pid)
-			continue; /* an orphan that became ours */
+		if (pid != app.pid) {
+			agent_reaped(pid, status); /* or an orphan that became ours */
+			continue;
+		}
+		learn_outcome();
 		app.pid = 0;
 		drain(DRAIN_MS);
 		if (WIFSIGNALED(status))
@@ -166,7 +219,7 @@ static void on_signals(void)
 		if (info.ssi_signo == SIGCHLD)
 			reap();
 		else
-			request_stop(); /* SIGINT is Ctrl-Alt-Del; the others come from commands such as poweroff */
+			app_stop(); /* SIGINT is Ctrl-Alt-Del; the others come from commands such as poweroff */
 	}
 }
 
@@ -186,40 +239,56 @@ static void open_signals(void)
 	reboot(RB_DISABLE_CAD); /* Ctrl-Alt-Del becomes SIGINT to us */
 }
 
-static _Noreturn void run(void)
+static int timeout_until(int64_t until)
 {
-	for (;;) {
-		struct pollfd items[3 + POWER_FDS];
-		int timeout = -1;
+	int64_t left = until - now_ms();
 
-		/* A full buffer takes no more from the app until the console took some. */
-		items[0] = (struct pollfd){.fd = signals, .events = POLLIN};
-		items[1] = (struct pollfd){.fd = console_room() > 0 ? app.output : -1, .events = POLLIN};
-		items[2] = (struct pollfd){.fd = console_pending() ? console_fd() : -1, .events = POLLOUT};
-		for (size_t i = 0; i < power_count; i++)
-			items[3 + i] = (struct pollfd){.fd = power[i], .events = POLLIN};
-		if (app.kill_at != 0) {
-			int64_t left = app.kill_at - now_ms();
+	return until == INT64_MAX ? -1 : left <= 0 ? 0 : left > 60000 ? 60000 : (int)left;
+}
 
-			if (left <= 0 && app.pid > 0)
-				kill(app.pid, SIGKILL);
-			timeout = left <= 0 ? 1000 : left > 60000 ? 60000 : (int)left;
-		}
-		if (poll(items, 3 + power_count, timeout) < 0)
-			continue;
-		if (items[2].revents != 0)
-			console_write();
-		if (items[1].revents != 0)
-			pump();
-		for (size_t i = 0; i < power_count; i++) {
-			if (items[3 + i].revents != 0 && power_pressed(power[i]))
-				request_stop();
-			else if ((items[3 + i].revents & (POLLERR | POLLHUP)) != 0)
-				power[i] = -1; /* unplugged: poll would return at once for ever */
-		}
-		if (items[0].revents != 0)
-			on_signals();
+static void on_power(const struct pollset *set, const int *buttons)
+{
+	for (size_t i = 0; i < power_count; i++) {
+		short events = poll_got(set, buttons[i]);
+
+		if (events != 0 && power_pressed(power[i]))
+			app_stop();
+		else if ((events & (POLLERR | POLLHUP)) != 0)
+			power[i] = -1; /* unplugged: poll would return at once for ever */
 	}
+}
+
+static void turn(void)
+{
+	struct pollset set = {.until = INT64_MAX};
+	int buttons[POWER_FDS];
+	int signalled = poll_add(&set, signals, POLLIN);
+	int outcome = poll_add(&set, app.outcome, POLLIN);
+	/* A full buffer takes no more from the app until the console took some. */
+	int output = poll_add(&set, console_room() > 0 ? app.output : -1, POLLIN);
+	int console = poll_add(&set, console_pending() ? console_fd() : -1, POLLOUT);
+
+	for (size_t i = 0; i < power_count; i++)
+		buttons[i] = poll_add(&set, power[i], POLLIN);
+	agent_prepare(&set);
+	if (app.kill_at != 0 && app.kill_at <= now_ms()) {
+		kill(app.pid, SIGKILL);
+		poll_until(&set, now_ms() + 1000);
+	} else if (app.kill_at != 0) {
+		poll_until(&set, app.kill_at);
+	}
+	if (poll(set.items, set.count, timeout_until(set.until)) < 0)
+		return;
+	if (poll_got(&set, console) != 0)
+		console_write();
+	if (poll_got(&set, outcome) != 0)
+		learn_outcome();
+	if (poll_got(&set, output) != 0)
+		pump();
+	on_power(&set, buttons);
+	if (poll_got(&set, signalled) != 0)
+		on_signals();
+	agent_handle(&set);
 }
 
 /* Without swap, a kernel that runs short of memory reads the app's program from its drive again and again for minutes
@@ -243,7 +312,7 @@ static void set_clock(int64_t epoch_ms)
 int main(void)
 {
 	struct utsname kernel;
-	struct user user;
+	struct problem why;
 
 	umask(0);
 	mounts_early();
@@ -261,16 +330,19 @@ int main(void)
 	drive_wait("/dev/vda");
 	drive_wait("/dev/vdb");
 	drive_wait("/dev/vdc");
-	config_read("/dev/vdc", &config);
+	if (!config_read("/dev/vdc", &config, &why))
+		fail(why.stage, "%s", why.text);
 	report_as(config.nonce);
 	set_clock(config.epoch_ms);
 	mounts_root();
+	agent_open();
 	report("mounted");
-	network_up(&config);
-	network_files(&config);
+	if (!network_up(&config, &why))
+		fail(why.stage, "%s", why.text);
+	if (!network_files(&config, &why))
+		fail(why.stage, "%s", why.text);
 	report("network");
-	user_resolve(config.user, &user);
-	app.pid = app_start(&config, &user, &app.output);
-	report("started pid=%d", app.pid);
-	run();
+	start_app();
+	for (;;)
+		turn();
 }

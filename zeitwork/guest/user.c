@@ -121,7 +121,7 @@ static void supplementary_groups(const char *name, struct user *user)
 	free(line);
 }
 
-void user_resolve(const char *text, struct user *user)
+bool user_resolve(const char *text, struct user *user, struct problem *why)
 {
 	char name[256], found[256] = "";
 	char *group;
@@ -129,7 +129,7 @@ void user_resolve(const char *text, struct user *user)
 
 	*user = (struct user){.home = "/"};
 	if (strlen(text) >= sizeof name)
-		fail("user", "the user name is too long");
+		return failed(why, "user", "the user name is too long");
 	snprintf(name, sizeof name, "%s", text);
 	group = strchr(name, ':');
 	if (group != NULL)
@@ -140,18 +140,19 @@ void user_resolve(const char *text, struct user *user)
 		number = -1;
 	if (!find_user(number, name, user, found, sizeof found)) {
 		if (number < 0)
-			fail("user", "the image has no user \"%s\" in its /etc/passwd", name);
+			return failed(why, "user", "the image has no user \"%s\" in its /etc/passwd", name);
 		user->uid = (uid_t)number;
 	}
 	if (group != NULL && group[0] != 0) {
 		if (parse_number(group, MOST, &number))
 			user->gid = (gid_t)number;
 		else if (!find_group(group, &user->gid))
-			fail("user", "the image has no group \"%s\" in its /etc/group", group);
+			return failed(why, "user", "the image has no group \"%s\" in its /etc/group", group);
 		add_group(user, user->gid);
-		return;
+		return true;
 	}
 	add_group(user, user->gid);
 	if (found[0] != 0)
 		supplementary_groups(found, user);
+	return true;
 }

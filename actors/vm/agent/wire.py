@@ -22,7 +22,7 @@ host to guest      payload                                                      
 HELLO              16 random bytes, u16 version                                  HELLO: the 16 bytes, u16 version,
                                                                                  u16 flags (1: frozen)
 PING               u64 number                                                    PONG: u64 number, u64 ms since boot
-STATISTICS         nothing                                                       STATISTICS: records, see `Statistics`
+STATISTICS         nothing                                                       STATISTICS: records, see below
 STOP               nothing                                                       OK; the app is asked to end, as by the
                                                                                  power button
 FREEZE             nothing                                                       OK once file systems are synced and
@@ -35,6 +35,12 @@ IDENTITY           u32 total, u32 offset, part of a config drive                
                                                                                  once address, MAC, routes, host name,
                                                                                  resolvers and nonce are those of it
 =================  ============================================================  ==================================
+
+**Statistics** are whole numbers: ``uptime_ms``, ``load_1m_milli`` (load average of the last minute, in thousandths),
+``processes`` (the kernel's own too), ``memory_total_kib``, ``memory_available_kib``, ``disk_total_kib`` and
+``disk_used_kib`` (of the writable layer), ``network_received_bytes`` and ``network_sent_bytes`` (of eth0),
+``cpu_user_ms``, ``cpu_system_ms`` and ``cpu_idle_ms`` (of all CPUs since the boot), ``oom_kills`` (processes that the
+kernel killed for want of memory) and ``app_pid``. A newer guest may have more.
 
 A request that can't be carried out is answered by ``ERROR``: u8 kind of the request, then text for people. ``OK``
 carries the u8 kind too. FREEZE when frozen and THAW when not are fine. A guest whose identity changed says

@@ -1,22 +1,13 @@
 /* Runs the init's own reader of config drives and users outside a guest: reader DRIVE, or reader --user NAME in a chroot. */
 #include "init.h"
 
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-/* The init's own one halts the machine. */
-_Noreturn void fail(const char *stage, const char *format, ...)
+static int refuse(const struct problem *why)
 {
-	va_list arguments;
-
-	printf("error%c%s%c", 0, stage, 0);
-	va_start(arguments, format);
-	vprintf(format, arguments);
-	va_end(arguments);
-	fflush(stdout);
-	exit(1);
+	printf("error%c%s%c%s", 0, why->stage, 0, why->text);
+	return 1;
 }
 
 static void show(const char *name, const char *value)
@@ -28,19 +19,23 @@ static void show(const char *name, const char *value)
 int main(int argc, char **argv)
 {
 	struct config config;
+	struct problem why;
 	struct user user;
 
 	if (argc == 3 && strcmp(argv[1], "--user") == 0) {
-		user_resolve(argv[2], &user);
+		if (!user_resolve(argv[2], &user, &why))
+			return refuse(&why);
 		printf("%u:%u %s", user.uid, user.gid, user.home);
 		for (size_t i = 0; i < user.group_count; i++)
 			printf(" %u", user.groups[i]);
 		return 0;
 	}
-	config_read(argv[1], &config);
+	if (!config_read(argv[1], &config, &why))
+		return refuse(&why);
 	show("nonce", config.nonce);
 	show("instance", config.instance);
 	show("hostname", config.hostname);
+	show("mac", config.mac);
 	show("v4", config.v4);
 	show("v4gw", config.v4gw);
 	show("v6", config.v6);

@@ -71,6 +71,7 @@ def test_the_guest_reads_what_the_host_wrote(
     assert f"nonce={config.nonce}" in fields
     assert f"user={config.user}" in fields
     assert f"cwd={config.cwd}" in fields
+    assert f"mac={config.mac}" in fields
     assert f"v4={config.v4}/32" in fields
     assert (f"v6={config.v6}/128" in fields) == (config.v6 is not None)
     assert f"stop_signal={config.stop_signal}" in fields

@@ -1,0 +1,124 @@
+/* What makes a restored machine another one than its twins: entropy, clock, addresses, names. */
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A drive is padded to whole sectors. */
+#define DRIVE_MOST (CONFIG_HEADER + CONFIG_MAXIMUM + 512)
+#define PART_HEADER 8
+#define CLOCK_TOLERANCE_MS 100
+
+/* linux/random.h is not among musl's headers. */
+#define ADD_ENTROPY _IOW('R', 0x03, int[2])
+#define RESEED _IO('R', 0x07)
+
+struct pool_info {
+	int bits, bytes;
+	unsigned char data[MAX_ENTROPY];
+};
+
+static struct {
+	unsigned char *drive; /* NULL between two */
+	size_t total, used;
+	bool changed; /* and not told yet */
+} identity;
+
+void identity_drop(void)
+{
+	free(identity.drive);
+	identity.drive = NULL;
+}
+
+static bool take_on(const unsigned char *drive, size_t length, struct problem *why)
+{
+	struct config *current = app_config(), config;
+
+	if (!config_parse(drive, length, &config, why))
+		return false;
+	if (!network_move(&config, why) || !network_files(&config, why)) {
+		config_free(&config);
+		return false;
+	}
+	config_free(current);
+	*current = config;
+	report_as(config.nonce);
+	identity.changed = true;
+	return true;
+}
+
+static bool add_part(const unsigned char *payload, size_t length, struct problem *why)
+{
+	size_t total = get32(payload), offset = get32(payload + 4), size = length - PART_HEADER;
+
+	if (offset == 0) {
+		identity_drop();
+		if (total < CONFIG_HEADER || total > DRIVE_MOST)
+			return failed(why, "identity", "a config drive of %zu bytes; it may have %d to %d", total, CONFIG_HEADER, DRIVE_MOST);
+		identity.drive = malloc(total);
+		if (identity.drive == NULL)
+			return failed(why, "identity", "out of memory for a config drive of %zu bytes", total);
+		identity.total = total;
+		identity.used = 0;
+	}
+	if (identity.drive == NULL || total != identity.total || offset != identity.used || size > total - offset)
+		return failed(why, "identity", "this part of the config drive does not follow the one before");
+	memcpy(identity.drive + offset, payload + PART_HEADER, size);
+	identity.used += size;
+	return true;
+}
+
+/* One part of a config drive. With the last one the machine becomes what it says, or stays what it is and says why. */
+enum identity identity_part(const unsigned char *payload, size_t length, struct problem *why)
+{
+	bool done = add_part(payload, length, why);
+
+	if (done && identity.used < identity.total)
+		return IDENTITY_MORE;
+	done = done && take_on(identity.drive, identity.total, why);
+	identity_drop();
+	return done ? IDENTITY_DONE : IDENTITY_FAILED;
+}
+
+void identity_report(void)
+{
+	if (!identity.changed)
+		return;
+	identity.changed = false;
+	report("restored");
+	if (app_started())
+		report("started pid=%d", (int)app_pid());
+}
+
+bool entropy_add(const unsigned char *data, size_t length, struct problem *why)
+{
+	struct pool_info pool = {.bits = (int)length * 8, .bytes = (int)length};
+	int fd = open("/dev/urandom", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+
+	memcpy(pool.data, data, length);
+	bool done = fd >= 0 && ioctl(fd, ADD_ENTROPY, &pool) == 0;
+	/* ENODATA: a generator that was never seeded makes its first seed of this. */
+	done = done && (ioctl(fd, RESEED) == 0 || errno == ENODATA);
+	if (!done)
+		failed(why, "entropy", "the kernel does not take it: %s", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return done;
+}
+
+bool clock_correct(int64_t epoch_ms, struct problem *why)
+{
+	struct timespec now, wanted = {epoch_ms / 1000, (long)(epoch_ms % 1000) * 1000000};
+	int64_t difference;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	difference = epoch_ms - ((int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000);
+	if (difference >= -CLOCK_TOLERANCE_MS && difference <= CLOCK_TOLERANCE_MS)
+		return true;
+	return clock_settime(CLOCK_REALTIME, &wanted) == 0 || failed(why, "clock", "cannot set the clock: %s", strerror(errno));
+}
