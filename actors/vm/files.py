@@ -10,6 +10,7 @@ from pathlib import Path
 _LIBC = ctypes.CDLL(None, use_errno=True)
 #: FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE, without which it is refused; holes are whole pages.
 _PUNCH_HOLE, _PAGE = 3, 4096
+_CHATTER = "[DevPreview]"
 _PREFIX = re.compile(r"^\d{4}-\d\d-\d\dT\S+ \[[^\]]*\] ")
 
 
@@ -39,7 +40,8 @@ def sync_directory(path: Path) -> None:
 def last_words(path: Path, limit: int = 2000) -> str:
     """Return the end of a log on one line, at most ``limit`` bytes, "" when there is none. Blocking.
 
-    Firecracker's time and thread before each line say nothing to people and are left out.
+    What Firecracker writes before each line (time, thread) and about the youth of its snapshots says nothing to people
+    and is left out.
     """
     try:
         with path.open("rb") as file:
@@ -49,7 +51,7 @@ def last_words(path: Path, limit: int = 2000) -> str:
     except OSError:
         return ""
     lines = (_PREFIX.sub("", line).strip(" \t\0") for line in text.splitlines())
-    return " | ".join(line for line in lines if line)
+    return " | ".join(line for line in lines if line and not line.startswith(_CHATTER))
 
 
 def size(path: Path) -> int:

@@ -17,8 +17,9 @@ from actors.vm.agent.wire import PORT
 from actors.vm.jail import Jail, known_as, relink
 from actors.vm.machine import Acceleration, Command, Drive, MachineSpec
 from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard, Vsock, create_snapshot, load_snapshot
-from actors.vm.saved import MEMORY, STATE, check_saved, offered
-from actors.vm.sockets import check_length, connect
+from actors.vm.ready import check
+from actors.vm.saved import MEMORY, STATE, offered
+from actors.vm.sockets import connect
 from actors.vm.version import program_version
 from runtime import crash
 
@@ -106,14 +107,10 @@ class Firecracker:
 
     def prepare(self, spec: MachineSpec) -> None:
         """Make its jail, or what stands for one in its run directory. Blocking. Raises `Failed`."""
-        for name in (SOCKET, AGENT):
-            check_length(spec.run / name)
+        check(spec, sockets=(SOCKET, AGENT), saved=(STATE, MEMORY))
         jail = self._jail(spec)
-        saved = (STATE, MEMORY)
-        if spec.restore is not None:
-            check_saved(spec.restore, saved)
         if jail is not None:
-            jail.build((SOCKET, AGENT), (spec.log.with_name(METRICS),), saved)
+            jail.build((SOCKET, AGENT), (spec.log.with_name(METRICS),), (STATE, MEMORY))
         else:
             _link(spec)
 

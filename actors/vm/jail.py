@@ -179,6 +179,8 @@ def own_tap(name: str, uid: int) -> None:
         request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
         fcntl.ioctl(device, _TUNSETIFF, request)
         fcntl.ioctl(device, _TUNSETOWNER, uid)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from None
     finally:
         os.close(device)
 

@@ -15,8 +15,9 @@ from actors.vm.agent.wire import SERIAL
 from actors.vm.machine import Acceleration, Command, MachineSpec
 from actors.vm.migration import give_up, read_state, write_state
 from actors.vm.qmp import Qmp
-from actors.vm.saved import STATE, check_saved, offered
-from actors.vm.sockets import check_length, connect
+from actors.vm.ready import check
+from actors.vm.saved import STATE, offered
+from actors.vm.sockets import connect
 from actors.vm.version import program_version
 
 SOCKET, AGENT = "qmp.sock", "agent.sock"
@@ -49,11 +50,8 @@ class Qemu:
         return await program_version(self.binary, r"QEMU emulator version (\S+)")
 
     def prepare(self, spec: MachineSpec) -> None:
-        """Check that its sockets and its snapshot can be. It has its own sandbox. Raises `Failed`."""
-        for name in (SOCKET, AGENT):
-            check_length(spec.run / name)
-        if spec.restore is not None:
-            check_saved(spec.restore, (STATE,))
+        """Check what it will need: it has a sandbox of its own. Blocking. Raises `Failed`."""
+        check(spec, sockets=(SOCKET, AGENT), saved=(STATE,))
 
     def settle(self, spec: MachineSpec) -> None:
         """Do nothing."""

@@ -1,0 +1,48 @@
+"""TAPs for tests, and talk over them as over a cable: no address of the host is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+_MAC = bytes.fromhex("0600ac1f0001")
+_ARP = 0x0806
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, timeout=10)
+
+
+@contextlib.contextmanager
+def tap() -> Iterator[str]:
+    """A TAP that is up, and gone afterwards."""
+    name = f"zws{secrets.token_hex(4)}"
+    ip("tuntap", "add", name, "mode", "tap")
+    try:
+        ip("link", "set", name, "up")
+        yield name
+    finally:
+        ip("link", "delete", name)
+
+
+def mac_of(name: str, address: IPv4Address, seconds: float = 10.0) -> str:
+    """Return the MAC that the guest at the other end of a TAP says it has, asked by ARP; "" when nobody answers."""
+    request = b"\xff" * 6 + _MAC + _ARP.to_bytes(2, "big") + bytes.fromhex("0001080006040001")
+    request += _MAC + bytes(4) + bytes(6) + address.packed
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ARP)) as cable:
+        cable.bind((name, _ARP))
+        cable.settimeout(0.2)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            cable.send(request)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    frame = cable.recv(2048)
+                    if frame[20:22] == b"\x00\x02" and frame[28:32] == address.packed:
+                        return frame[22:28].hex(":")
+    return ""
