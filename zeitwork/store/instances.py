@@ -336,7 +336,7 @@ class Instances:
         def unit(cursor: Cursor) -> InstanceRow:
             row = _lock_alive(cursor, instance_id, InstanceDesired.RUNNING)
             if not row["paused"]:
-                _refuse_unless(row, InstanceState.RUNNING, "only what runs can be paused")
+                _refuse_unless_running(row, "only what runs can be paused")
                 _set_paused(cursor, row, True, who)
             return _get(cursor, instance_id)
 
@@ -348,7 +348,7 @@ class Instances:
         def unit(cursor: Cursor) -> InstanceRow:
             row = _lock_alive(cursor, instance_id, InstanceDesired.RUNNING)
             if not row["paused"] and row["state"] != InstanceState.PAUSED:
-                _refuse_unless(row, InstanceState.RUNNING, "only what is paused can be resumed")
+                _refuse_unless_running(row, "only what is paused can be resumed")
             _set_paused(cursor, row, False, who)
             return _get(cursor, instance_id)
 
@@ -432,14 +432,14 @@ def _try_now(cursor: Cursor, row: Mapping[str, Any], who: str) -> None:
     _announce_desired(cursor, row["id"])
 
 
-def _refuse_unless(row: Mapping[str, Any], state: InstanceState, rule: str) -> None:
-    """Raise `Conflict` unless the instance is wanted running and its present generation was seen in that state."""
+def _refuse_unless_running(row: Mapping[str, Any], rule: str) -> None:
+    """Raise `Conflict` unless the instance is wanted running and its present generation was seen to run."""
     if row["desired"] != InstanceDesired.RUNNING:
         found = f"the instance is {row['state']} and wanted {row['desired']}"
+    elif row["state"] != InstanceState.RUNNING:
+        found = f"the instance is {row['state']}"
     elif row["observed_generation"] < row["generation"]:
         found = "the instance is about to be started anew"
-    elif row["state"] != state:
-        found = f"the instance is {row['state']}"
     else:
         return
     raise Conflict(f"{found}: {rule}", fix="try again when it runs: `zeitwork ps`", code="not-running")
