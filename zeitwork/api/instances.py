@@ -9,87 +9,26 @@ from uuid import UUID
 import msgspec
 
 from actors.model.errors import Conflict, InvalidInput
-from actors.model.health import HealthCheck, HealthState, HealthType
+from actors.model.health import HealthState, HealthType
 from actors.model.ids import short_id
 from actors.model.resources import Resources
-from actors.model.restart import RestartMode, RestartPolicy
+from actors.model.restart import RestartMode
 from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
-from actors.model.units import parse_mib
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
 from zeitwork.api.desired import wish
 from zeitwork.api.events import InstanceEventQuery, page_of
 from zeitwork.api.paging import PageQuery
 from zeitwork.api.spool import shown_source
-from zeitwork.store.rows import InstanceRow, NewInstance, Page, PlacementRow
+from zeitwork.store.rows import InstanceRow, Page, PlacementRow
 
-#: Bounds of a request, in MiB. Below, no kernel boots; above, the number is a typing error.
-MEMORY_RANGE = (32, 16 * 1024 * 1024)
-DISK_RANGE = (32, 16 * 1024 * 1024)
-#: All names and values of a guest's environment and command together, in bytes: they travel on a small drive.
-CONFIGURATION_LIMIT = 256 * 1024
-#: Bytes of one argument or KEY=VALUE: Linux takes no longer ones (MAX_ARG_STRLEN without the closing zero).
-STRING_LIMIT = 128 * 1024 - 1
-
-Size = Annotated[int | str, msgspec.Meta(description="MiB, or text such as 512MiB or 1.5GiB", examples=[1024, "1GiB"])]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)", description="a DNS label")]
-VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,254}$(?!\n)")]
-VariableValue = Annotated[str, msgspec.Meta(max_length=65536)]
-Word = Annotated[str, msgspec.Meta(max_length=65536)]
 StopTimeout = Annotated[float, msgspec.Meta(ge=0, le=3600, description="seconds the app gets before it is killed")]
 
 #: States in which deleting loses something that works, so it needs a confirmation.
 _ALIVE = (InstanceState.STARTING, InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.UNKNOWN)
 _TERMINATED_PART = "t:"
-
-
-class WantedResources(Input):
-    """What an instance asks for."""
-
-    vcpu: Annotated[int, msgspec.Meta(ge=1, le=255)] = 1
-    memory: Size = 1024
-    disk: Size = 1024
-
-
-class WantedRestart(Input):
-    """When an instance that ended by itself is started again, with growing waits; ``max_attempts`` null: for ever."""
-
-    mode: RestartMode = RestartMode.ALWAYS
-    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
-
-
-class WantedHealth(Input):
-    """How the app is probed: ``http`` GETs ``path`` (200 to 399 is well), ``tcp`` connects; ``port`` null: its own.
-
-    ``failures`` probes in a row that fail make it unhealthy, and start it again if its restart policy says so. An app
-    that has not answered yet gets a minute to come up.
-    """
-
-    type: HealthType
-    path: Annotated[str, msgspec.Meta(pattern=r"^/[!-~]{0,1023}$(?!\n)", description="of an HTTP check")] = "/"
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
-    interval: Annotated[float, msgspec.Meta(ge=1, le=3600, description="seconds between probes")] = 10.0
-    timeout: Annotated[float, msgspec.Meta(ge=0.1, le=300, description="seconds for one probe")] = 2.0
-    failures: Annotated[int, msgspec.Meta(ge=1, le=100)] = 2
-
-
-class NewInstanceBody(Input):
-    """An instance that shall run. ``node_id`` pins it to a host; ``command`` replaces the image's own."""
-
-    image_id: UUID
-    resources: WantedResources
-    default_port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
-    node_id: UUID | None = None
-    name: Name | None = None
-    environment_variables: Annotated[dict[VariableName, VariableValue], msgspec.Meta(max_length=1024)] = msgspec.field(
-        default_factory=dict
-    )
-    command: Annotated[list[Annotated[str, msgspec.Meta(max_length=65536)]], msgspec.Meta(max_length=1024)] = (
-        msgspec.field(default_factory=list)
-    )
-    stop_timeout: StopTimeout = 30.0
-    restart_policy: WantedRestart = msgspec.field(default_factory=WantedRestart)
-    health: WantedHealth | None = None
+#: What `confirm` is asked about, and how a body says yes.
+DELETING, CONFIRMED = "deleting it", '"confirm": true'
 
 
 class InstanceQuery(PageQuery):
@@ -108,11 +47,14 @@ class Ending(Input):
 
 
 class Starting(Input):
-    """Starting takes no wishes; an empty object is accepted."""
+    """Starting, pausing and resuming take no wishes; an empty object is accepted."""
 
 
 class InstanceWish(Ending, kw_only=True):
-    """``running``, ``stopped`` or ``terminated``; the last needs ``confirm`` while the instance is alive."""
+    """``running``, ``stopped`` or ``terminated``; the last needs ``confirm`` while the instance is alive.
+
+    ``running`` resumes a paused one.
+    """
 
     state: InstanceState
     confirm: bool = False
@@ -168,7 +110,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
     ``node_id``, ``placement_id`` and the addresses are those of its live placement. ``outcome`` and ``exit_status``
     tell how the last one ended. ``restarts`` counts the new starts of its placement after it ended by itself; while it
-    waits for another, ``next_try_at`` says when that is.
+    waits for another, ``next_try_at`` says when that is. ``paused`` is whether it is wanted paused; ``snapshot_id`` is
+    what its present generation went on from instead of booting.
     """
 
     id: UUID
@@ -185,7 +128,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     health: GivenHealth
     health_status: HealthState
     desired_state: InstanceDesired
+    paused: bool
     generation: int
+    snapshot_id: UUID | None
     state: InstanceState
     observed_generation: int
     reason: str
@@ -210,7 +155,10 @@ class InstancePage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """One try of an instance on one host, kept after it ended. ``memory_overhead`` is what its VMM needs beside."""
+    """One try of an instance on one host, kept after it ended. ``memory_overhead`` is what its VMM needs beside.
+
+    ``snapshot_id`` is what its first start goes on from, null when it boots.
+    """
 
     id: UUID
     instance_id: UUID
@@ -218,6 +166,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     node_id: UUID
     resources: GivenResources
     memory_overhead: int
+    snapshot_id: UUID | None
     state: PlacementState
     reason: str
     outcome: Outcome | None
@@ -250,7 +199,7 @@ def present(row: InstanceRow) -> Instance:
         image_id=row.image_id,
         image=shown_source(row.image_source),
         pinned_node_id=row.pinned_node_id,
-        resources=_given(row.resources),
+        resources=given_resources(row.resources),
         default_port=row.default_port,
         environment_variables=dict(row.environment),
         command=list(row.command),
@@ -259,7 +208,9 @@ def present(row: InstanceRow) -> Instance:
         health=_given_health(row),
         health_status=row.health,
         desired_state=row.desired,
+        paused=row.paused,
         generation=row.generation,
+        snapshot_id=row.snapshot_id,
         state=row.state,
         observed_generation=row.observed_generation,
         reason=row.reason,
@@ -284,32 +235,6 @@ async def listing(call: Call) -> Answer:
         raise InvalidInput("all and state exclude each other", field="all", fix="leave one of them out")
     page = await _page(call, query)
     return Answer(InstancePage(items=[present(row) for row in page.items], next_cursor=page.next_cursor))
-
-
-async def create(call: Call) -> Answer:
-    """POST /api/v1/instances."""
-    body: NewInstanceBody = call.body
-    _check_configuration(body)
-    row = await call.deps.store.instances.create(
-        NewInstance(
-            image_id=body.image_id,
-            resources=Resources(
-                vcpu=body.resources.vcpu,
-                memory=_mib(body.resources.memory, "resources.memory", MEMORY_RANGE),
-                disk=_mib(body.resources.disk, "resources.disk", DISK_RANGE),
-            ),
-            default_port=body.default_port,
-            name=body.name,
-            node_id=body.node_id,
-            environment=body.environment_variables,
-            command=tuple(body.command),
-            stop_timeout=body.stop_timeout,
-            id=call.token,
-            restart=_restart(body.restart_policy),
-            health=_health(body.health),
-        )
-    )
-    return Answer(present(row), status=201)
 
 
 async def get(call: Call) -> Answer:
@@ -337,7 +262,7 @@ async def health(call: Call) -> Answer:
 async def delete(call: Call) -> Answer:
     """DELETE /api/v1/instances/{id}."""
     query: DeleteQuery = call.query
-    await _confirm(call, query.confirm, "?confirm=true")
+    await confirm(call, query.confirm, DELETING, "?confirm=true")
     row = await call.deps.store.instances.delete(call.id, force=query.force, stop_timeout=query.stop_timeout)
     return Answer(present(row), status=202)
 
@@ -345,9 +270,10 @@ async def delete(call: Call) -> Answer:
 async def put_state(call: Call) -> Answer:
     """PUT /api/v1/instances/{id}/state."""
     body: InstanceWish = call.body
-    desired = wish(body.state, InstanceDesired, "an instance")
+    hint = "; POST .../pause pauses one" if body.state is InstanceState.PAUSED else ""
+    desired = wish(body.state, InstanceDesired, "an instance", hint)
     if desired is InstanceDesired.TERMINATED:
-        await _confirm(call, body.confirm, '"confirm": true')
+        await confirm(call, body.confirm, DELETING, CONFIRMED)
     return await _set(call, desired, body.force, body.stop_timeout)
 
 
@@ -367,6 +293,16 @@ async def restart(call: Call) -> Answer:
     body: Ending = call.body
     row = await call.deps.store.instances.restart(call.id, force=body.force, stop_timeout=body.stop_timeout)
     return Answer(present(row), status=202)
+
+
+async def pause(call: Call) -> Answer:
+    """POST /api/v1/instances/{id}/pause."""
+    return Answer(present(await call.deps.store.instances.pause(call.id)), status=202)
+
+
+async def resume(call: Call) -> Answer:
+    """POST /api/v1/instances/{id}/resume."""
+    return Answer(present(await call.deps.store.instances.resume(call.id)), status=202)
 
 
 async def placements(call: Call) -> Answer:
@@ -401,31 +337,18 @@ async def _set(call: Call, desired: InstanceDesired, force: bool = False, stop_t
     return Answer(present(row), status=202)
 
 
-async def _confirm(call: Call, confirmed: bool, how: str) -> None:
+async def confirm(call: Call, confirmed: bool, doing: str, how: str) -> None:
+    """Raise `Conflict` when an instance is alive and nobody said that ending it is meant."""
     if confirmed:
         return
     row = await call.deps.store.instances.get(call.id)
     if row.state in _ALIVE and row.desired is not InstanceDesired.TERMINATED:
         raise Conflict(
-            f"the instance is {row.state.value}; deleting it ends the app and drops its writable layer",
+            f"the instance is {row.state.value}; {doing} ends the app and drops its writable layer",
             field="confirm",
             fix=f"say that it is meant: {how}",
             code="confirmation-needed",
         )
-
-
-def _restart(wanted: WantedRestart) -> RestartPolicy:
-    if wanted.max_attempts is not None and wanted.mode is RestartMode.NEVER:
-        raise InvalidInput("it is never restarted", field="restart_policy.max_attempts", fix="leave it out")
-    return RestartPolicy(wanted.mode, wanted.max_attempts)
-
-
-def _health(wanted: WantedHealth | None) -> HealthCheck:
-    if wanted is None:
-        return HealthCheck()
-    if wanted.timeout > wanted.interval:
-        raise InvalidInput("it is longer than the interval", field="health.timeout", fix="shorten it")
-    return HealthCheck(wanted.type, wanted.path, wanted.port, wanted.interval, wanted.timeout, wanted.failures)
 
 
 def _given_health(row: InstanceRow) -> GivenHealth:
@@ -440,35 +363,8 @@ def _given_health(row: InstanceRow) -> GivenHealth:
     )
 
 
-def _mib(size: int | str, field: str, bounds: tuple[int, int]) -> int:
-    lowest, highest = bounds
-    mib = parse_mib(size, field=field)
-    if not lowest <= mib <= highest:
-        raise InvalidInput(
-            f"{size!r} is outside {lowest} to {highest} MiB", field=field, fix=f"ask for at least {lowest} MiB"
-        )
-    return mib
-
-
-def _check_configuration(body: NewInstanceBody) -> None:
-    """Refuse what the guest could not be given. Lengths are those of UTF-8, which JSON's are not."""
-    variables = {f"environment_variables.{key}": f"{key}={value}" for key, value in body.environment_variables.items()}
-    words = {f"command[{index}]": word for index, word in enumerate(body.command)}
-    for field, text in (variables | words).items():
-        if (size := len(text.encode())) > STRING_LIMIT:
-            raise InvalidInput(f"it is {size} bytes, {STRING_LIMIT} are allowed", field=field, fix="shorten it")
-    for field, texts in (("environment_variables", variables), ("command", words)):
-        if (size := sum(len(text.encode()) + 1 for text in texts.values())) > CONFIGURATION_LIMIT:
-            raise InvalidInput(
-                f"together they are {size} bytes, {CONFIGURATION_LIMIT} are allowed",
-                field=field,
-                fix="put large data into the image",
-            )
-    if body.command and not body.command[0]:
-        raise InvalidInput("the program's name is empty", field="command[0]", fix="name a program of the image")
-
-
-def _given(resources: Resources) -> GivenResources:
+def given_resources(resources: Resources) -> GivenResources:
+    """Return resources as the API shows them."""
     return GivenResources(vcpu=resources.vcpu, memory=resources.memory, disk=resources.disk)
 
 
@@ -478,8 +374,9 @@ def _present_placement(row: PlacementRow) -> Placement:
         instance_id=row.instance_id,
         generation=row.generation,
         node_id=row.node_id,
-        resources=_given(row.resources),
+        resources=given_resources(row.resources),
         memory_overhead=row.memory_overhead,
+        snapshot_id=row.snapshot_id,
         state=row.state,
         reason=row.reason,
         outcome=row.outcome,

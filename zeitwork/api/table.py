@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from zeitwork.api import events, health, images, instances, logs, metrics, nodes, openapi, resources
+from zeitwork.api import (
+    events,
+    health,
+    images,
+    instances,
+    logs,
+    metrics,
+    new_instance,
+    nodes,
+    openapi,
+    resources,
+    snapshots,
+)
 from zeitwork.api.call import Endpoint
 from zeitwork.metrics.exposition import CONTENT_TYPE
 
-_NODE, _INSTANCE, _IMAGE = "node", "instance", "image"
+_NODE, _INSTANCE, _IMAGE, _SNAPSHOT = "node", "instance", "image", "snapshot"
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/health", health.health, "Whether this host can do its work", health.Health, errors=(503,)),
@@ -63,11 +75,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST",
         "/api/v1/instances",
-        instances.create,
+        new_instance.create,
         "Create an instance, which is started as soon as a host has room",
         instances.Instance,
         201,
-        body=instances.NewInstanceBody,
+        body=new_instance.NewInstanceBody,
         errors=(409,),
     ),
     Endpoint("GET", "/api/v1/instances/{id}", instances.get, "Show an instance", instances.Instance, noun=_INSTANCE),
@@ -130,6 +142,53 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         errors=(409,),
     ),
     Endpoint(
+        "POST",
+        "/api/v1/instances/{id}/pause",
+        instances.pause,
+        "Make a running instance stand still; it keeps its memory, disk and addresses",
+        instances.Instance,
+        202,
+        body=instances.Starting,
+        body_optional=True,
+        noun=_INSTANCE,
+        errors=(409,),
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/instances/{id}/resume",
+        instances.resume,
+        "Let a paused instance go on",
+        instances.Instance,
+        202,
+        body=instances.Starting,
+        body_optional=True,
+        noun=_INSTANCE,
+        errors=(409,),
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/instances/{id}/snapshot",
+        snapshots.take,
+        "Take a snapshot of a running or paused instance",
+        snapshots.Snapshot,
+        202,
+        body=snapshots.NewSnapshot,
+        body_optional=True,
+        noun=_INSTANCE,
+        errors=(409,),
+    ),
+    Endpoint(
+        "POST",
+        "/api/v1/instances/{id}/restore",
+        snapshots.restore,
+        "Make an instance go back to a snapshot",
+        instances.Instance,
+        202,
+        body=snapshots.Restoring,
+        noun=_INSTANCE,
+        errors=(409,),
+    ),
+    Endpoint(
         "GET",
         "/api/v1/instances/{id}/logs",
         logs.logs,
@@ -163,6 +222,25 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Every try to run an instance",
         instances.PlacementPage,
         noun=_INSTANCE,
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/snapshots",
+        snapshots.listing,
+        "List snapshots",
+        snapshots.SnapshotPage,
+        query=snapshots.SnapshotQuery,
+    ),
+    Endpoint("GET", "/api/v1/snapshots/{id}", snapshots.get, "Show a snapshot", snapshots.Snapshot, noun=_SNAPSHOT),
+    Endpoint(
+        "DELETE",
+        "/api/v1/snapshots/{id}",
+        snapshots.delete,
+        "Delete a snapshot that nothing has yet to start from",
+        snapshots.Snapshot,
+        202,
+        noun=_SNAPSHOT,
+        errors=(409,),
     ),
     Endpoint("GET", "/api/v1/images", images.listing, "List images", images.ImagePage, query=images.ImageQuery),
     Endpoint(

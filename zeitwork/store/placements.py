@@ -18,7 +18,7 @@ from actors.model.states import InstanceDesired, PlacementState
 from zeitwork.store.derive import ending, instance_state
 from zeitwork.store.health import check_from_json
 from zeitwork.store.images import config_from_json
-from zeitwork.store.instances import lock_instance, write_observed
+from zeitwork.store.instance_rows import lock_instance, write_observed
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import REST, release
 from zeitwork.store.placement_rows import placement_row

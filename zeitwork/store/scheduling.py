@@ -10,7 +10,7 @@ from actors.model.resources import Resources
 from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeState, SnapshotState
 from actors.scheduler.store import Assignment, NodeView, Plan, Postponed, Snapshot
 from zeitwork.store.identifiers import new_id
-from zeitwork.store.instances import has_live_placement, lock_instance, restored_from, write_observed
+from zeitwork.store.instance_rows import has_live_placement, lock_instance, restored_from, write_observed
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import lease
 from zeitwork.store.nodes import lock_node, resource_rows

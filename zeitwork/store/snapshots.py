@@ -9,7 +9,7 @@ from actors.model.errors import Conflict
 from actors.model.records import SnapshotMade
 from actors.model.states import InstanceDesired, SnapshotState
 from zeitwork.store.identifiers import new_id
-from zeitwork.store.instances import lock_instance, missing_instance
+from zeitwork.store.instance_rows import lock_instance, missing_instance
 from zeitwork.store.journal import announce
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.rows import Page, SnapshotRow

@@ -10,7 +10,8 @@ from starlette.datastructures import QueryParams
 
 from actors.model.errors import InvalidInput, NotFound, Problem
 from zeitwork.api.decode import decode_json, decode_query, path_id
-from zeitwork.api.instances import InstanceQuery, NewInstanceBody
+from zeitwork.api.instances import InstanceQuery
+from zeitwork.api.new_instance import NewInstanceBody
 
 IMAGE = "01933b7c-1111-7000-8000-000000000001"
 
@@ -33,6 +34,10 @@ def test_a_good_body() -> None:
         ({"image_id": ...}, "image_id"),
         ({"image_id": "nginx"}, "image_id"),
         ({"image_id": 5}, "image_id"),
+        ({"image_id": None}, "image_id"),
+        ({"snapshot_id": IMAGE}, "snapshot_id"),
+        ({"snapshot_id": None}, "snapshot_id"),
+        ({"image_id": ..., "snapshot_id": "before"}, "snapshot_id"),
         ({"resources": ...}, "resources"),
         ({"resources": 5}, "resources"),
         ({"resources": {"vcpu": 0}}, "resources.vcpu"),
@@ -98,7 +103,7 @@ def test_bytes_never_do_more_than_be_refused(content: bytes) -> None:
     assert refused.value.status in (400, 422)
 
 
-_FIELDS = ["image_id", "resources", "name", "command", "restart_policy", "health", "x"]
+_FIELDS = ["image_id", "snapshot_id", "resources", "name", "command", "restart_policy", "health", "x"]
 # JSON has no infinity and no NaN.
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),

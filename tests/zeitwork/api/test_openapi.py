@@ -21,6 +21,9 @@ DESIGNED = """
     GET POST /api/v1/nodes | GET DELETE /api/v1/nodes/{id} | PUT /api/v1/nodes/{id}/state
     GET POST /api/v1/instances | GET DELETE /api/v1/instances/{id} | PUT /api/v1/instances/{id}/state
     POST /api/v1/instances/{id}/start | POST /api/v1/instances/{id}/stop | POST /api/v1/instances/{id}/restart
+    POST /api/v1/instances/{id}/pause | POST /api/v1/instances/{id}/resume
+    POST /api/v1/instances/{id}/snapshot | POST /api/v1/instances/{id}/restore
+    GET /api/v1/snapshots | GET DELETE /api/v1/snapshots/{id}
     GET /api/v1/instances/{id}/health | GET /api/v1/instances/{id}/logs
     GET /api/v1/instances/{id}/events | GET /api/v1/instances/{id}/placements
     GET POST /api/v1/images | GET DELETE /api/v1/images/{id} | GET /api/v1/images/{id}/history
@@ -74,6 +77,7 @@ def test_operations_are_named_once() -> None:
         states.NodeDesired,
         states.NodeState,
         states.Outcome,
+        states.SnapshotState,
     ],
 )
 def test_enums_are_the_models(spec: dict[str, Any], kind: type[StrEnum]) -> None:

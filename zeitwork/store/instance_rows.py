@@ -1,0 +1,294 @@
+"""Rows of ``instances``, read and changed as a part of what others do too. Writes the table ``instances``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from actors.model.errors import Conflict, NotFound
+from actors.model.health import HealthState
+from actors.model.resources import Resources
+from actors.model.restart import RestartMode, RestartPolicy
+from actors.model.states import InstanceDesired, InstanceState, Outcome
+from zeitwork.store.cursor import Cursor
+from zeitwork.store.health import check_from_json, check_to_json
+from zeitwork.store.journal import announce, record
+from zeitwork.store.rows import InstanceRow, NewInstance
+
+SELECT = """
+select i.*, m.source as image_source, p.id as placement_id, p.node_id, p.v4, p.v6,
+    coalesce(p.health, 'unknown') as health_state, coalesce(p.health_reason, '') as health_reason, p.health_changed_at,
+    coalesce(p.restarts, 0) as restarts, case when i.state in ('starting', 'crash_loop')
+        and (i.retry_asked_at > p.updated_at) is not true then p.next_try_at end as next_try_at
+from instances i join images m on m.id = i.image_id left join lateral (
+    select id, node_id, v4, v6, restarts, next_try_at, updated_at, health, health_reason, health_changed_at
+    from placements where instance_id = i.id and state <> 'removed' order by generation desc limit 1) p on true
+"""
+ENDED = (InstanceState.STOPPED, InstanceState.FAILED, InstanceState.CRASH_LOOP)
+
+
+def lock_instance(cursor: Cursor, instance_id: UUID) -> dict[str, Any] | None:
+    """Return an instance's row, locked until the transaction ends, None when there is none."""
+    cursor.execute("select * from instances where id = %s for no key update", (instance_id,))
+    return cursor.fetchone()
+
+
+def write_observed(
+    cursor: Cursor,
+    instance: Mapping[str, Any],
+    state: InstanceState,
+    reason: str,
+    *,
+    generation: int,
+    outcome: Outcome | None = None,
+    exit_status: int | None = None,
+    who: str,
+) -> None:
+    """Write what an instance is when that differs from what its (locked) row says."""
+    before = (instance["state"], instance["reason"], instance["observed_generation"])
+    if before == (state, reason, generation):
+        return
+    cursor.execute(
+        "update instances set state = %(state)s, reason = %(reason)s, observed_generation = %(generation)s, "
+        "outcome = %(outcome)s, exit_status = %(exit_status)s, updated_at = now(), "
+        "state_changed_at = case when state = %(state)s then state_changed_at else now() end where id = %(id)s",
+        {
+            "state": state,
+            "reason": reason,
+            "generation": generation,
+            "outcome": outcome,
+            "exit_status": exit_status,
+            "id": instance["id"],
+        },
+    )
+    data = {"from": instance["state"], "to": state, "reason": reason, "generation": generation}
+    record(cursor, who, "instance.state", "instance", instance["id"], data)
+    announce(cursor, "zw_instances", instance["id"])
+
+
+def has_live_placement(cursor: Cursor, instance_id: UUID) -> bool:
+    """Say whether a placement of the instance is not yet removed."""
+    cursor.execute("select from placements where instance_id = %s and state <> 'removed' limit 1", (instance_id,))
+    return cursor.fetchone() is not None
+
+
+def restored_from(row: Mapping[str, Any]) -> UUID | None:
+    """Return the snapshot that an instance's present generation goes on from, None when it boots."""
+    snapshot_id: UUID | None = row["snapshot_id"]
+    return snapshot_id if row["snapshot_generation"] == row["generation"] else None
+
+
+def missing_instance(instance_id: UUID) -> NotFound:
+    """Return the refusal of an id that no instance has."""
+    return NotFound(f"there is no instance {instance_id}", fix="`zeitwork ps` lists them")
+
+
+def instance_row(row: Mapping[str, Any]) -> InstanceRow:
+    """Return a row of `SELECT` as what is handed out."""
+    return InstanceRow(
+        id=row["id"],
+        name=row["name"],
+        image_id=row["image_id"],
+        image_source=row["image_source"],
+        pinned_node_id=row["pinned_node_id"],
+        resources=Resources(row["vcpu"], row["memory"], row["disk"]),
+        default_port=row["default_port"],
+        environment=dict(row["environment"]),
+        command=tuple(row["command"]),
+        stop_timeout=row["stop_timeout"],
+        restart=RestartPolicy(RestartMode(row["restart_mode"]), row["restart_max_attempts"]),
+        health_check=check_from_json(row["health"]),
+        desired=InstanceDesired(row["desired"]),
+        paused=row["paused"],
+        generation=row["generation"],
+        snapshot_id=restored_from(row),
+        state=InstanceState(row["state"]),
+        observed_generation=row["observed_generation"],
+        reason=row["reason"],
+        outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
+        exit_status=row["exit_status"],
+        restarts=row["restarts"],
+        next_try_at=row["next_try_at"],
+        health=HealthState(row["health_state"]),
+        health_reason=row["health_reason"],
+        health_changed_at=row["health_changed_at"],
+        node_id=row["node_id"],
+        placement_id=row["placement_id"],
+        v4=row["v4"],
+        v6=row["v6"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        state_changed_at=row["state_changed_at"],
+    )
+
+
+def get_instance(cursor: Cursor, instance_id: UUID) -> InstanceRow:
+    """Return an instance, a terminated one too. Raises `NotFound`."""
+    cursor.execute(f"{SELECT} where i.id = %s".encode(), (instance_id,))
+    row = cursor.fetchone()
+    if row is None:
+        raise missing_instance(instance_id)
+    return instance_row(row)
+
+
+def insert_instance(cursor: Cursor, instance_id: UUID, new: NewInstance) -> bool:
+    """Write a new instance; False, and nothing written, when its id or name is taken."""
+    check = check_to_json(new.health)
+    cursor.execute(
+        "insert into instances (id, name, image_id, pinned_node_id, vcpu, memory, disk, default_port, "
+        "environment, command, stop_timeout, restart_mode, restart_max_attempts, health, snapshot_id, "
+        "snapshot_generation) "
+        "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "on conflict do nothing",
+        (
+            instance_id,
+            new.name,
+            new.image_id,
+            new.node_id,
+            new.resources.vcpu,
+            new.resources.memory,
+            new.resources.disk,
+            new.default_port,
+            Jsonb(dict(new.environment)),
+            Jsonb(list(new.command)),
+            new.stop_timeout,
+            new.restart.mode,
+            new.restart.max_attempts,
+            None if check is None else Jsonb(check),
+            new.snapshot_id,
+            None if new.snapshot_id is None else 1,
+        ),
+    )
+    return cursor.rowcount == 1
+
+
+#: The reason of an instance that is tried again because somebody asked.
+_TRIED = "tried again at once"
+
+
+def lock_alive(cursor: Cursor, instance_id: UUID, desired: InstanceDesired) -> dict[str, Any]:
+    """Return an instance's row, locked. Raises `NotFound`, and `Conflict` when it is terminated and can't be that."""
+    row = lock_instance(cursor, instance_id)
+    if row is None:
+        raise missing_instance(instance_id)
+    if row["desired"] == InstanceDesired.TERMINATED and desired is not InstanceDesired.TERMINATED:
+        raise Conflict("the instance is terminated or about to be: that is final", fix="create another one")
+    return row
+
+
+def waits(cursor: Cursor, row: Mapping[str, Any]) -> bool:
+    """Return whether what is wanted now waits for its next try; an older generation that does is on its way out."""
+    cursor.execute(
+        "select from placements where instance_id = %s and generation = %s and state = 'waiting'",
+        (row["id"], row["generation"]),
+    )
+    return cursor.fetchone() is not None
+
+
+def try_now(cursor: Cursor, row: Mapping[str, Any], who: str) -> None:
+    """Make the next try of a waiting placement come at once; its earlier failures are forgotten. Once is enough."""
+    if (row["state"], row["reason"]) == (InstanceState.STARTING, _TRIED):
+        return
+    # The clock, not the transaction's time: that may lie before the wait began.
+    cursor.execute("update instances set retry_asked_at = clock_timestamp() where id = %s", (row["id"],))
+    record(cursor, who, "instance.retried", "instance", row["id"], {"generation": row["generation"]})
+    generation = row["observed_generation"]
+    write_observed(cursor, row, InstanceState.STARTING, _TRIED, generation=generation, who=who)
+    _announce_desired(cursor, row["id"])
+
+
+def refuse_unless_running(row: Mapping[str, Any], rule: str) -> None:
+    """Raise `Conflict` unless the instance is wanted running and its present generation was seen to run."""
+    if row["desired"] != InstanceDesired.RUNNING:
+        found = f"the instance is {row['state']} and wanted {row['desired']}"
+    elif row["state"] != InstanceState.RUNNING:
+        found = f"the instance is {row['state']}"
+    elif row["observed_generation"] < row["generation"]:
+        found = "the instance is about to be started anew"
+    else:
+        return
+    raise Conflict(f"{found}: {rule}", fix="try again when it runs: `zeitwork ps`", code="not-running")
+
+
+def set_paused(cursor: Cursor, row: Mapping[str, Any], paused: bool, who: str) -> None:
+    """Want a running instance paused or going on, and tell its host when that is new."""
+    if row["paused"] == paused:
+        return
+    cursor.execute("update instances set paused = %s, updated_at = now() where id = %s", (paused, row["id"]))
+    record(cursor, who, "instance.paused" if paused else "instance.resumed", "instance", row["id"])
+    _announce_desired(cursor, row["id"])
+
+
+def next_generation(
+    cursor: Cursor,
+    row: Mapping[str, Any],
+    *,
+    force: bool,
+    stop_wait: float | None,
+    what: str,
+    who: str,
+    snapshot_id: UUID | None = None,
+) -> None:
+    """Want the next generation to run. A live placement becomes unwanted by it, and its host stops it first."""
+    cursor.execute(
+        "update instances set desired = 'running', paused = false, generation = generation + 1, stop_force = %s, "
+        "stop_wait = %s, snapshot_id = %s, snapshot_generation = case when %s::uuid is not null then generation + 1 "
+        "end, updated_at = now() where id = %s returning generation",
+        (force, stop_wait, snapshot_id, snapshot_id, row["id"]),
+    )
+    changed = cursor.fetchone()
+    assert changed is not None
+    data = {"generation": changed["generation"], "force": force}
+    if snapshot_id is not None:
+        data["snapshot_id"] = str(snapshot_id)
+    record(cursor, who, what, "instance", row["id"], data)
+    if not has_live_placement(cursor, row["id"]):
+        write_observed(cursor, row, InstanceState.PENDING, "", generation=row["observed_generation"], who=who)
+    _announce_desired(cursor, row["id"])
+
+
+def end(
+    cursor: Cursor,
+    row: Mapping[str, Any],
+    desired: InstanceDesired,
+    force: bool,
+    stop_wait: float | None,
+    who: str,
+) -> None:
+    """Want an instance stopped or terminated; what has no live placement is so at once."""
+    if row["desired"] == desired and not (force and not row["stop_force"]) and stop_wait in (None, row["stop_wait"]):
+        return
+    cursor.execute(
+        "update instances set desired = %s, paused = false, stop_force = stop_force and desired <> 'running' or %s, "
+        "stop_wait = coalesce(%s, case when desired <> 'running' then stop_wait end), updated_at = now() "
+        "where id = %s",
+        (desired, force, stop_wait, row["id"]),
+    )
+    record(cursor, who, "instance.desired", "instance", row["id"], {"desired": desired, "force": force})
+    if not has_live_placement(cursor, row["id"]):
+        state = InstanceState(desired.value)
+        reason = row["reason"] if row["state"] in ENDED else "it was not running"
+        write_observed(
+            cursor,
+            row,
+            state,
+            reason,
+            # Of the generation that was never placed too: nothing of it will be seen any more.
+            generation=row["generation"],
+            outcome=row["outcome"],
+            exit_status=row["exit_status"],
+            who=who,
+        )
+    _announce_desired(cursor, row["id"])
+
+
+def _announce_desired(cursor: Cursor, instance_id: UUID) -> None:
+    """Wake the scheduler, and the hosts that have a placement of it."""
+    announce(cursor, "zw_instances", instance_id)
+    cursor.execute(
+        "select pg_notify('zw_placements', id::text) from placements where instance_id = %s and state <> 'removed'",
+        (instance_id,),
+    )
