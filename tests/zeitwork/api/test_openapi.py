@@ -22,6 +22,7 @@ DESIGNED = """
     GET POST /api/v1/instances | GET DELETE /api/v1/instances/{id} | PUT /api/v1/instances/{id}/state
     POST /api/v1/instances/{id}/start | POST /api/v1/instances/{id}/stop | POST /api/v1/instances/{id}/restart
     GET /api/v1/instances/{id}/health | GET /api/v1/instances/{id}/logs
+    GET /api/v1/instances/{id}/exec | GET /api/v1/instances/{id}/metrics
     GET /api/v1/instances/{id}/events | GET /api/v1/instances/{id}/placements
     GET POST /api/v1/images | GET DELETE /api/v1/images/{id} | GET /api/v1/images/{id}/history
     GET /api/v1/resources | GET /api/v1/events
