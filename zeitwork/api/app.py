@@ -32,6 +32,7 @@ def build_app(deps: ApiDeps) -> Starlette:
     app.state.deps = deps
     app.state.closing = closing
     app.state.slots = Slots(deps.streams)
+    app.state.exec_slots = Slots(deps.streams, "sessions of exec")
     app.state.exposition = exposition
     return app
 

@@ -59,7 +59,8 @@ class Endpoint:
     """One row of the route table; routing, OpenAPI and the tests read it.
 
     ``noun`` names what ``{id}`` in the path identifies. ``produces`` and ``consumes`` are media types beside JSON
-    with what they carry; a handler with ``consumes`` reads the body itself.
+    with what they carry; a handler with ``consumes`` reads the body itself. ``websocket`` tells what is said on one, by
+    direction, where the path is a websocket; its handler answers with an app that accepts it.
     """
 
     method: str
@@ -75,6 +76,7 @@ class Endpoint:
     errors: tuple[int, ...] = ()
     produces: Mapping[str, str] = field(default_factory=dict)
     consumes: Mapping[str, str] = field(default_factory=dict)
+    websocket: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def writes(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -9,6 +11,8 @@ from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
+
+from zeitwork.api.websocket import CONNECTION
 
 #: A client that takes nothing of its answer for this many seconds is dropped: hypercorn shields its sends.
 SEND_STALL_S = 30.0
@@ -25,19 +29,32 @@ class GuardedStream:
         self._stream = stream
         self._scope = scope
         self.socket = stream.socket
+        self._silence = math.inf
 
     async def send_all(self, data: bytes) -> None:
         """Send all of ``data``. Raises `trio.BrokenResourceError` when the client takes none of it for too long."""
         try:
             with trio.fail_after(SEND_STALL_S):
                 await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            # Nobody may be waiting for the client's next word, and so nobody learn that it left.
+            self._end_soon()
+            raise
         except trio.TooSlowError:
             self.abort()
             raise trio.BrokenResourceError("the client takes nothing") from None
 
     async def receive_some(self, limit: int) -> bytes:
-        """Return some bytes, none at the end."""
-        return bytes(await self._stream.receive_some(limit))
+        """Return some bytes, none at the end or when the client said nothing for longer than was to be expected."""
+        with trio.move_on_after(self._silence):
+            return bytes(await self._stream.receive_some(limit))
+        log.info("a client said nothing any more", seconds=self._silence)
+        self._end_soon()
+        return b""
+
+    def expect_signs(self, seconds: float) -> None:
+        """From its next word on, take a client for dead that says nothing for so long, though it is asked (pinged)."""
+        self._silence = seconds
 
     async def send_eof(self) -> None:
         """Tell the client that nothing more will come."""
@@ -45,13 +62,16 @@ class GuardedStream:
 
     async def aclose(self) -> None:
         """Close; what still works on this connection's request gets a little time."""
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + _AFTERLIFE_S)
+        self._end_soon()
         await self._stream.aclose()
 
     def abort(self) -> None:
         """Close now and end the connection's tasks."""
         self._scope.cancel()
         self.socket.close()
+
+    def _end_soon(self) -> None:
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + _AFTERLIFE_S)
 
 
 class _Server(TCPServer):
@@ -91,8 +111,9 @@ class Connections:
             guarded = GuardedStream(stream, scope)
             self._open.add(guarded)
             try:
-                # The state is hypercorn's, for apps with a lifespan; ours has none.
-                await _Server(self._app, self._config, self._context, ConnectionState({}), guarded)  # type: ignore[arg-type]
+                # What is in the state comes with every request's scope.
+                state = ConnectionState({CONNECTION: guarded})
+                await _Server(self._app, self._config, self._context, state, guarded)  # type: ignore[arg-type]
             except Exception:
                 log.exception("a connection failed")
             finally:

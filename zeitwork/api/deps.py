@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from actors.model.ids import uuid7
 from actors.model.paths import HostPaths
+from actors.vm.agents import Agents
 
 if TYPE_CHECKING:
     from runtime import System
@@ -28,7 +29,8 @@ class ApiDeps:
     """The parts behind the endpoint.
 
     ``console`` returns the console log's path of a placement on this host. ``upload_limit`` is the largest archive
-    taken, in bytes; ``streams`` how many logs and event streams may be followed at once.
+    taken, in bytes; ``streams`` how many logs and event streams may be followed at once, and as many commands run in
+    guests. ``agents`` are the ways to this host's guests.
     """
 
     store: Store
@@ -40,3 +42,4 @@ class ApiDeps:
     new_id: Callable[[], UUID] = fresh_id
     upload_limit: int = 8 << 30
     streams: int = 64
+    agents: Agents = field(default_factory=Agents)

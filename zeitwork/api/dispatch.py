@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from uuid import UUID
 
 import trio
@@ -10,12 +11,13 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from actors.model.errors import InvalidInput
+from actors.model.errors import InvalidInput, Problem
 from zeitwork.api.call import Answer, Call, Endpoint
 from zeitwork.api.decode import decode_json, decode_query, path_id, read_body, require_json
 from zeitwork.api.deps import ApiDeps
 from zeitwork.api.idempotency import encode, key_of, once
 from zeitwork.api.instrument import ROUTE
+from zeitwork.api.websocket import HANDSHAKE
 
 
 def routes(endpoints: Iterable[Endpoint], deps: ApiDeps, closing: trio.Event) -> list[Route]:
@@ -40,6 +42,13 @@ class _Dispatcher:
         request = Request(scope, receive, send)
         endpoint = self._methods["GET" if request.method == "HEAD" else request.method]
         scope[ROUTE] = endpoint.path
+        if HANDSHAKE in scope and not endpoint.websocket:
+            raise Problem(
+                f"there is no websocket at {endpoint.path}",
+                fix="ask without Upgrade: websocket",
+                code="not-a-websocket",
+                status=HTTPStatus.FORBIDDEN,
+            )
         answer = await self._answer(endpoint, request)
         await answer(scope, receive, send)
 

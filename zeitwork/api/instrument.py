@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from zeitwork.api import guard
 from zeitwork.api.deps import ApiDeps
 from zeitwork.api.problems import internal, respond
+from zeitwork.api.websocket import Handshake
 from zeitwork.metrics.http import HttpMetrics
 
 #: Keys under which a request's id and route template are found in its ASGI scope.
@@ -39,17 +40,16 @@ class Instrument:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
+            handshake = Handshake(scope, receive, send)
+            scope, receive, send = handshake.scope, handshake.receive, handshake.send
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, str(self._deps.new_id()))
-        started = time.perf_counter()
         try:
             await self._answer(exchange)
         finally:
-            self._record(exchange, time.perf_counter() - started)
+            self._record(exchange, time.perf_counter() - exchange.began)
 
     async def _answer(self, exchange: _Exchange) -> None:
         scope = exchange.scope
@@ -69,7 +69,9 @@ class Instrument:
         route = scope.get(ROUTE, "unmatched")
         # Without a status the client left, or the server stopped, before there was an answer: nginx's 499.
         status = exchange.status or 499
-        self._metrics.record(route, scope["method"], status, seconds)
+        # An accepted websocket was answered when it was accepted; how long people talk says nothing of this endpoint.
+        answered = exchange.accepted - exchange.began if exchange.accepted is not None else seconds
+        self._metrics.record(route, scope["method"], status, answered)
         quiet = scope["method"] in _QUIET and status < HTTPStatus.BAD_REQUEST
         level = "warning" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "debug" if quiet else "info"
         getattr(log, level)(
@@ -90,6 +92,9 @@ class _Exchange:
         self.scope = scope
         self.id = identifier
         self.status: int | None = None
+        self.began = time.perf_counter()
+        #: When it was accepted, if it is a websocket that was.
+        self.accepted: float | None = None
         self._receive = receive
         self._send = send
         #: As it was sent, percent signs and all: decoded, it could put line ends into the log.
@@ -114,6 +119,12 @@ class _Exchange:
             if self._body_left and self._has_body():
                 headers["Connection"] = "close"
             message = {**message, "headers": headers.raw}
+        elif message["type"] == "websocket.accept":
+            self.status = HTTPStatus.SWITCHING_PROTOCOLS
+            self.accepted = time.perf_counter()
+            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.id.encode())]}
+        elif message["type"].startswith("websocket."):
+            pass
         elif not message.get("more_body", False) and self._body_left and self._has_body():
             await self._send({**message, "more_body": True})
             await self._drain()

@@ -73,6 +73,8 @@ def _operation(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         "parameters": list(_parameters(row, schemas)),
         "responses": _responses(row),
     }
+    if row.websocket:
+        operation["x-websocket"] = dict(row.websocket)
     if row.body is not None:
         content: dict[str, Any] = {_JSON: {"schema": _schema(row.body)}}
         content |= {kind: {"schema": {"type": "string", "format": "binary"}} for kind in row.consumes}

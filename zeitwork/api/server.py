@@ -24,6 +24,9 @@ GRACE_S = 5.0
 MOST_CONNECTIONS = 256
 _KEEP_ALIVE_S = 30
 _HEADER_BYTES = 32 * 1024
+#: Seconds between pings on a websocket, and the largest message that is taken on one, in bytes.
+_PING_S = 20.0
+_MESSAGE_BYTES = 256 * 1024
 
 log = structlog.get_logger()
 
@@ -93,4 +96,6 @@ def _configuration() -> Config:
     config.include_server_header = False
     config.keep_alive_timeout = _KEEP_ALIVE_S
     config.h11_max_incomplete_size = _HEADER_BYTES
+    config.websocket_ping_interval = _PING_S
+    config.websocket_max_message_size = _MESSAGE_BYTES
     return config

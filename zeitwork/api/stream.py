@@ -14,10 +14,11 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 class Slots:
-    """A bound on how many streams are open at once."""
+    """A bound on how many streams are open at once; ``noun`` is what they are called in a refusal."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, noun: str = "streams") -> None:
         self._limiter = trio.CapacityLimiter(limit)
+        self._noun = noun
 
     @property
     def taken(self) -> int:
@@ -31,8 +32,8 @@ class Slots:
             self._limiter.acquire_on_behalf_of_nowait(key)
         except trio.WouldBlock:
             raise Unavailable(
-                f"{self._limiter.total_tokens} streams are open already",
-                fix="close one, or ask without following",
+                f"{self._limiter.total_tokens} {self._noun} are open already",
+                fix="close one, or ask without following" if self._noun == "streams" else "end one of them first",
                 code="too-many-streams",
             ) from None
         return key

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from zeitwork.api import (
     events,
+    exec,
+    guest,
     health,
     images,
     instances,
@@ -197,6 +199,25 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         noun=_INSTANCE,
         errors=(421, 503),
         produces={"text/plain": "the console's bytes; with follow, as they come"},
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/instances/{id}/exec",
+        exec.exec_,
+        "Run a command in an instance's guest, by websocket and through the unix socket only",
+        status=101,
+        noun=_INSTANCE,
+        errors=(409, 421, 426, 503),
+        websocket=exec.MESSAGES,
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/instances/{id}/metrics",
+        guest.metrics,
+        "How an instance's guest does, in its own words",
+        guest.GuestMetrics,
+        noun=_INSTANCE,
+        errors=(409, 421, 503),
     ),
     Endpoint(
         "GET",

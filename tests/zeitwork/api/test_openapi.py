@@ -25,6 +25,7 @@ DESIGNED = """
     POST /api/v1/instances/{id}/snapshot | POST /api/v1/instances/{id}/restore
     GET /api/v1/snapshots | GET DELETE /api/v1/snapshots/{id}
     GET /api/v1/instances/{id}/health | GET /api/v1/instances/{id}/logs
+    GET /api/v1/instances/{id}/exec | GET /api/v1/instances/{id}/metrics
     GET /api/v1/instances/{id}/events | GET /api/v1/instances/{id}/placements
     GET POST /api/v1/images | GET DELETE /api/v1/images/{id} | GET /api/v1/images/{id}/history
     GET /api/v1/resources | GET /api/v1/events
