@@ -549,6 +549,7 @@ class VmActor(Actor):
             console=self._console,
             since=self._since,
             started_at=self._pid_file.app_started_at if self._pid_file is not None else None,
+            memory=self._placement.resources.memory,
         )
 
     def _announce(self, *, again: bool = False) -> None:

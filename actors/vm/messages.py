@@ -12,7 +12,10 @@ from runtime import Message
 
 @dataclass(frozen=True, slots=True)
 class VmView:
-    """A virtual machine as it is now. ``phase`` is a name of `actors.vm.lifecycle.Phase`; times are Unix seconds."""
+    """A virtual machine as it is now. ``phase`` is a name of `actors.vm.lifecycle.Phase`; times are Unix seconds.
+
+    ``memory`` is the guest's, in MiB.
+    """
 
     placement_id: UUID
     instance_id: UUID
@@ -24,6 +27,7 @@ class VmView:
     console: Path
     since: float
     started_at: float | None = None
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
