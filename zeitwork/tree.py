@@ -25,7 +25,7 @@ from actors.health.messages import NAME as HEALTH
 from actors.health.messages import Wake as HealthWake
 from actors.host.actor import NAME as HOST
 from actors.host.actor import Host
-from actors.host.messages import StopAll
+from actors.host.messages import StopAll, Vms
 from actors.host.messages import Wake as HostWake
 from actors.images.actor import Images
 from actors.images.messages import NAME as IMAGES
@@ -41,7 +41,7 @@ from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.admission import Thresholds
 from actors.resource_monitor.capacity import CapacityPolicy
 from actors.resource_monitor.messages import NAME as MONITOR
-from actors.resource_monitor.messages import Snapshot
+from actors.resource_monitor.messages import Monitor, Snapshot
 from actors.scheduler.actor import Scheduler
 from actors.scheduler.messages import Evaluate
 from actors.tap.actor import TapActor
@@ -327,6 +327,14 @@ async def _start_actors(
             stop_timeout=10.0,
         )
 
+    async def monitors() -> tuple[Monitor, ...]:
+        view = await system.name(HOST).ask(Vms(), timeout=5)
+        return tuple(
+            Monitor(vm.placement_id, vm.pid, vm.memory, vm.hypervisor)
+            for vm in view.vms
+            if vm.pid is not None and vm.hypervisor is not None
+        )
+
     def monitor() -> ResourceMonitor:
         policy = CapacityPolicy(
             vcpu_reserved=config.vcpu_reserved,
@@ -341,6 +349,9 @@ async def _start_actors(
             policy,
             hypervisor=lambda: chosen.chosen.name if chosen.chosen else None,
             history=store.history,
+            monitors=monitors,
+            overheads=store.nodes,
+            peaks=node.overhead_peaks,
             thresholds=Thresholds(close=config.memory_pressure),
         )
 

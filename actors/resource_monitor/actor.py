@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -11,6 +12,7 @@ import trio
 
 from actors.model.errors import Problem, Unavailable
 from actors.model.resources import Capacity
+from actors.resource_monitor import overhead
 from actors.resource_monitor.admission import Admission, Thresholds, step
 from actors.resource_monitor.capacity import CapacityPolicy
 from actors.resource_monitor.cpu import cpus_used
@@ -21,7 +23,10 @@ from actors.resource_monitor.messages import (
     CpuTimes,
     Measured,
     MeasuringFailed,
+    Monitor,
     NotKnown,
+    OverheadNotRecorded,
+    OverheadRecorded,
     Pressure,
     Recorded,
     RecordingFailed,
@@ -29,20 +34,30 @@ from actors.resource_monitor.messages import (
     ResourceSnapshot,
     SampleLost,
     Snapshot,
+    Survey,
+    Surveyed,
+    SurveyFailed,
     TakeSample,
     WasClosed,
 )
-from actors.resource_monitor.store import CapacityStore, HistoryStore, Usage
+from actors.resource_monitor.processes import read_overheads
+from actors.resource_monitor.store import CapacityStore, HistoryStore, OverheadStore, Usage
 from runtime import Actor, Message, Reply
 
 #: Seconds between readings. A reading takes about a millisecond.
 EVERY = 5.0
 #: Seconds between samples for the history, each of what was used since the one before.
 SAMPLE_EVERY = 60.0
+#: Seconds between looks at what monitors take, and how many are read at each: reading one takes milliseconds.
+SURVEY_EVERY, SURVEYED_AT_ONCE = 30.0, 32
 #: Seconds that a reading, and the database's answer, may take.
 DEADLINE = 10.0
 #: Requests that may wait for one reading.
 MOST_WAITING = 256
+
+
+#: Says which monitors run on this host now.
+Monitors = Callable[[], Awaitable[Collection[Monitor]]]
 
 
 def nobody_knows() -> str | None:
@@ -54,7 +69,9 @@ class ResourceMonitor(Actor):
     """One reading at a time; who asks meanwhile gets the next one's answer, which began after they asked.
 
     ``hypervisor`` says what runs guests here (``firecracker``, ``qemu``), None while that is not known. Without
-    ``history`` nothing is written of what is used.
+    ``history`` nothing is written of what is used. ``monitors`` says which virtual machines' monitors run: with it,
+    what they take beside their guests is measured and told to ``overheads``; ``peaks`` is what that store holds of an
+    earlier process, in KiB for each hypervisor.
     """
 
     def __init__(
@@ -66,6 +83,9 @@ class ResourceMonitor(Actor):
         hypervisor: Callable[[], str | None] = nobody_knows,
         thresholds: Thresholds | None = None,
         history: HistoryStore | None = None,
+        monitors: Monitors | None = None,
+        overheads: OverheadStore | None = None,
+        peaks: Mapping[str, int] | None = None,
         root: Path = Path("/"),
     ) -> None:
         self._store = store
@@ -87,12 +107,19 @@ class ResourceMonitor(Actor):
         self._history = history
         self._last: ResourceSnapshot | None = None
         self._sampled: CpuTimes | None = None  # at the last sample
+        self._monitors = monitors
+        self._overheads = overheads
+        self._learning = overhead.begin(self._policy.overhead, peaks or {})
+        self._surveying = False
+        self._told: object = None  # what the database was told last of overheads
 
     async def init(self) -> None:
         """Measure now, then regularly."""
         self.ctx.every(EVERY, Refresh())
         if self._history is not None:
             self.ctx.every(SAMPLE_EVERY, TakeSample(), jitter=0.0)
+        if self._monitors is not None:
+            self.ctx.every(SURVEY_EVERY, Survey())
         self.ctx.ref.tell(Refresh())
 
     async def receive(self, message: Message) -> None:
@@ -129,6 +156,15 @@ class ResourceMonitor(Actor):
                 self._sample()
             case SampleLost(error=error):
                 self.ctx.log.debug("sample not recorded", error=str(error))
+            case Survey():
+                self._survey()
+            case Surveyed(running=running, read=read):
+                self._learn(running, read)
+            case OverheadRecorded():
+                self._surveying = False
+            case SurveyFailed(error=error) | OverheadNotRecorded(error=error):
+                self._surveying, self._told = False, None
+                self.ctx.log.debug("what monitors take was not read or not recorded", error=str(error))
             case WasClosed(reason=reason):
                 self._asking = False
                 self._admission, self._admitted = Admission(closed=reason), reason
@@ -155,7 +191,8 @@ class ResourceMonitor(Actor):
         self.ctx.effect(self._read, name="measure", deadline=DEADLINE, then=Measured, failed=MeasuringFailed)
 
     async def _read(self) -> ResourceSnapshot:
-        read = partial(measure, self.ctx.env.now(), self._policy, self._hypervisor(), self._root)
+        policy = replace(self._policy, overhead=self._learning.figures)
+        read = partial(measure, self.ctx.env.now(), policy, self._hypervisor(), self._root)
         return await trio.to_thread.run_sync(read)
 
     def _finish(self, answer: Callable[[Reply], None]) -> None:
@@ -210,4 +247,35 @@ class ResourceMonitor(Actor):
         self.ctx.effect(
             self._history.record_sample, self._node_id, usage, name="record sample", deadline=DEADLINE,
             failed=SampleLost,
+        )  # fmt: skip
+
+    def _survey(self) -> None:
+        """Look what the monitors take, some of them at a time."""
+        if self._surveying or self._monitors is None:
+            return
+        self._surveying = True
+        self.ctx.effect(
+            partial(self._look, self._monitors, self._learning), name="survey", deadline=DEADLINE,
+            then=lambda surveyed: surveyed, failed=SurveyFailed,
+        )  # fmt: skip
+
+    async def _look(self, monitors: Monitors, known: overhead.Learning) -> Surveyed:
+        running = tuple(await monitors())
+        chosen = overhead.choose(known, running, SURVEYED_AT_ONCE)
+        return Surveyed(running, await trio.to_thread.run_sync(read_overheads, chosen, self._root))
+
+    def _learn(self, running: Collection[Monitor], read: Mapping[Monitor, int]) -> None:
+        before = self._learning
+        self._learning = overhead.learn(before, running, read, self.ctx.env.monotonic())
+        for hypervisor, figure in self._learning.figures.items():
+            if figure != before.figures.get(hypervisor):
+                self.ctx.log.info("overhead of new placements", hypervisor=hypervisor, mib=figure)
+        readings, peaks = self._learning.by_placement(), self._learning.rounded_peaks()
+        if self._overheads is None or (readings, peaks) == self._told:
+            self._surveying = False
+            return
+        self._told = (readings, peaks)
+        self.ctx.effect(
+            partial(self._overheads.record_overhead, self._node_id, readings, peaks), name="record overhead",
+            deadline=DEADLINE, then=lambda _: OverheadRecorded(), failed=OverheadNotRecorded,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """One hierarchy's groups from this process's own up to the highest that can be seen. ``version`` is 1 or 2."""
+    """One hierarchy's groups from a process's own up to the highest that can be seen. ``version`` is 1 or 2."""
 
     version: int
     directories: tuple[Path, ...]
@@ -22,7 +22,12 @@ def own_groups(controller: str, root: Path = Path("/")) -> tuple[Groups, ...]:
 
     Both versions can be mounted at once; a controller is in one of them, and a limit in either counts.
     """
-    paths = _own_paths(root)
+    return groups_of(controller, "self", root)
+
+
+def groups_of(controller: str, process: str, root: Path = Path("/")) -> tuple[Groups, ...]:
+    """Return the same for another process, by its PID; nothing when that has ended."""
+    paths = _paths(process, root)
     found = []
     for mount in _mounts(root):
         if mount.version == 1 and controller not in mount.controllers:
@@ -41,10 +46,10 @@ class _Mount:
     root: PurePosixPath  # which group is mounted here
 
 
-def _own_paths(root: Path) -> dict[str, PurePosixPath]:
-    """Return the group of this process by controller; that of version 2 under the empty name."""
+def _paths(process: str, root: Path) -> dict[str, PurePosixPath]:
+    """Return the group of a process by controller; that of version 2 under the empty name."""
     paths = {}
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in _lines(root / "proc" / process / "cgroup"):
         parts = line.split(":", 2)
         if len(parts) == 3:
             for controller in parts[1].split(","):

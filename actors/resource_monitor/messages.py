@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from actors.model.resources import Capacity
 from runtime import Message, Request
@@ -37,6 +39,16 @@ class CpuTimes:
     busy: int
     total: int
     cpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Monitor:
+    """The process that runs one placement's guest. ``memory`` is the guest's, in MiB."""
+
+    placement_id: UUID
+    pid: int
+    memory: int
+    hypervisor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,5 +145,37 @@ class TakeSample(Message):
 @dataclass(frozen=True, slots=True)
 class SampleLost(Message):
     """The database did not take a sample: the history has a gap."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Survey(Message):
+    """Look what monitors take beside their guests' memory: sent by the timer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed(Message):
+    """A look ended: which monitors run, and the KiB of those that were read."""
+
+    running: tuple[Monitor, ...]
+    read: Mapping[Monitor, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyFailed(Message):
+    """Nobody could say which monitors run, or they could not be read; the next look tries again."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class OverheadRecorded(Message):
+    """The database holds what monitors were seen to take."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverheadNotRecorded(Message):
+    """The database did not take it; the next look offers what is known then."""
 
     error: Exception

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -36,3 +37,14 @@ class CapacityStore(Protocol):
 
     async def record_closed(self, node_id: UUID, reason: str) -> None:
         """Write why the host takes no new work, or with an empty ``reason`` that it does again."""
+
+
+class OverheadStore(Protocol):
+    """What monitors of hosts' virtual machines take beside their guests' memory."""
+
+    async def record_overhead(self, node_id: UUID, readings: Mapping[UUID, int], peaks: Mapping[str, int]) -> None:
+        """Write the KiB that each placement's monitor takes, and the most that each hypervisor's were seen to need.
+
+        What they take together beyond what their placements hold for it is not free any more. Placements that are
+        gone count nothing.
+        """

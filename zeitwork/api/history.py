@@ -27,7 +27,10 @@ Span = Annotated[
 
 
 class HistoryPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Averages from ``at`` on, over the history's ``step``. Memory in MiB; ``used`` is the machine's, VMs included."""
+    """Averages from ``at`` on, over the history's ``step``. Memory in MiB; ``used`` is the machine's, VMs included.
+
+    ``overhead`` is what VMMs take beside their guests: ``allocated`` for it, and ``measured``.
+    """
 
     at: datetime
     vcpu_capacity: float
@@ -38,6 +41,8 @@ class HistoryPoint(msgspec.Struct, frozen=True, kw_only=True):
     memory_used: float
     memory_total: float
     placements: float
+    overhead_allocated: float
+    overhead_measured: float
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,4 +189,6 @@ def _point(sample: SampleRow) -> HistoryPoint:
         memory_used=round(sample.memory_used, 1),
         memory_total=round(sample.memory_total, 1),
         placements=round(sample.placements, 1),
+        overhead_allocated=round(sample.overhead_allocated, 1),
+        overhead_measured=round(sample.overhead_measured, 1),
     )

@@ -35,6 +35,20 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     memory_overhead: int
 
 
+class Overhead(msgspec.Struct, frozen=True, kw_only=True):
+    """MiB that VMMs take beside their guests. ``allocated`` is what placements hold for it, a part of what they hold.
+
+    ``measured`` is what ``monitors`` running VMMs take together, looked at every half minute; ``excess`` is how much of
+    that their placements do not hold: it is not available, and told here. ``machine.memory_overhead`` is what a new
+    placement is charged; it follows what was measured.
+    """
+
+    allocated: int
+    measured: int
+    monitors: int
+    excess: int
+
+
 class AddressPool(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses of one family on a host. A released address rests a while before it is ``available`` again.
 
@@ -60,6 +74,7 @@ class NodeAmounts(msgspec.Struct, frozen=True, kw_only=True):
     allocated: Amount
     available: Amount
     placements: int
+    overhead: Overhead
     addresses: list[AddressPool]
     machine: Machine | None
 
@@ -120,6 +135,12 @@ def _node(row: ResourcesRow, pools: tuple[PoolUsage, ...]) -> NodeAmounts:
         allocated=Amount(vcpu=row.vcpu_used, memory=row.memory_used),
         available=Amount(vcpu=row.vcpu_free, memory=row.memory_free),
         placements=row.placements,
+        overhead=Overhead(
+            allocated=row.overhead.allocated,
+            measured=row.overhead.measured,
+            monitors=row.overhead.monitors,
+            excess=row.overhead.excess,
+        ),
         addresses=[
             AddressPool(
                 family=pool.family,

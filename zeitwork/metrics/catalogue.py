@@ -89,6 +89,18 @@ MEMORY_ALLOCATED = Metric(
     "zeitwork_memory_allocated_bytes", _G, "Memory that placements hold, overhead of their VMMs included.", _NODE
 )
 MEMORY_AVAILABLE = Metric("zeitwork_memory_available_bytes", _G, "Memory that is free.", _NODE)
+OVERHEAD_ALLOCATED = Metric(
+    "zeitwork_overhead_allocated_bytes", _G, "Memory that placements hold for their VMMs beside the guests'.", _NODE
+)
+OVERHEAD_MEASURED = Metric(
+    "zeitwork_overhead_measured_bytes", _G, "Memory that running VMMs were seen to take beside their guests'.", _NODE
+)
+OVERHEAD_EXCESS = Metric(
+    "zeitwork_overhead_excess_bytes", _G, "What VMMs take beyond what their placements hold; not available.", _NODE
+)
+OVERHEAD_CHARGED = Metric(
+    "zeitwork_overhead_charged_bytes", _G, "Memory that a new placement holds for its VMM on a node.", _NODE
+)
 NODE_PLACEMENTS = Metric("zeitwork_node_placements", _G, "Placements on a node that are not removed.", _NODE)
 NODE_CLOSED = Metric("zeitwork_node_closed", _G, "1 while memory pressure closes a node to new work, else 0.", _NODE)
 NODES = Metric("zeitwork_nodes", _G, "Nodes that are not terminated, by state.", ("state",))
@@ -136,6 +148,10 @@ CATALOGUE: tuple[Metric, ...] = (
     MEMORY_CAPACITY,
     MEMORY_ALLOCATED,
     MEMORY_AVAILABLE,
+    OVERHEAD_ALLOCATED,
+    OVERHEAD_MEASURED,
+    OVERHEAD_EXCESS,
+    OVERHEAD_CHARGED,
     NODE_PLACEMENTS,
     NODE_CLOSED,
     INSTANCES,

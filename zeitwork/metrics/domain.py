@@ -62,6 +62,12 @@ def families(domain: Domain) -> Iterator[Family]:
     yield family(catalogue.MEMORY_CAPACITY, {labels: row.memory * MIB for labels, row in rows.items()})
     yield family(catalogue.MEMORY_ALLOCATED, {labels: row.memory_used * MIB for labels, row in rows.items()})
     yield family(catalogue.MEMORY_AVAILABLE, {labels: row.memory_free * MIB for labels, row in rows.items()})
+    overheads = {labels: row.overhead for labels, row in rows.items()}
+    yield family(catalogue.OVERHEAD_ALLOCATED, {labels: one.allocated * MIB for labels, one in overheads.items()})
+    yield family(catalogue.OVERHEAD_MEASURED, {labels: one.measured * MIB for labels, one in overheads.items()})
+    yield family(catalogue.OVERHEAD_EXCESS, {labels: one.excess * MIB for labels, one in overheads.items()})
+    known = {labels: row.capacity for labels, row in rows.items() if row.capacity is not None}
+    yield family(catalogue.OVERHEAD_CHARGED, {labels: one.memory_overhead * MIB for labels, one in known.items()})
     yield family(catalogue.NODE_PLACEMENTS, {labels: row.placements for labels, row in rows.items()})
     yield family(catalogue.NODE_CLOSED, {labels: 1 if row.closed_reason else 0 for labels, row in rows.items()})
     states = Counter(row.state for row in domain.resources)

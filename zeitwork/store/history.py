@@ -32,12 +32,14 @@ class History:
                 raise NotFound(f"there is no node {node_id}")
             cursor.execute(
                 "insert into resource_samples (node_id, at, vcpu_capacity, memory_capacity, vcpu_allocated, "
-                "memory_allocated, cpus_used, memory_used, memory_total, placements) values (%s, "
-                "date_trunc('minute', now()), %s, %s, %s, %s, %s, %s, %s, %s) on conflict (node_id, at) do update set "
+                "memory_allocated, cpus_used, memory_used, memory_total, placements, overhead_allocated, "
+                "overhead_measured) values (%s, date_trunc('minute', now()), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+                "on conflict (node_id, at) do update set "
                 "vcpu_capacity = excluded.vcpu_capacity, memory_capacity = excluded.memory_capacity, "
                 "vcpu_allocated = excluded.vcpu_allocated, memory_allocated = excluded.memory_allocated, "
                 "cpus_used = excluded.cpus_used, memory_used = excluded.memory_used, "
-                "memory_total = excluded.memory_total, placements = excluded.placements",
+                "memory_total = excluded.memory_total, placements = excluded.placements, "
+                "overhead_allocated = excluded.overhead_allocated, overhead_measured = excluded.overhead_measured",
                 (
                     node_id,
                     rows[0].vcpu,
@@ -48,6 +50,8 @@ class History:
                     usage.memory,
                     usage.memory_total,
                     rows[0].placements,
+                    rows[0].overhead.allocated,
+                    rows[0].overhead.measured,
                 ),
             )
             cursor.execute(
@@ -69,7 +73,9 @@ class History:
                 " avg(s.vcpu_capacity)::float8 as vcpu, avg(s.memory_capacity)::float8 as memory,"
                 " avg(s.vcpu_allocated)::float8 as vcpu_allocated, avg(s.memory_allocated)::float8 as memory_allocated,"
                 " avg(s.cpus_used)::float8 as cpus_used, avg(s.memory_used)::float8 as memory_used,"
-                " avg(s.memory_total)::float8 as memory_total, avg(s.placements)::float8 as placements "
+                " avg(s.memory_total)::float8 as memory_total, avg(s.placements)::float8 as placements,"
+                " avg(s.overhead_allocated)::float8 as overhead_allocated,"
+                " avg(s.overhead_measured)::float8 as overhead_measured "
                 "from resource_samples s join nodes n on n.id = s.node_id "
                 "where n.state <> 'terminated' and s.at > now() - make_interval(secs => %(seconds)s) "
                 "group by 1, 2 order by 1, 2",
@@ -87,6 +93,8 @@ class History:
                     memory_used=row["memory_used"],
                     memory_total=row["memory_total"],
                     placements=row["placements"],
+                    overhead_allocated=row["overhead_allocated"],
+                    overhead_measured=row["overhead_measured"],
                 )
                 for row in cursor
             )

@@ -19,7 +19,7 @@ from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import forget_node
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.pools import drop_pools, ensure_pools
-from zeitwork.store.rows import HostRegistration, NodeRow, Page, RegionRow, ResourcesRow
+from zeitwork.store.rows import HostRegistration, NodeRow, OverheadRow, Page, RegionRow, ResourcesRow
 from zeitwork.store.snapshot_rows import lose_snapshots_of
 from zeitwork.store.units import Cursor, Units
 
@@ -33,9 +33,11 @@ select n.*, r.name as region_name, r.v6 as region_v6, r.v4 as region_v4,
 from nodes n join regions r on r.id = n.region_id
 """
 _RESOURCES = """
-select n.*, coalesce(u.vcpu, 0) as vcpu_used, coalesce(u.memory, 0) as memory_used, coalesce(u.count, 0) as count
+select n.*, coalesce(u.vcpu, 0) as vcpu_used, coalesce(u.memory, 0) as memory_used, coalesce(u.count, 0) as count,
+    coalesce(u.overhead, 0) as overhead_allocated
 from nodes n left join lateral (
-    select sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory, count(*) as count
+    select sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory, count(*) as count,
+        sum(memory_overhead) as overhead
     from placements where node_id = n.id and state <> 'removed') u on true
 """
 _CAPACITY_FIELDS = (
@@ -85,9 +87,15 @@ def _resources_row(row: Mapping[str, Any]) -> ResourcesRow:
         vcpu_used=vcpu_used,
         memory_used=memory_used,
         vcpu_free=max(0, vcpu - vcpu_used),
-        memory_free=max(0, memory - memory_used),
+        memory_free=max(0, memory - memory_used - row["overhead_excess"]),
         placements=row["count"],
         closed_reason=row["closed_reason"],
+        overhead=OverheadRow(
+            allocated=int(row["overhead_allocated"]),
+            measured=row["overhead_measured"],
+            monitors=row["overhead_monitors"],
+            excess=row["overhead_excess"],
+        ),
     )
 
 
@@ -112,6 +120,7 @@ def _node_row(row: Mapping[str, Any]) -> NodeRow:
         capacity=capacity_of(row),
         closed_since=row["closed_since"],
         closed_reason=row["closed_reason"],
+        overhead_peaks=row["overhead_peaks"],
         last_seen_at=row["last_seen_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
@@ -144,7 +153,7 @@ def _set_state(cursor: Cursor, row: Mapping[str, Any], state: NodeState, reason:
 
 
 class Nodes:
-    """Hosts; also the `CapacityStore` of `actors.resource_monitor` and the `AddressStore` of `actors.addresses`."""
+    """Hosts; also the stores of `actors.resource_monitor` but its history, and that of `actors.addresses`."""
 
     def __init__(self, units: Units) -> None:
         self._units = units
@@ -351,6 +360,43 @@ class Nodes:
             announce(cursor, "zw_nodes", node_id)
 
         await self._units.run(unit, name="nodes.record_capacity")
+
+    async def record_overhead(self, node_id: UUID, readings: Mapping[UUID, int], peaks: Mapping[str, int]) -> None:
+        """Write the KiB that each placement's monitor takes, and the most that each hypervisor's were seen to need.
+
+        What they take together beyond what their placements hold for it is not free any more. Placements that are
+        gone count nothing. Raises `NotFound`.
+        """
+
+        def unit(cursor: Cursor) -> None:
+            row = lock_node(cursor, node_id)
+            if row is None:
+                raise _missing(node_id)
+            cursor.execute(
+                "select coalesce(ceil(sum(r.kib) / 1024.0), 0)::integer as measured, count(*)::integer as monitors, "
+                "coalesce(sum(p.memory_overhead), 0)::integer as held from placements p "
+                "join unnest(%s::uuid[], %s::bigint[]) as r (id, kib) on p.id = r.id "
+                "where p.node_id = %s and p.state <> 'removed'",
+                (list(readings), list(readings.values()), node_id),
+            )
+            found = cursor.fetchone()
+            assert found is not None
+            excess = max(0, found["measured"] - found["held"])
+            seen = (found["measured"], found["monitors"], excess, dict(peaks))
+            known = (row["overhead_measured"], row["overhead_monitors"], row["overhead_excess"], row["overhead_peaks"])
+            if known == seen:
+                return
+            cursor.execute(
+                "update nodes set overhead_measured = %s, overhead_monitors = %s, overhead_excess = %s, "
+                "overhead_peaks = %s where id = %s",
+                (*seen[:3], Jsonb(seen[3]), node_id),
+            )
+            if excess != row["overhead_excess"]:
+                data = {"measured": found["measured"], "allocated": found["held"], "excess": excess}
+                record(cursor, "resource-monitor", "node.overhead", "node", node_id, data)
+                announce(cursor, "zw_nodes", node_id)
+
+        await self._units.run(unit, name="nodes.record_overhead")
 
     async def closed(self, node_id: UUID) -> str:
         """Return why the host takes no new work, empty when it does. Raises `NotFound`."""

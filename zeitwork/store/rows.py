@@ -82,7 +82,8 @@ class NodeRow:
     """A host. ``generation`` counts the starts of its process; 0 means that it never came.
 
     ``ip_address`` is what it is called by, ``addresses`` are all that it was last seen to have. ``closed_reason`` says
-    why it takes no new work for now, empty while it does.
+    why it takes no new work for now, empty while it does. ``overhead_peaks`` is the KiB that monitors of each
+    hypervisor were seen to need on it.
     """
 
     id: UUID
@@ -101,9 +102,24 @@ class NodeRow:
     capacity: Capacity | None
     closed_since: datetime | None
     closed_reason: str
+    overhead_peaks: Mapping[str, int]
     last_seen_at: datetime | None
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OverheadRow:
+    """What virtual machines' monitors take on a node beside their guests, in MiB.
+
+    ``allocated`` is what placements hold for it, ``measured`` what the ``monitors`` that were looked at take together,
+    and ``excess`` how much of that is beyond what their own placements hold: it is not free, though nobody holds it.
+    """
+
+    allocated: int
+    measured: int
+    monitors: int
+    excess: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +141,7 @@ class ResourcesRow:
     memory_free: int
     placements: int
     closed_reason: str
+    overhead: OverheadRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +158,8 @@ class SampleRow:
     memory_used: float
     memory_total: float
     placements: float
+    overhead_allocated: float
+    overhead_measured: float
 
 
 @dataclass(frozen=True, slots=True)

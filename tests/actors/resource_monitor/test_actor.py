@@ -14,7 +14,7 @@ from actors.resource_monitor import actor
 from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.admission import Thresholds
 from actors.resource_monitor.capacity import CapacityPolicy
-from actors.resource_monitor.messages import Refresh, Snapshot
+from actors.resource_monitor.messages import Monitor, Refresh, Snapshot
 from actors.resource_monitor.pressure import memory_pressure
 from actors.resource_monitor.store import Usage
 from runtime import Ref, Spec, System
@@ -286,3 +286,68 @@ async def test_samples_are_taken_for_the_history(
         with trio.fail_after(10):
             await samples.enough.wait()
     assert set(samples.written) == {Usage(cpus=0.0, memory=4096, memory_total=16 * 1024)}
+
+
+class Overheads:
+    """Remembers what was told of overheads; refuses the first time."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.told: list[tuple[dict[UUID, int], dict[str, int]]] = []
+        self.changed = trio.Event()
+
+    async def record_overhead(self, node_id: UUID, readings: dict[UUID, int], peaks: dict[str, int]) -> None:
+        assert node_id == NODE
+        await trio.lowlevel.checkpoint()
+        self.tries += 1
+        if self.tries == 1:
+            raise Unavailable("the database is away")
+        self.told.append((dict(readings), dict(peaks)))
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+
+def takes(machine: Machine, pid: int, kib: int) -> None:
+    guest = "7f0000000000-7f0008000000 rw-p 00000000 00:00 0 \nRss: 9000 kB\nPss: 9000 kB"
+    own = f"7f1000000000-7f1009000000 rw-p 00000000 00:00 0 \nRss: {kib} kB\nPss: {kib} kB"
+    machine.write(f"proc/{pid}/smaps", f"{guest}\n{own}")
+
+
+async def test_what_monitors_take_is_told_and_charged(
+    machine: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "SURVEY_EVERY", 0.02)
+    overheads, running = Overheads(), [Monitor(UUID(int=1), 11, 128, "firecracker")]
+    known = trio.Event()
+
+    async def monitors() -> list[Monitor]:
+        await trio.lowlevel.checkpoint()
+        if not known.is_set():
+            raise Unavailable("the host actor is not there yet")
+        return list(running)
+
+    takes(machine, 11, 40 * 1024)
+    more = {"monitors": monitors, "overheads": overheads, "hypervisor": lambda: "firecracker"}
+    async with monitor(machine.root, store, **more) as ref:
+        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 32
+        told = overheads.changed
+        known.set()
+        with trio.fail_after(10):
+            await told.wait()
+            assert overheads.told == [({UUID(int=1): 40 * 1024}, {"firecracker": 40 * 1024})]
+            assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 52
+            # What stays as it is is not told again.
+            told = overheads.changed
+            running.append(Monitor(UUID(int=2), 12, 128, "firecracker"))
+            takes(machine, 12, 1024)
+            await told.wait()
+            told = overheads.changed
+            running.clear()
+            await told.wait()
+        assert [set(readings) for readings, _ in overheads.told] == [{UUID(int=1)}, {UUID(int=1), UUID(int=2)}, set()]
+
+
+async def test_a_restart_charges_what_was_learnt_before(machine: Machine, store: Store) -> None:
+    more = {"peaks": {"firecracker": 40 * 1024}, "hypervisor": lambda: "firecracker"}
+    async with monitor(machine.root, store, **more) as ref:
+        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 52

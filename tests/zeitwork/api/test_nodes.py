@@ -96,6 +96,21 @@ async def test_resources_by_node_and_in_total(world: World) -> None:
     }
 
 
+async def test_what_monitors_take_is_shown_beside_what_is_held_for_it(world: World) -> None:
+    await world.create(resources={"vcpu": 2, "memory": 1000})
+    (placement,) = await world.place()
+    await world.store.nodes.record_overhead(world.node.id, {placement: 100 * 1024}, {"firecracker": 100 * 1024})
+    found = (await world.client.get("/api/v1/resources")).json()
+    (node,) = found["nodes"]
+    assert node["overhead"] == {"allocated": 64, "measured": 100, "monitors": 1, "excess": 36}
+    assert node["allocated"]["memory"] == 1064
+    assert node["available"]["memory"] == found["available"]["memory"] == 3584 - 1064 - 36
+    shown = (await world.client.get("/metrics")).text
+    for name, mib in (("allocated", 64), ("measured", 100), ("excess", 36), ("charged", 64)):
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"zeitwork_overhead_{name}_bytes{{")]
+        assert float(line.split()[-1]) == mib << 20
+
+
 async def test_addresses_in_use_at_rest_and_free(world: World) -> None:
     async def pools() -> dict[int, dict[str, object]]:
         (node,) = (await world.client.get("/api/v1/resources")).json()["nodes"]

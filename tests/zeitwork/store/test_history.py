@@ -35,9 +35,11 @@ def count(connection: psycopg.Connection, node_id: UUID) -> int:
 
 async def test_a_sample_tells_what_is_allocated_and_used(store: Store) -> None:
     node, _, placement = await running(store)
+    await store.nodes.record_overhead(node.id, {placement.id: 7 * 1024}, {})
     await store.history.record_sample(node.id, USAGE)
     (row,) = await store.history.samples(3600, 60)
     assert row.node_id == node.id
+    assert (row.overhead_allocated, row.overhead_measured) == (24.0, 7.0)
     assert (row.vcpu, row.memory) == (16.0, 4096.0)
     assert (row.vcpu_allocated, row.memory_allocated) == (1.0, placement.resources.memory + 24)
     assert (row.cpus_used, row.memory_used, row.memory_total, row.placements) == (1.5, 1000.0, 4096.0, 1.0)

@@ -12,10 +12,22 @@ import trio
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.network import OwnAddress, OwnAddresses
 from actors.model.states import NodeDesired, NodeState
-from tests.zeitwork.store.world import CAPACITY, STOPPED, assign, host, instance, ready_image, ready_node, running, see
+from tests.zeitwork.store.world import (
+    CAPACITY,
+    STOPPED,
+    assign,
+    host,
+    instance,
+    place,
+    ready_image,
+    ready_node,
+    running,
+    see,
+)
 from zeitwork.store import Store
 from zeitwork.store.cluster import random_ula
 from zeitwork.store.pools import first_free
+from zeitwork.store.rows import NodeRow, OverheadRow
 
 
 async def test_the_cluster_has_one_identity(store: Store) -> None:
@@ -262,3 +274,52 @@ async def test_own_addresses_are_kept_up_to_date(store: Store) -> None:
     assert [len(event.data["addresses"]) for event in told] == [2, 0]
     with pytest.raises(NotFound):
         await store.nodes.record_addresses(uuid4(), OwnAddresses())
+
+
+async def overhead(store: Store, node: NodeRow) -> tuple[OverheadRow, int]:
+    (row,) = await store.nodes.resources(node.id)
+    return row.overhead, row.memory_free
+
+
+async def test_what_monitors_take_beyond_what_is_held_is_not_free(store: Store) -> None:
+    node, _, first = await running(store)
+    second = await place(store, await instance(store, await ready_image(store, node)), node)
+    assert await overhead(store, node) == (OverheadRow(allocated=48, measured=0, monitors=0, excess=0), 4096 - 2 * 152)
+
+    # One takes more than its 24 MiB and one less: together they take no more than they hold.
+    await store.nodes.record_overhead(node.id, {first.id: 40 * 1024, second.id: 8 * 1024}, {"qemu": 40 * 1024})
+    assert await overhead(store, node) == (OverheadRow(allocated=48, measured=48, monitors=2, excess=0), 4096 - 2 * 152)
+    # The second was not looked at: what it holds is its own.
+    await store.nodes.record_overhead(node.id, {first.id: 40 * 1024 + 1}, {"qemu": 40 * 1024})
+    found, free = await overhead(store, node)
+    assert found == OverheadRow(allocated=48, measured=41, monitors=1, excess=17)
+    assert free == 4096 - 2 * 152 - 17
+    events = await store.events.list(subject=node.id)
+    assert [event.data for event in events if event.what == "node.overhead"] == [
+        {"measured": 41, "allocated": 24, "excess": 17}
+    ]
+    # It is kept for the host's next process.
+    assert (await store.nodes.get(node.id)).overhead_peaks == {"qemu": 40 * 1024}
+
+    # What is gone, unknown or another's counts nothing.
+    await see(store, first, STOPPED)
+    await store.nodes.record_overhead(node.id, {first.id: 900 * 1024, uuid4(): 900 * 1024}, {})
+    assert (await overhead(store, node))[0] == OverheadRow(allocated=24, measured=0, monitors=0, excess=0)
+    with pytest.raises(NotFound):
+        await store.nodes.record_overhead(uuid4(), {}, {})
+
+
+async def test_the_database_itself_places_nothing_into_what_monitors_take(store: Store) -> None:
+    node, _, placement = await running(store)
+    image = await ready_image(store, node)
+    await store.nodes.record_overhead(node.id, {placement.id: 9000 * 1024}, {})
+    found, free = await overhead(store, node)
+    assert found.excess == 9000 - 24
+    assert free == 0
+    refused = await store.scheduling.apply_plan(assign(await instance(store, image), node))
+    assert "0 of 4096 MiB free" in refused[0].reason
+    await store.nodes.record_overhead(node.id, {placement.id: 24 * 1024 + 3700 * 1024}, {})
+    # 4096 - 152 - 3700 = 244 MiB are left.
+    refused = await store.scheduling.apply_plan(assign(await instance(store, image, memory=221), node))
+    assert "244 of 4096 MiB free" in refused[0].reason
+    assert await store.scheduling.apply_plan(assign(await instance(store, image, memory=220), node)) == ()
