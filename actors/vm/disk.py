@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import trio
 from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed, Problem
 from actors.vm.files import sync_directory
+from actors.vm.process import read_stat
 from runtime import crash
 
 #: Seconds for mke2fs; it writes little, but a disk may be slow.
@@ -21,8 +21,6 @@ _DEADLINE = 120.0
 #: Below this ext4 has no room for a journal and overlayfs none for its work.
 MIN_DISK = 16
 _CHUNK = 64 * 1024
-#: Tells this process's half-made templates from those of one that was killed; a PID comes again, in containers at once.
-_LIFE = secrets.token_hex(4)
 _FICLONE = 0x40049409
 
 
@@ -50,9 +48,8 @@ async def make_disk(path: Path, mib: int, templates: Path) -> None:
 
 async def _make_template(template: Path, mib: int) -> None:
     # A name of its own: two placements may be the first of their size.
-    scratch = template.with_name(f".{template.name}.{_LIFE}.{id(trio.lowlevel.current_task())}")
+    scratch = template.with_name(f".{template.name}.{_life()}.{id(trio.lowlevel.current_task())}")
     try:
-        await trio.to_thread.run_sync(_sweep, template.parent)
         await trio.to_thread.run_sync(_allocate, scratch, mib)
         await _format(scratch)
         crash.point(CrashPoint.TEMPLATE_FORMATTED)
@@ -61,11 +58,18 @@ async def _make_template(template: Path, mib: int) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _sweep(templates: Path) -> None:
-    """Remove what a process that was killed left half made. There is one host process for a data directory."""
+def sweep(templates: Path) -> None:
+    """Remove half-made templates of a process that was killed. Blocking; the data directory is this process's alone."""
+    own = f".{_life()}."
     for path in templates.glob(".ext4-*.template.*"):
-        if f".{_LIFE}." not in path.name:
+        if own not in path.name:
             path.unlink(missing_ok=True)
+
+
+def _life() -> str:
+    """Return a name for this process: its PID alone comes again, in a container at once."""
+    stat = read_stat(os.getpid())
+    return f"{os.getpid()}-{stat[1] if stat else 0}"
 
 
 async def restore_disk(path: Path, saved: Path) -> None:

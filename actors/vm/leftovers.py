@@ -13,7 +13,8 @@ import trio
 from actors.model.ids import short_id
 from actors.model.paths import HostPaths
 from actors.vm.cgroup import Cgroup, groups_below, hierarchies
-from actors.vm.guest import CONSOLE
+from actors.vm.disk import sweep
+from actors.vm.guest import CONSOLE, TEMPLATES
 from actors.vm.intent import Intent, intents
 from actors.vm.messages import Leftover
 from actors.vm.process import PidFile, VmProcess, adopt, adopt_member
@@ -51,7 +52,8 @@ class VmLeftovers:
         await trio.to_thread.run_sync(self._remove, leftover.placement_id)
 
     async def prune(self) -> int:
-        """Remove the oldest consoles of placements that are gone; return how many."""
+        """Remove the oldest consoles of placements that are gone; return how many. Half-made templates go too."""
+        await trio.to_thread.run_sync(sweep, self.paths.data / TEMPLATES)
         return await trio.to_thread.run_sync(self._prune)
 
     def _scan(self, known: frozenset[str]) -> tuple[Leftover, ...]:

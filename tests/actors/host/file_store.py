@@ -36,7 +36,7 @@ class FileStore:
     def add(self, placement_id: UUID, **row: Any) -> UUID:
         index = len(list(self.directory.glob("*.json")))
         row = {"index": index, "state": "assigned", "wanted": True, "boot_id": None, "observations": [], **row}
-        self._file(placement_id).write_text(json.dumps(row))
+        self._write(placement_id, row)
         return placement_id
 
     def row(self, placement_id: UUID) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class FileStore:
     def change(self, placement_id: UUID, **fields: Any) -> None:
         with self._lock():
             row = json.loads(self._file(placement_id).read_text())
-            self._file(placement_id).write_text(json.dumps({**row, **fields}))
+            self._write(placement_id, {**row, **fields})
 
     def delete(self, placement_id: UUID) -> None:
         with self._lock():
@@ -157,7 +157,7 @@ class FileStore:
                     "pid": seen.pid,
                 }
             )
-            self._file(placement_id).write_text(json.dumps(row))
+            self._write(placement_id, row)
             return True
 
     def _check(self) -> None:
@@ -166,6 +166,12 @@ class FileStore:
 
     def _file(self, placement_id: UUID) -> Path:
         return self.directory / f"{placement_id}.json"
+
+    def _write(self, placement_id: UUID, row: dict[str, Any]) -> None:
+        # In one step: whoever writes may be killed in the middle, and a database would not mind.
+        temporary = self.directory / f".{placement_id}.new"
+        temporary.write_text(json.dumps(row))
+        temporary.replace(self._file(placement_id))
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -169,9 +169,13 @@ def say(answer: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-if __name__ == "__main__":
+def run(config: Path, crash_point: str) -> None:
     logs.configure("debug", "text")
-    if wanted := os.environ.get("ZEITWORK_CRASH_POINT"):
-        where, _, count = wanted.partition(":")
+    if crash_point:
+        where, _, count = crash_point.partition(":")
         crash.arm(CrashPoint(where), int(count or 1))
-    trio.run(main, Config(**json.loads(Path(sys.argv[1]).read_text())))
+    trio.run(main, Config(**json.loads(config.read_text())))
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), os.environ.get("ZEITWORK_CRASH_POINT", ""))

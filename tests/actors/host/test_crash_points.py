@@ -15,7 +15,8 @@ import pytest
 from actors.model.crash_points import CrashPoint as P
 from runtime import crash
 from tests.actors.host.test_machines import ended
-from tests.actors.host.world import ROOT, World, world
+from tests.actors.host.world import World, world
+from tests.actors.host.zygote import ROOT
 
 #: Where a start is killed, in the order in which it gets there: the point and for the how manyth time.
 START = [

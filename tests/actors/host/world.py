@@ -33,10 +33,10 @@ from actors.vm.process import read_stat
 from tests.actors.host.file_store import FileStore
 from tests.actors.host.host_process import Config
 from tests.actors.host.minimal import Voice
+from tests.actors.host.zygote import HostFork
 from tests.zeitwork.guest.machine import FETCH, cached_kernel, root_tree, squashfs
 from zeitwork.guest import initramfs
 
-ROOT = Path(__file__).parents[3]
 MONITOR = Path(__file__).with_name("monitor.sh")
 SERVE = "#!/bin/sh\necho serving\nexec httpd -f -p 80 -h /www\n"
 SHORT = "#!/bin/sh\necho cannot reach the database\nexit 3\n"
@@ -64,7 +64,7 @@ class World:
         self.paths = HostPaths(base / "data", base / "run")
         self.paths.data.mkdir()
         self.paths.run.mkdir()
-        self.process: subprocess.Popen[str] | None = None
+        self.process: HostFork | None = None
         self.start_deadline = 60.0
         self.pulse = 10.0
         self.voice = Voice(self.paths.placements) if hypervisor == "minimal" else None
@@ -87,16 +87,7 @@ class World:
         )
         file = self.base / "config.json"
         file.write_text(json.dumps(asdict(config)))
-        with open(self.log, "a") as log:
-            self.process = subprocess.Popen(
-                [*self.inside(sys.executable), "-m", "tests.actors.host.host_process", str(file)],
-                cwd=ROOT,
-                env={**os.environ, "ZEITWORK_CRASH_POINT": crash_point},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+        self.process = HostFork(file, self.netns, crash_point, self.log)
         assert self.hear() == {"up": True}
 
     @property
@@ -108,13 +99,11 @@ class World:
 
     def say(self, line: str) -> None:
         assert self.process is not None
-        assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def hear(self) -> dict[str, Any]:
         assert self.process is not None
-        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.log.read_text()[-6000:]
         return json.loads(line)
@@ -151,8 +140,6 @@ class World:
     def _forget(self) -> None:
         assert self.process is not None
         self.process.wait(30)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.stdout.close()
