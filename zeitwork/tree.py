@@ -152,7 +152,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                         await store.nodes.record_capacity(node.id, measured.capacity)
                         await store.nodes.set_state(node.id, NodeState.READY)
                         async with (
-                            _doors(config, store, system, node, paths) as listening,
+                            _doors(config, store, system, node, settings) as listening,
                             trio.open_nursery() as tasks,
                         ):
                             tasks.start_soon(_learn, hypervisors, name="hypervisor probe")
@@ -370,7 +370,7 @@ async def _start_actors(
     leftovers = VmLeftovers(paths, settings.cgroup, network.drop)
     files = SnapshotFiles(paths.snapshots, settings.cluster_id)
     wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
-        HOST: (("zw_placements",), lambda: HostWake("notified")),
+        HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified")),
         HEALTH: (("zw_placements",), lambda: HealthWake("notified")),
         IMAGES: (("zw_images",), lambda: ImagesWake("notified")),
         # Of a placement's changes only its removal matters here, and that is told as its instance's too.
@@ -398,8 +398,9 @@ async def _start_actors(
 
 @asynccontextmanager
 async def _doors(
-    config: Config, store: Store, system: System, node: NodeRow, paths: HostPaths
+    config: Config, store: Store, system: System, node: NodeRow, settings: VmSettings
 ) -> AsyncIterator[Listening]:
+    paths = settings.paths
     deps = ApiDeps(
         store=store,
         system=system,
@@ -407,6 +408,7 @@ async def _doors(
         node_id=node.id,
         version=__version__,
         console=lambda placement_id: paths.placement(placement_id) / CONSOLE,
+        agents=settings.agents,
     )
     async with trio.open_nursery() as nursery:
         listening: Listening = await nursery.start(

@@ -14,7 +14,7 @@ goes there too, unchanged. In the order in which they come:
 ``started pid=N``                     the app's program runs (its exec succeeded)
 ``restored``                          the machine is another one than before (its nonce too), and goes on; ``started``
                                       follows
-``stopping signal=N``                 asked to stop over the agent's channel, by the power button, Ctrl-Alt-Del, or from inside
+``stopping signal=N``                 asked to stop by the agent, the power button, Ctrl-Alt-Del, or from inside
 ``exited status=N``                   the app ended by itself
 ``exited signal=N [oom=1]``           a signal ended the app; 9 when it did not stop in its time. ``oom``: the guest's
                                       kernel has killed a process because the memory was used up
