@@ -194,7 +194,7 @@ def to_placement(identifier: UUID, row: dict[str, Any]) -> Placement:
         lease=Lease(v6=IPv6Address("fd7a:77::2") + row["index"], v4=IPv4Address("172.31.0.2") + row["index"]),
         default_port=80,
         state=PlacementState(row["state"]),
-        hostname="test-guest",
+        hostname=row.get("hostname", "test-guest"),
         stop_timeout=row.get("stop_timeout", 10.0),
         force=row.get("force", False),
         boot_id=row["boot_id"],

@@ -40,6 +40,14 @@ from zeitwork.guest import initramfs
 MONITOR = Path(__file__).with_name("monitor.sh")
 SERVE = "#!/bin/sh\necho serving\nexec httpd -f -p 80 -h /www\n"
 SHORT = "#!/bin/sh\necho cannot reach the database\nexit 3\n"
+WHO = """#!/bin/sh
+echo "Content-Type: text/plain"
+echo
+echo "host=$(cat /proc/sys/kernel/hostname)"
+echo "boot=$(cat /proc/sys/kernel/random/boot_id)"
+echo "random=$(cat /proc/sys/kernel/random/uuid)"
+echo "clock=$(date +%s)"
+"""
 STUBBORN = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n"
 
 
@@ -47,7 +55,13 @@ STUBBORN = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n"
 def root_image() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="zwr-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    files = {"www/index.html": "hello from the guest\n", "serve": SERVE, "short": SHORT, "stubborn": STUBBORN}
+    files = {
+        "www/index.html": "hello from the guest\n",
+        "www/cgi-bin/who": WHO,
+        "serve": SERVE,
+        "short": SHORT,
+        "stubborn": STUBBORN,
+    }
     image = squashfs(root_tree(folder / "tree", files), folder / "root.squashfs")
     shutil.rmtree(folder / "tree")
     return image
@@ -171,8 +185,8 @@ class World:
         self.wait(lambda: self.store.row(placement)["state"] == state, f"{state} of {placement}", seconds)
         return self.store.row(placement)
 
-    def fetch(self, host: str) -> str:
-        command = self.inside(sys.executable, "-I", "-c", FETCH, f"http://{host}/index.html")
+    def fetch(self, host: str, path: str = "index.html") -> str:
+        command = self.inside(sys.executable, "-I", "-c", FETCH, f"http://{host}/{path}")
         return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
 
     def echo(self, host: str, data: bytes, port: int = 7, tries: int = 10) -> bytes:
