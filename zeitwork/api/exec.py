@@ -334,7 +334,7 @@ def _told(end: Exit | Problem | _Gone) -> str:
 def _close_code(problem: Problem) -> int:
     if problem.code == "stopping":
         return GOING_AWAY
-    if problem.code == "command-refused":
+    if problem.code in ("command-refused", "command-not-found"):
         return NORMAL
     return POLICY if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR else UNEXPECTED
 

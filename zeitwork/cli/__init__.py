@@ -25,6 +25,7 @@ _COMMANDS = {
     "stop": ("zeitwork.cli.instances", "stop", "Stop an instance gracefully."),
     "rm": ("zeitwork.cli.instances", "rm", "Remove an instance and all that belongs to it."),
     "logs": ("zeitwork.cli.instances", "logs", "Show what an instance wrote."),
+    "exec": ("zeitwork.cli.exec", "exec_", "Run a command or a shell in an instance."),
     "images": ("zeitwork.cli.images", "images", "List, add and remove images."),
     "nodes": ("zeitwork.cli.nodes", "nodes", "List hosts with their capacity."),
     "version": ("zeitwork.cli", "version", "Show the version of this command."),

@@ -25,6 +25,8 @@ class Client:
         url = url or os.environ.get("ZEITWORK_URL")
         chosen = socket or Path(os.environ.get("ZEITWORK_SOCKET") or DEFAULT_RUN_DIR / "zeitwork.sock")
         self.where = url or str(chosen)
+        #: The unix socket it talks through, None when a URL was given.
+        self.socket = None if url else chosen
         transport = None if url else httpx.HTTPTransport(uds=str(chosen))
         self._http = httpx.Client(base_url=url or "http://localhost", transport=transport, timeout=TIMEOUT)
 

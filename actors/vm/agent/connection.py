@@ -165,7 +165,7 @@ class Connection:
             if isinstance(event, Started):
                 session.started(event.pid)
             elif isinstance(event, Refused):
-                session.fail(Failed(event.text, field="command", code="command-refused"))
+                session.fail(_refusal(event.text))
             elif isinstance(event, Said):
                 session.said(event.what)
             elif isinstance(event, Granted):
@@ -184,6 +184,15 @@ class Connection:
             answer.done.set()
         for session in self._sessions.values():
             session.fail(_gone(reason))
+
+
+def _refusal(text: str) -> Problem:
+    """Return what the guest's words for a command that it did not start mean."""
+    if text.startswith("command not found") or text.endswith("its interpreter is not in the image"):
+        return Failed(text, field="command", code="command-not-found", fix="name a program that is in the image")
+    if text == "the guest is frozen" or text.startswith("too many commands"):
+        return Unavailable(text, code="guest-busy", fix="try again in a moment")
+    return Failed(text, field="command", code="command-refused", fix="see the command, its user and its directory")
 
 
 def _gone(reason: str) -> Unavailable:
