@@ -7,21 +7,21 @@ the addresses or the random numbers of another moment or another machine.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
 import trio
 
-from actors.model.errors import Failed, Problem
+from actors.model.errors import Failed, Problem, Unavailable
 from actors.vm.agent.link import AgentLink
 from actors.vm.agent.wire import MAX_ENTROPY
 from actors.vm.machine import Hypervisor
 from runtime import Environment
 
-#: Seconds for a guest to sync and freeze, and for one that goes on to answer again.
-_FREEZE, _ANSWER = 60.0, 30.0
+#: Seconds for a guest to sync and freeze, for one that goes on to answer again, and for one of its answers.
+_FREEZE, _ANSWER, _TRY = 60.0, 30.0, 10.0
 #: Seconds for one connection to the guest's agent.
 _CONNECT = 10.0
 
@@ -65,8 +65,7 @@ async def hold_frozen(hypervisor: Hypervisor, run: Path, link: AgentLink) -> Non
     """
     if await hypervisor.paused(run):
         await hypervisor.resume(run)
-    await link.wait_connected(_ANSWER)
-    await link.freeze(_FREEZE)
+    await _surely(link, lambda: link.freeze(_FREEZE), _FREEZE)
     await hypervisor.pause(run)
 
 
@@ -75,8 +74,7 @@ async def release(hypervisor: Hypervisor, run: Path, link: AgentLink | None, now
     if await hypervisor.paused(run):
         await hypervisor.resume(run)
     if link is not None:
-        await link.wait_connected(_ANSWER)
-        await link.thaw(now, _ANSWER)
+        await _surely(link, lambda: link.thaw(now, _TRY), _ANSWER)
 
 
 async def introduce(hypervisor: Hypervisor, run: Path, drive: bytes, env: Environment, name: str) -> None:
@@ -84,12 +82,16 @@ async def introduce(hypervisor: Hypervisor, run: Path, drive: bytes, env: Enviro
 
     Raises `Problem`; then the guest must not run on.
     """
-    async with _linked(agent_link(hypervisor, run, env, name)) as link:
+
+    async def tell() -> None:
         if not link.frozen:
             raise Failed("the restored guest was not frozen: it would go on as the one that it was a snapshot of")
-        await link.entropy(env.entropy(MAX_ENTROPY), _ANSWER)
-        await link.identity(drive, _ANSWER)
-        await link.thaw(env.now(), _ANSWER)
+        await link.entropy(env.entropy(MAX_ENTROPY), _TRY)
+        await link.identity(drive, _TRY)
+
+    async with _linked(agent_link(hypervisor, run, env, name)) as link:
+        await _surely(link, tell, _ANSWER)
+        await _surely(link, lambda: link.thaw(env.now(), _TRY), _ANSWER)
 
 
 @asynccontextmanager
@@ -98,10 +100,27 @@ async def _linked(link: AgentLink) -> AsyncIterator[AgentLink]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run)
         try:
-            await link.wait_connected(_ANSWER)
             yield link
         except Problem as error:  # not in a group: whoever starts machines knows what to do with it
             problem = error
         nursery.cancel_scope.cancel()
     if problem is not None:
         raise problem
+
+
+async def _surely(link: AgentLink, work: Callable[[], Awaitable[None]], deadline: float) -> None:
+    """Do ``work``, which is idempotent, over as many connections as it takes. Raises `Problem`, after ``deadline`` s.
+
+    A guest that goes on from a snapshot drops every connection once it notices, new ones too: Firecracker tells it so.
+    """
+    until = trio.current_time() + deadline
+    while True:
+        await link.wait_connected(max(0.0, until - trio.current_time()))
+        try:
+            await work()
+        except Unavailable:
+            if trio.current_time() >= until:
+                raise
+            link.reset()
+        else:
+            return

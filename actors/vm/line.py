@@ -104,7 +104,11 @@ class GuestLine:
 
     async def _ask_guest(self) -> None:
         assert self.link is not None
-        await self.link.ping(_ANSWER[self._hypervisor.acceleration])
+        try:
+            await self.link.ping(_ANSWER[self._hypervisor.acceleration])
+        except Unavailable:
+            self.link.reset()
+            raise
 
     async def _ask_monitor(self) -> None:
         await self._hypervisor.paused(self._run)
@@ -146,7 +150,7 @@ class GuestLine:
 
         Failed or cancelled, nothing of the snapshot is left.
         """
-        link = self._reachable
+        link = self.link
         if link is None:
             raise Unavailable(
                 "a snapshot needs the agent in the guest, and this one has none", fix="restart the instance first"
@@ -155,6 +159,7 @@ class GuestLine:
         try:
             await hold.hold_frozen(self._hypervisor, self._run, link)
             await self._hypervisor.save(self._run, directory / snapshots.MACHINE)
+            link.reset()  # the guest drops it when it goes on
             await operations.save_disk(directory)
         except BaseException:
             with trio.move_on_after(_CLEAN_UP, shield=True):

@@ -20,8 +20,9 @@ from actors.vm.agent.wire import MAX_ENTROPY, MAX_PAYLOAD, TOKEN_BYTES, Kind
 from runtime.environment import Environment
 from runtime.restart import Backoff
 
-#: Seconds for one try to connect, and for the guest to answer HELLO on a new connection.
-CONNECT_S, HELLO_S = 10.0, 10.0
+#: Seconds for one try to connect, and for the guest to answer HELLO on a new connection: few at first, since a guest
+#: that was just restored loses a connection without a word, then twice as many with each try that failed.
+CONNECT_S, HELLO_FIRST_S, HELLO_S = 10.0, 0.25, 10.0
 #: Between tries: a guest that boots is asked often enough that nobody waits for it, one that has no agent rarely.
 _BACKOFF = Backoff(free=0, first=0.2, factor=2.0, longest=5.0)
 #: A connection that lasted so many seconds was a good one: after it, tries begin anew.
@@ -59,6 +60,7 @@ class AgentLink:
         self._pings = 0
         self._reason = "it has not been tried yet"
         self._arrival = trio.Event()
+        self._scope = trio.CancelScope()
 
     @property
     def connected(self) -> bool:
@@ -97,12 +99,21 @@ class AgentLink:
             stream = await self._try()
             began = self._env.monotonic()
             if stream is not None:
-                await self._converse(stream)
+                with trio.CancelScope() as self._scope:
+                    await self._converse(stream, min(HELLO_S, HELLO_FIRST_S * 2.0 ** min(tries, 10)))
+                if self._scope.cancelled_caught:
+                    tries = 0
+                    continue
                 if self._env.monotonic() - began >= _GOOD_S:
                     tries = 0
             wait = _BACKOFF.delay(tries, self._env.random.random())
             tries += 1
             await self._env.sleep_until(self._env.monotonic() + wait)
+
+    def reset(self) -> None:
+        """Give the present connection up, if there is one, and connect anew: it may be dead at its other end only."""
+        if self._connection is not None:
+            self._scope.cancel()
 
     async def ping(self, deadline: float = 5.0) -> float:
         """Return the seconds that the guest's init took to answer.
@@ -190,7 +201,7 @@ class AgentLink:
             self._reason = error.strerror or str(error)
         return None
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
+    async def _converse(self, stream: trio.SocketStream, patience: float) -> None:
         def greeted(event: Greeted) -> None:
             self._frozen = event.frozen
             self._connection = connection
@@ -205,7 +216,7 @@ class AgentLink:
         )
         reason = "this host ended it"
         try:
-            reason = await connection.run(HELLO_S)
+            reason = await connection.run(patience)
         finally:
             self._reason = reason
             if self._connection is connection:

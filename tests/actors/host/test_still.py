@@ -90,8 +90,8 @@ def test_a_snapshot_of_a_guest_without_an_agent_is_refused(w: World) -> None:
     w.wait_state(placement, "running", 30)
     snapshot = w.store.order(placement)
     w.wake()
-    w.wait(lambda: w.store.snapshot(snapshot)["state"] == "failed", "failed snapshot", 20)
-    assert "needs the agent" in w.store.snapshot(snapshot)["reason"]
+    w.wait(lambda: w.store.snapshot(snapshot)["state"] == "failed", "failed snapshot", 60)
+    assert "agent did not answer" in w.store.snapshot(snapshot)["reason"]
     assert list(w.paths.snapshots.glob("*")) == []
     w.wait(lambda: answers(w), "answer", 20)
     stop(w, placement)
