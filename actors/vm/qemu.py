@@ -132,16 +132,16 @@ class Qemu:
 
     async def save(self, run: Path, target: Path) -> None:
         """Write the state of a paused guest into `STATE` in ``target``. Raises `Failed`."""
+        begun = False
         try:
-            async with (
-                await Qmp.connect(run / SOCKET, _CALL) as qmp,
-                offered(target, (STATE,)) as offer,
-            ):
+            async with await Qmp.connect(run / SOCKET, _CALL) as qmp, offered(target, (STATE,)) as offer:
                 if (status := await _status(qmp)) not in _PAUSED:
                     raise Failed(f"only a paused guest can be saved; qemu says that it is {status}")
+                begun = True
                 await write_state(qmp, offer.open[STATE])
         except BaseException:
-            await give_up(run / SOCKET)
+            if begun:
+                await give_up(run / SOCKET)
             raise
 
     @property

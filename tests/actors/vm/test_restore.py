@@ -96,7 +96,7 @@ class Lab:
 
     async def up(self, spec: MachineSpec) -> None:
         if self.hypervisor.name == "firecracker":
-            await until(lambda: bool(ticks(spec)))
+            await until(lambda: b"READY" in spec.console.read_bytes())
         else:
             await trio.sleep(0.5)  # the firmware says nothing
 
@@ -190,6 +190,8 @@ async def test_two_restores_of_one_snapshot_run_at_once_beside_what_they_come_fr
     first = lab.spec()
     async with lab.running(first) as process:
         await lab.up(first)
+        if lab.hypervisor.name == "firecracker":
+            await until(lambda: bool(ticks(first)))
         await lab.hypervisor.pause(first.run)
         target = lab.target()
         await lab.hypervisor.save(first.run, target)
@@ -275,7 +277,7 @@ async def test_a_jail_on_another_file_system_than_the_snapshot(firecracker: Lab,
     target.mkdir()
     spec = lab.spec(network=False)
     async with lab.running(spec):
-        await lab.up(spec)
+        await until(lambda: bool(ticks(spec)))
         await lab.hypervisor.pause(spec.run)
         await lab.hypervisor.save(spec.run, target)
         if lab.jailed:
