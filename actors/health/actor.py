@@ -143,6 +143,9 @@ class Health(Actor):
             for placement in placements
             if placement.state is PlacementState.RUNNING
             and placement.wanted
+            # What stands still, or is about to, can't answer: that is no failure of the app.
+            and not placement.paused
+            and not placement.snapshots
             and placement.health.type is not HealthType.NONE
         }
         for key in list(self._targets):

@@ -34,6 +34,15 @@ INSTANCE = {
     "created_at": "2026-11-23T12:00:00+00:00",
     "ipv4": "10.0.0.2",
 }
+SNAPSHOT = {
+    "id": "0198c4f2-0000-7000-8000-00000000000a",
+    "name": "before",
+    "instance": "web",
+    "state": "creating",
+    "reason": "",
+    "size": 0,
+    "created_at": "2026-11-23T12:00:00+00:00",
+}
 STARTING = INSTANCE | {"state": "starting"}
 
 
@@ -248,3 +257,100 @@ def test_an_output_that_can_not_be_written_is_said(host: StandIn, count: int) ->
         done = run(host, "ps", stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
     assert done.stderr.decode() == "error: the output could not be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        ((), set()),
+        (("--restart", "always", "--health", "none"), set()),
+        (("--restart", "always:5"), {"restart_policy"}),
+        (("--restart", "never", "--health", "tcp"), {"restart_policy", "health"}),
+    ],
+)
+def test_an_older_host_is_asked_only_for_what_somebody_wants(
+    host: StandIn, arguments: tuple[str, ...], sent: set[str]
+) -> None:
+    host.say("/api/v1/images", {"id": "i", "source": "nginx", "status": "ready"})
+    host.say("/api/v1/instances", STARTING)
+    assert main(["deploy", "nginx", "--detach", *arguments]) == 0
+    body = json.loads(host.bodies[-1])
+    assert set(body) & {"restart_policy", "health", "snapshot_id"} == sent
+
+
+def test_a_snapshot_is_waited_for(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    host.say(f"{one(host)}/snapshot", SNAPSHOT)
+    host.say(f"/api/v1/snapshots/{SNAPSHOT['id']}", SNAPSHOT, SNAPSHOT | {"state": "ready", "size": 1 << 20})
+    assert main(["snapshot", "web"]) == 0
+    told = capsys.readouterr()
+    assert told.out == f"{SNAPSHOT['id']}\n"
+    assert "the snapshot of web is being taken" in told.err
+    assert "is ready, 1 MiB" in told.err
+    assert json.loads(host.bodies[-1]) == {}
+
+
+@pytest.mark.parametrize("state", ["failed", "deleting", "deleted"])
+def test_a_snapshot_that_comes_to_nothing_is_a_failure(
+    host: StandIn, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    host.say(f"{one(host)}/snapshot", SNAPSHOT)
+    host.say(f"/api/v1/snapshots/{SNAPSHOT['id']}", SNAPSHOT | {"state": state, "reason": "the disk is full"})
+    assert main(["snapshot", "web", "--json"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert json.loads(told.err)["error"]["code"] == f"snapshot-{state}"
+    assert "the disk is full" in told.err
+
+
+def test_a_snapshot_that_takes_too_long_goes_on(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    host.say(f"{one(host)}/snapshot", SNAPSHOT)
+    host.say(f"/api/v1/snapshots/{SNAPSHOT['id']}", SNAPSHOT)
+    assert main(["snapshot", "web", "--timeout", "1"]) == 1
+    assert "it goes on by itself" in capsys.readouterr().err
+    assert main(["snapshot", "web", "--no-wait"]) == 0
+    assert capsys.readouterr().out == f"{SNAPSHOT['id']}\n"
+
+
+def test_an_interrupt_says_how_to_give_a_snapshot_up(
+    host: StandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zeitwork.cli.waiting.time.sleep", interrupted)
+    host.say(f"{one(host)}/snapshot", SNAPSHOT)
+    assert main(["snapshot", "web"]) == 130
+    assert f"zeitwork snapshots rm {SNAPSHOT['id']}" in capsys.readouterr().err
+
+
+def test_a_label_that_several_have_is_refused(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    host.say("/api/v1/snapshots", page(SNAPSHOT, SNAPSHOT | {"id": "0198c4f2-0000-7000-8000-00000000000b"}))
+    assert main(["snapshots", "rm", "before"]) == 1
+    assert "2 snapshots are called 'before'" in capsys.readouterr().err
+    assert main(["restore", "before"]) == 1
+    assert host.bodies == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("restore", "before", "--name", "a", "--into", "b"),
+        ("restore", "before", "--yes"),
+        ("snapshots", "--json", "rm", "x"),
+    ],
+)
+def test_options_that_contradict_each_other_are_wrong_usage(
+    host: StandIn, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert main([*arguments]) == 2
+    assert "Error" in capsys.readouterr().err
+    assert host.bodies == []
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "snapshot", "snapshots", "restore"])
+def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "Examples:" in told
+    assert f"zeitwork {command}" in told
+    assert "--json" in told

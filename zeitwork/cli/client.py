@@ -86,13 +86,21 @@ class Client:
         """Return the image with this id, source, or digest, or an unambiguous part of one."""
         return self._find("/api/v1/images", name, "image", "zeitwork images", ("source", "digest", "name"))
 
-    def _find(self, path: str, name: str, noun: str, listing: str, keys: tuple[str, ...]) -> Any:
+    def snapshot(self, name: str) -> Any:
+        """Return the snapshot with this id or label, or unambiguous beginning or end of an id."""
+        return self._find("/api/v1/snapshots", name, "snapshot", "zeitwork snapshots", ("name",), unique=True)
+
+    def _find(
+        self, path: str, name: str, noun: str, listing: str, keys: tuple[str, ...], *, unique: bool = False
+    ) -> Any:
         if not name.strip():
             raise InvalidInput("must not be empty", field=noun)
         items = list(self.pages(path))
         exact = [i for i in items if name == i["id"] or any(i.get(k) == name for k in keys)]
-        if exact:
+        if exact and (len(exact) == 1 or not unique):
             return exact[-1]
+        if exact:
+            raise InvalidInput(f"{len(exact)} {noun}s are called {name!r}", field=noun, fix="give the id of one")
         near = [i for i in items if len(name) >= 4 and (i["id"].startswith(name) or i["id"].endswith(name))]
         if len(near) == 1:
             return near[0]

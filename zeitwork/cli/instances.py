@@ -93,9 +93,12 @@ def deploy(
     body: dict[str, Any] = {
         "resources": {"vcpu": vcpu, "memory": parse_mib(memory), "disk": parse_mib(disk, field="disk")},
         "environment_variables": _environment(env, env_file),
-        "restart_policy": _restart(restart),
-        "health": _health(health),
     }
+    # Only what somebody asked for: a host that is older than this command may not know the field.
+    if (policy := _restart(restart)) != {"mode": RestartMode.ALWAYS}:
+        body["restart_policy"] = policy
+    if (check := _health(health)) != {"type": HealthType.NONE}:
+        body["health"] = check
     progress = Progress(quiet=as_json)
     try:
         image = wait_for_image(client, add_image(client, source), progress, deadline)
@@ -209,7 +212,7 @@ def stop(client: Client, instance: str, timeout: float | None, force: bool, no_w
     """
     body = {"force": force} | ({"stop_timeout": timeout} if timeout is not None else {})
     found = client.post(f"/api/v1/instances/{client.instance(instance)['id']}/stop", body)
-    _settle(client, found, {"stopped", "failed", "terminated"}, no_wait, as_json)
+    settle(client, found, {"stopped", "failed", "terminated"}, no_wait, as_json)
 
 
 @click.command()
@@ -226,7 +229,7 @@ def start(client: Client, instance: str, no_wait: bool, as_json: bool) -> None:
       zeitwork start web
     """
     found = client.post(f"/api/v1/instances/{client.instance(instance)['id']}/start")
-    _settle(client, found, {"running"}, no_wait, as_json)
+    settle(client, found, {"running"}, no_wait, as_json)
 
 
 @click.command()
@@ -249,7 +252,7 @@ def rm(client: Client, instance: str, force: bool, yes: bool, no_wait: bool, as_
             raise InvalidInput(f"{found['name']} is {found['state']}", field="instance", fix="add --yes to remove it")
         click.confirm(f"{found['name']} is {found['state']}. Remove it and its writable layer?", abort=True)
     found = client.delete(f"/api/v1/instances/{found['id']}", confirm="true", force="true" if force else None)
-    _settle(client, found, {"terminated"}, no_wait, as_json)
+    settle(client, found, {"terminated"}, no_wait, as_json)
 
 
 def _wait(client: Client, instance: Any, wanted: set[str], progress: Progress, deadline: float) -> Any:
@@ -259,13 +262,14 @@ def _wait(client: Client, instance: Any, wanted: set[str], progress: Progress, d
         return wait_for_state(client, instance, wanted, progress, deadline)
     except KeyboardInterrupt:
         progress.done()
-        wish, name = instance["desired_state"], instance["name"]
+        wish, name = "paused" if instance.get("paused") else instance["desired_state"], instance["name"]
         undo = "" if wish == "terminated" else f"; to remove it: zeitwork rm {name}"
         click.echo(f"{name} goes on to be {wish} without this command{undo}", err=True)
         raise
 
 
-def _settle(client: Client, instance: Any, wanted: set[str], no_wait: bool, as_json: bool) -> None:
+def settle(client: Client, instance: Any, wanted: set[str], no_wait: bool, as_json: bool) -> None:
+    """Wait until an instance is in one of the ``wanted`` states, and say what it is. Raises `Failed`."""
     progress = Progress(quiet=as_json)
     if not no_wait:
         try:

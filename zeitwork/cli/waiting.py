@@ -62,6 +62,25 @@ def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Pr
         instance = _look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
 
 
+def wait_for_snapshot(client: Client, snapshot: Any, wanted: str, progress: Progress, deadline: float) -> Any:
+    """Return the snapshot once it is ``wanted`` (``ready`` or ``deleted``).
+
+    Raises `Failed` when it can't become that any more, or at ``deadline`` (monotonic seconds).
+    """
+    pause = FIRST_PAUSE
+    while (state := snapshot["state"]) != wanted:
+        reason = f": {snapshot['reason']}" if snapshot.get("reason") else ""
+        if state != ("creating" if wanted == "ready" else "deleting"):
+            raise Failed(f"the snapshot is {state}{reason}", code=f"snapshot-{state}")
+        progress.show(
+            f"the snapshot of {snapshot['instance']} is being {'taken' if state == 'creating' else 'removed'}"
+        )
+        fix = f"it goes on by itself: zeitwork snapshots  # {snapshot['id']}"
+        pause = _pause(pause, deadline, f"the snapshot is still {state}{reason}", fix)
+        snapshot = _look(client, f"/api/v1/snapshots/{snapshot['id']}", progress, deadline)
+    return snapshot
+
+
 def wait_until_up(client: Client, instance: Any, progress: Progress, deadline: float) -> Any:
     """Return the instance once it has run for `STAYS` seconds: an app that ends at once is told as the failure it is.
 

@@ -106,6 +106,7 @@ NODE_CLOSED = Metric("zeitwork_node_closed", _G, "1 while memory pressure closes
 NODES = Metric("zeitwork_nodes", _G, "Nodes that are not terminated, by state.", ("state",))
 INSTANCES = Metric("zeitwork_instances", _G, "Instances by observed state.", ("state",))
 IMAGES = Metric("zeitwork_images", _G, "Images that are not deleted, by status.", ("status",))
+SNAPSHOTS = Metric("zeitwork_snapshots", _G, "Snapshots that are not deleted, by state.", ("state",))
 PLACEMENTS = Metric("zeitwork_placements", _G, "Placements of this host that are not removed, by state.", ("state",))
 HEALTH = Metric(
     "zeitwork_checked_apps", _G, "Apps of this host that run with a health check, by what it says.", ("health",)
@@ -156,6 +157,7 @@ CATALOGUE: tuple[Metric, ...] = (
     NODE_CLOSED,
     INSTANCES,
     IMAGES,
+    SNAPSHOTS,
     PLACEMENTS,
     HEALTH,
     LEASE_POOL,

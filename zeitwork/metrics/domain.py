@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric as Family
 
 from actors.ipam_lease.store import PoolUsage
 from actors.model.health import HealthState, HealthType
-from actors.model.states import ImageStatus, InstanceState, NodeState, PlacementState
+from actors.model.states import ImageStatus, InstanceState, NodeState, PlacementState, SnapshotState
 from actors.model.units import MIB
 from zeitwork.metrics import catalogue
 from zeitwork.metrics.families import family
@@ -29,6 +29,7 @@ class Domain:
     resources: tuple[ResourcesRow, ...]
     instances: dict[InstanceState, int]
     images: dict[ImageStatus, int]
+    snapshots: dict[SnapshotState, int]
     placements: dict[PlacementState, int]
     health: dict[HealthState, int]
     pools: tuple[PoolUsage, ...]
@@ -47,6 +48,7 @@ async def read(store: Store, node_id: UUID) -> Domain:
         resources=await store.nodes.resources(),
         instances=await store.instances.counts(),
         images=await store.images.counts(),
+        snapshots=await store.snapshots.counts(),
         placements={state: placements[state] for state in PlacementState if state is not PlacementState.REMOVED},
         health={state: health[state] for state in HealthState},
         pools=await store.leases.usage(node_id),
@@ -76,6 +78,7 @@ def families(domain: Domain) -> Iterator[Family]:
     )
     yield family(catalogue.INSTANCES, {(state.value,): count for state, count in domain.instances.items()})
     yield family(catalogue.IMAGES, {(status.value,): count for status, count in domain.images.items()})
+    yield family(catalogue.SNAPSHOTS, {(state.value,): count for state, count in domain.snapshots.items()})
     yield family(catalogue.PLACEMENTS, {(state.value,): count for state, count in domain.placements.items()})
     yield family(catalogue.HEALTH, {(state.value,): count for state, count in domain.health.items()})
     pools = {(f"ipv{pool.family}",): pool for pool in domain.pools}

@@ -174,6 +174,8 @@ def write_snapshot(
     data = {"instance_id": str(row["instance_id"]), "from": row["state"], "to": state, "reason": reason}
     record(cursor, who, "snapshot.state", "snapshot", row["id"], data)
     announce(cursor, "zw_snapshots", row["id"])
+    if row["state"] == SnapshotState.CREATING:
+        announce(cursor, "zw_placements", row["placement_id"])  # it is not held up by this any more
 
 
 def fail_snapshots_of(cursor: Cursor, placement_id: UUID, reason: str) -> None:

@@ -10,7 +10,6 @@ from actors.model.records import SnapshotMade
 from actors.model.states import InstanceDesired, SnapshotState
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.instance_rows import lock_instance, missing_instance
-from zeitwork.store.journal import announce
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.rows import Page, SnapshotRow
 from zeitwork.store.snapshot_rows import (
@@ -92,7 +91,6 @@ class Snapshots:
             if row["state"] not in (SnapshotState.DELETING, SnapshotState.DELETED):
                 refuse_while_needed(cursor, snapshot_id)
                 write_snapshot(cursor, row, SnapshotState.DELETING, row["reason"], who=who)
-                announce(cursor, "zw_placements", row["placement_id"])
             return get_snapshot(cursor, snapshot_id)
 
         return await self._units.run(unit, name="snapshots.delete")

@@ -74,8 +74,10 @@ class Rows:
         self.rows = list(placements)
         self.written: list[tuple[HealthState, str]] = []
         self.away = 0
+        self.reads = 0
 
     async def placements(self, node_id: uuid.UUID) -> list[Placement]:
+        self.reads += 1
         return self.rows
 
     async def record_health(self, placement_id: uuid.UUID, state: HealthState, reason: str) -> bool:
@@ -179,6 +181,32 @@ async def test_another_start_of_the_same_placement_begins_anew() -> None:
             # It never answered since, and has a minute to come up.
             assert rows.written == [(HealthState.HEALTHY, "")]
             assert told == []
+
+
+@pytest.mark.parametrize("held", [{"paused": True}, {"snapshots": (uuid.uuid4(),)}, {"state": PlacementState.PAUSED}])
+async def test_what_stands_still_is_not_asked_and_goes_on_as_it_was(held: dict[str, object]) -> None:
+    async with server() as app:
+        row = placement(app.port)
+        rows = Rows(row)
+        async with probing(rows) as (ref, told):
+            await until(lambda: rows.written)
+            rows.rows = [replace(row, health_state=HealthState.HEALTHY, **held)]  # type: ignore[arg-type]
+            for _ in range(2):  # the second reading begins only after the first was heeded
+                reads = rows.reads
+                ref.tell(Wake())
+                await until(lambda: rows.reads > reads)  # noqa: B023
+            app.answer = ILL
+            # A probe that was on its way is not counted either; were it still asked, the host would be told.
+            await trio.sleep(0.1)
+            assert told == []
+            app.answer = WELL
+            rows.rows = [replace(row, health_state=HealthState.HEALTHY)]
+            asked = len(app.asked)
+            ref.tell(Wake())
+            await until(lambda: len(app.asked) > asked + 2)
+            assert rows.written == [(HealthState.HEALTHY, "")]
+            app.answer = ILL
+            await until(lambda: told)
 
 
 @pytest.mark.parametrize("kind", [HealthType.HTTP, HealthType.TCP])

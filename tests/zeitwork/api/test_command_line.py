@@ -13,9 +13,11 @@ from typing import Any
 import trio
 
 from actors.model.image import ImageConfig
+from actors.model.records import SnapshotMade
 from actors.model.states import PlacementState
 from tests.zeitwork.api.conftest import World
 
+MADE = SnapshotMade(3 * 1024 * 1024, "qemu", "7.2.9", "6.1.0-40/3", "Some CPU")
 ROOT = Path(__file__).parents[3]
 
 
@@ -35,6 +37,13 @@ async def acting(world: World) -> AsyncIterator[None]:
                 elif placement.state is PlacementState.ASSIGNED:
                     world.console(placement.id).write_text("hello from the app\n")
                     await world.observe(placement.id, PlacementState.RUNNING)
+                elif placement.paused != (placement.state is PlacementState.PAUSED):
+                    state = PlacementState.PAUSED if placement.paused else PlacementState.RUNNING
+                    await world.observe(placement.id, state)
+                for snapshot in placement.snapshots:
+                    await world.store.snapshots.taken(snapshot, MADE)
+            for snapshot in await world.store.snapshots.deleting(world.node.id, []):
+                await world.store.snapshots.removed(snapshot)
             await trio.sleep(0.02)
 
     async with trio.open_nursery() as nursery:
@@ -72,6 +81,49 @@ async def test_an_apps_whole_life(world: World) -> None:
         assert (await loaded(world, "rm", "web", "--yes"))["state"] == "terminated"
         assert await loaded(world, "ps") == []
         assert [one["name"] for one in await loaded(world, "ps", "--all")] == ["web"]
+
+
+async def test_pause_snapshot_and_restore(world: World) -> None:
+    async with acting(world):
+        await zeitwork(world, "deploy", "localhost:5000/web:1", "--name", "web", "-e", "A=b", "--memory", "128MiB")
+        paused = await loaded(world, "pause", "web")
+        assert (paused["state"], paused["paused"]) == ("paused", True)
+        assert "paused" in await zeitwork(world, "ps")
+        assert (await loaded(world, "resume", "web"))["state"] == "running"
+
+        snapshot = await loaded(world, "snapshot", "web", "--name", "before")
+        assert (snapshot["state"], snapshot["name"], snapshot["size"]) == ("ready", "before", MADE.size)
+        identifier = (await zeitwork(world, "snapshot", "web")).strip()
+        assert [one["id"] for one in await loaded(world, "snapshots", "ls", "--instance", "web")] == [
+            snapshot["id"], identifier,
+        ]  # fmt: skip
+        shown = await zeitwork(world, "snapshots")
+        assert "before" in shown
+        assert "3 MiB" in shown
+
+        copy = await loaded(world, "restore", "before", "--name", "copy")
+        assert (copy["name"], copy["state"], copy["snapshot_id"]) == ("copy", "running", snapshot["id"])
+        assert copy["environment_variables"] == {"A": "b"}
+        assert ":3000" in await zeitwork(world, "restore", identifier)
+        refused = await zeitwork(world, "restore", "before", "--into", "web", fails=True)
+        assert "--yes" in refused
+        back = await loaded(world, "restore", "before", "--into", "web", "--yes")
+        assert (back["state"], back["generation"], back["snapshot_id"]) == ("running", 2, snapshot["id"])
+
+        assert (await loaded(world, "snapshots", "rm", "before"))["state"] == "deleted"
+        assert "is deleted" in await zeitwork(world, "snapshots", "rm", identifier)
+        assert await loaded(world, "snapshots") == []
+
+
+async def test_what_snapshots_refuse_reaches_the_person(world: World) -> None:
+    assert "zeitwork snapshots lists" in await zeitwork(world, "restore", "nothing", fails=True)
+    async with acting(world):
+        await zeitwork(world, "deploy", "localhost:5000/web:1", "--name", "web")
+        await zeitwork(world, "stop", "web")
+    for command in ("pause", "resume", "snapshot"):
+        told = await zeitwork(world, command, "web", fails=True)
+        assert "stopped" in told
+        assert "fix:" in told
 
 
 async def test_images_and_nodes(world: World, tmp_path: Path) -> None:

@@ -286,6 +286,10 @@ class World:
     ]
 )
 @example(
+    # One that is to be taken of what ends.
+    steps=[("observe", 0, PlacementState.RUNNING), ("snapshot", 0), ("observe", 0, PlacementState.WAITING)]
+)
+@example(
     # Back to what it was, while paused.
     steps=[
         ("observe", 0, PlacementState.RUNNING),
