@@ -24,7 +24,8 @@ def quota(root: Path = _ROOT) -> float | None:
 
 def usable_cpus(root: Path = _ROOT, affinity: int | None = None) -> float:
     """Return the CPUs this process may use, with fractions: what affinity allows, at most the quota."""
-    allowed = len(os.sched_getaffinity(0)) if affinity is None else affinity
+    # Of the process and not of the thread that reads: a worker has what was valid when it was made.
+    allowed = len(os.sched_getaffinity(os.getpid())) if affinity is None else affinity
     limit = quota(root)
     return float(allowed) if limit is None else min(float(allowed), limit)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -147,3 +148,16 @@ def test_this_machines_cpus_work() -> None:
     found = cpu_times()
     assert found is not None
     assert 0 < found.busy < found.total
+
+
+def test_a_changed_affinity_is_noticed_by_threads_that_are_older() -> None:
+    before = os.sched_getaffinity(0)
+    if len(before) < 2:
+        pytest.skip("this process may use one CPU only")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(usable_cpus).result() > 1 or quota() is not None
+        os.sched_setaffinity(os.getpid(), {min(before)})
+        try:
+            assert pool.submit(usable_cpus).result() <= 1
+        finally:
+            os.sched_setaffinity(os.getpid(), before)
