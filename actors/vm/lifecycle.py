@@ -387,6 +387,9 @@ def ended(
     """Return the state of a virtual machine whose monitor ended while nobody looked. ``wanted``: it should run."""
     asked = told is PlacementState.STOPPING and not wanted
     ending = classify(evidence, asked=asked, killed=False, late=False)
+    if not wanted and told is PlacementState.STARTING and ending.outcome is Outcome.START_FAILED and not evidence.error:
+        # Nobody wanted it any more, and an earlier life was ending it before the app had started.
+        asked, ending = True, Ending(Outcome.STOPPED, "stopped before the app had started")
     vm = Vm(
         phase=Phase.CLEANING,
         known=frozenset({told}),

@@ -693,3 +693,22 @@ def test_a_monitor_that_does_not_end_is_complained_of_once() -> None:
         world.now = world.vm.deadline
         world.feed(life.Tick())
     assert world.complaints == ["its monitor does not end, although it was killed"]
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted", "evidence", "outcome"),
+    [
+        (PlacementState.STARTING, False, Evidence(), Outcome.STOPPED),
+        (PlacementState.STARTING, True, Evidence(), Outcome.START_FAILED),
+        (PlacementState.STARTING, False, Evidence(error="no such command"), Outcome.START_FAILED),
+        (PlacementState.STOPPING, False, Evidence(started=True), Outcome.STOPPED),
+        (PlacementState.RUNNING, False, Evidence(started=True), Outcome.UNKNOWN),
+        (PlacementState.RUNNING, True, Evidence(started=True, status=0), Outcome.EXITED),
+    ],
+)
+def test_an_end_that_nobody_saw_is_a_stop_where_one_was_under_way(
+    told: PlacementState, wanted: bool, evidence: Evidence, outcome: Outcome
+) -> None:
+    vm = life.ended(told, LIMITS, evidence, wanted=wanted)
+    assert vm.ending is not None
+    assert vm.ending.outcome is outcome
