@@ -30,6 +30,8 @@ SECOND_ASK = 3.0
 HURRIED = 0.2
 #: Seconds that a monitor gets to end after SIGTERM.
 TERM_GRACE = 2.0
+#: Seconds for writing that a machine is only parked, before its monitor is killed.
+PARK_GRACE = 2.0
 #: Seconds after which SIGKILL is sent again: a monitor stuck in the kernel may need that.
 KILL_AGAIN = 5.0
 #: After so many of them it is told that the monitor does not end.
@@ -385,6 +387,9 @@ def ended(
     """Return the state of a virtual machine whose monitor ended while nobody looked. ``wanted``: it should run."""
     asked = told is PlacementState.STOPPING and not wanted
     ending = classify(evidence, asked=asked, killed=False, late=False)
+    if not wanted and told is PlacementState.STARTING and ending.outcome is Outcome.START_FAILED and not evidence.error:
+        # Nobody wanted it any more, and an earlier life was ending it before the app had started.
+        asked, ending = True, Ending(Outcome.STOPPED, "stopped before the app had started")
     vm = Vm(
         phase=Phase.CLEANING,
         known=frozenset({told}),
@@ -465,7 +470,7 @@ def _done(vm: Vm, job: Job, now: float) -> Step:
     elif job in MOTION:
         return _moved(vm, job, now)
     elif job is Job.PARK:
-        vm = replace(vm, parked=True)
+        return _after_parking(replace(vm, parked=True), now)
     elif job is Job.FORGET:
         vm = replace(vm, forgotten=True)
     elif job in _PREPARATION and vm.phase is Phase.PREPARING:
@@ -498,6 +503,8 @@ def _broke(vm: Vm, job: Job, reason: str, now: float) -> Step:
         return vm, []
     if job is Job.REPORT:
         return _sync(vm)
+    if job is Job.PARK and Thing.VMM in vm.held:
+        return _after_parking(vm, now)  # it is tried again once the monitor has ended
     wait = min(RETRY_MAX, RETRY_FIRST * 2.0 ** min(vm.tries, 10))
     return replace(vm, tries=vm.tries + 1, deadline=now + wait), []
 
@@ -619,8 +626,24 @@ def _after_motion(vm: Vm, now: float, *, certain: bool = True) -> Step:
     return _after_job(vm, now)
 
 
+def _after_parking(vm: Vm, now: float) -> Step:
+    """Now the monitor may end: should we be killed over it, the next life knows that it was not to stay ended."""
+    if vm.phase is Phase.STOPPING:
+        return _request(vm)
+    if vm.phase is Phase.CLEANING and Thing.VMM in vm.held and vm.urge < 3:
+        return _kill(vm, now)
+    return _after_job(vm, now)
+
+
+def _parking(vm: Vm) -> bool:
+    """Return whether it has to be written yet that the machine is only parked."""
+    return vm.park and not vm.parked and not vm.disowned
+
+
 def _request(vm: Vm) -> Step:
     """Ask for the shutdown, of a guest that goes on: one held still hears nothing."""
+    if Job.PARK in vm.jobs:
+        return vm, []
     if vm.urge > 0 or vm.jobs & {*MOTION, Job.ASK}:
         cancel = sorted((vm.jobs & MOTION - {Job.RESUME}) - vm.cancelled) if vm.urge == 0 else []
         return replace(vm, cancelled=vm.cancelled | set(cancel)), [Cancel(job) for job in cancel]
@@ -718,6 +741,9 @@ def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:
         case Phase.RUNNING | Phase.PAUSED:
             vm = replace(vm, phase=Phase.STOPPING, tell=PlacementState.STOPPING)
             vm, effects = _sync(vm)
+            if _parking(vm):
+                vm = replace(vm, jobs=vm.jobs | {Job.PARK})
+                effects = [Start(Job.PARK), *effects]
             vm, more = _kill(vm, now) if wanted.force else _ask(vm, wanted.timeout, now)
             return vm, [*effects, *more]
         case Phase.STOPPING:
@@ -786,12 +812,17 @@ def _clean(vm: Vm, now: float) -> Step:
         cancel = sorted(acquiring - vm.cancelled)
         return replace(vm, cancelled=vm.cancelled | acquiring), [Cancel(job) for job in cancel]
     if Thing.VMM in vm.held:
-        return _kill(vm, now) if vm.deadline is None else (vm, [])
+        if vm.deadline is not None:
+            return vm, []
+        if _parking(vm) and Job.PARK not in vm.jobs:
+            vm = replace(vm, jobs=vm.jobs | {Job.PARK}, deadline=now + PARK_GRACE)
+            return vm, [Start(Job.PARK)]
+        return _kill(vm, now)
     if vm.deadline is not None and now < vm.deadline:
         return vm, []  # something could not be dropped; it is tried again then
     keep = {Thing.DISK} if vm.park else {Thing.DISK, Thing.TAP} if _retrying(vm) else set()
     drops = {_DROPS[thing] for thing in vm.held - keep}
-    if vm.park and not vm.parked and not vm.disowned:
+    if _parking(vm):
         drops.add(Job.PARK)
     effects = [Start(job) for job in sorted(drops - vm.jobs)]
     if drops:

@@ -13,6 +13,10 @@ from actors.vm.intent import Intent
 from actors.vm.process import PidFile, VmProcess, adopt, adopt_member, boot_id
 
 
+#: States in which the guest's app has run.
+_RAN = (PlacementState.RUNNING, PlacementState.PAUSED, PlacementState.STOPPING)
+
+
 class Found(StrEnum):
     """What to do with what was found."""
 
@@ -51,15 +55,19 @@ def recover(
             stray = adopt_member(pid, cgroup)
             if stray is not None:
                 strays.append(stray)
-    recovery = Recovery(Found.NOTHING, intent, pid_file, process, strays)
+    return judged(Recovery(Found.NOTHING, intent, pid_file, process, strays), generation, state, boot)
+
+
+def judged(recovery: Recovery, generation: int, state: PlacementState, boot: str | None) -> Recovery:
+    """Return what was found with what that means, and with whatever must end among the strays. See `recover`."""
     recovery.found = _judge(recovery, generation, state, boot)
     if recovery.found is Found.RUNNING:
         # What else is in its group are children of the machine that is taken over.
-        for stray in strays:
+        for stray in recovery.strays:
             stray.close()
-        strays.clear()
-    elif process is not None:
-        strays.append(process)
+        recovery.strays.clear()
+    elif recovery.process is not None:
+        recovery.strays.append(recovery.process)
         recovery.process = None
     return recovery
 
@@ -74,7 +82,7 @@ def _judge(recovery: Recovery, generation: int, state: PlacementState, boot: str
     this_boot = boot_id()
     if usable and pid_file is not None and pid_file.booted and pid_file.identity.boot_id == this_boot:
         return Found.ENDED
-    if state in (PlacementState.RUNNING, PlacementState.STOPPING) and boot == this_boot and (usable or intent is None):
+    if state in _RAN and boot == this_boot and (usable or intent is None):
         return Found.ENDED
     if intent is None and state is PlacementState.ASSIGNED:
         return Found.NOTHING

@@ -63,8 +63,11 @@ STOP = [
     (P.FORGOTTEN, 1),
 ]
 PARK = [
-    (P.REPORT_WRITTEN, 4),
+    (P.REPORT_DUE, 4),
+    (P.REPORT_WRITTEN, 4),  # stopping
     (P.PARKED, 1),
+    (P.STOP_ASKED, 1),
+    (P.MONITOR_ENDED, 1),
     (P.TAP_DROPPED, 1),
     (P.MACHINE_DROPPED, 1),
     (P.REPORT_DUE, 5),

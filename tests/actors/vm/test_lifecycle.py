@@ -134,8 +134,7 @@ class World:
             if self.jobs:
                 self.finish(min(self.jobs), "half" if min(self.jobs) in self.cancelled else "done")
             elif self.vm.deadline is not None:
-                self.now = max(self.now, self.vm.deadline)
-                self.feed(life.Tick())
+                self.tick()
 
     def settle(self) -> None:
         """Let everything that is under way succeed, in order, until nothing more happens."""
@@ -147,10 +146,23 @@ class World:
             elif self.killed and Thing.VMM in self.things:
                 self.exit(Evidence(vmm_status=-9))
             elif self.vm.deadline is not None:
-                self.now = max(self.now, self.vm.deadline)
-                self.feed(life.Tick())
+                self.tick()
             else:
                 return
+
+    def tick(self) -> None:
+        """Let the deadline pass."""
+        assert self.vm.deadline is not None
+        self.now = max(self.now, self.vm.deadline)
+        self.feed(life.Tick())
+
+
+def booting(restart: Restart = AGAIN) -> World:
+    world = World(life.fresh(PlacementState.ASSIGNED, LIMITS, restart=restart))
+    world.feed(life.Begin())
+    for job in (Job.REPORT, Job.DISK, Job.ROOT, Job.REPORT, Job.TAP, Job.LAUNCH):
+        world.finish(job, "done")
+    return world
 
 
 def running(restart: Restart = AGAIN) -> World:
@@ -364,11 +376,52 @@ def test_a_refused_report_of_a_running_guest_leaves_it_alone() -> None:
 def test_parking_keeps_the_disk_and_puts_the_placement_back() -> None:
     world = running()
     world.feed(life.StopWanted(5, park=True))
+    world.finish(Job.PARK, "done")
     world.finish(Job.ASK, "done")
     world.exit(Evidence(started=True, signal=15))
     world.settle()
     assert world.finished
     assert world.things == {Thing.DISK}
+    assert world.database is PlacementState.ASSIGNED
+
+
+@pytest.mark.parametrize("how", ["done", "broke"])
+def test_a_guest_is_asked_to_end_only_once_it_is_written_that_it_is_parked(how: str) -> None:
+    """Killed in between, the next life would take its end for the end."""
+    world = running()
+    world.feed(life.StopWanted(5, park=True))
+    assert Job.PARK in world.jobs
+    assert Job.ASK not in world.jobs
+    world.finish(Job.PARK, how)
+    assert Job.ASK in world.jobs
+    world.exit(Evidence(started=True, signal=15))
+    assert (Job.PARK in world.jobs) is (how == "broke")
+    world.settle()
+    assert world.database is PlacementState.ASSIGNED
+
+
+def test_a_guest_that_can_not_be_written_to_be_parked_is_ended_in_its_time_all_the_same() -> None:
+    world = running()
+    world.feed(life.StopWanted(5, park=True))
+    while not world.killed:
+        world.tick()
+    world.exit(Evidence(started=True))
+    world.settle()
+    assert world.database is PlacementState.ASSIGNED
+
+
+@pytest.mark.parametrize("how", ["done", "broke", "never"])
+def test_one_that_boots_is_killed_only_once_it_is_written_that_it_is_parked(how: str) -> None:
+    world = booting()
+    world.feed(life.StopWanted(5, park=True))
+    assert not world.killed
+    if how == "never":
+        world.tick()
+    else:
+        world.finish(Job.PARK, how)
+    assert world.killed
+    world.exit(Evidence())
+    world.settle()
     assert world.database is PlacementState.ASSIGNED
 
 
@@ -640,3 +693,22 @@ def test_a_monitor_that_does_not_end_is_complained_of_once() -> None:
         world.now = world.vm.deadline
         world.feed(life.Tick())
     assert world.complaints == ["its monitor does not end, although it was killed"]
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted", "evidence", "outcome"),
+    [
+        (PlacementState.STARTING, False, Evidence(), Outcome.STOPPED),
+        (PlacementState.STARTING, True, Evidence(), Outcome.START_FAILED),
+        (PlacementState.STARTING, False, Evidence(error="no such command"), Outcome.START_FAILED),
+        (PlacementState.STOPPING, False, Evidence(started=True), Outcome.STOPPED),
+        (PlacementState.RUNNING, False, Evidence(started=True), Outcome.UNKNOWN),
+        (PlacementState.RUNNING, True, Evidence(started=True, status=0), Outcome.EXITED),
+    ],
+)
+def test_an_end_that_nobody_saw_is_a_stop_where_one_was_under_way(
+    told: PlacementState, wanted: bool, evidence: Evidence, outcome: Outcome
+) -> None:
+    vm = life.ended(told, LIMITS, evidence, wanted=wanted)
+    assert vm.ending is not None
+    assert vm.ending.outcome is outcome

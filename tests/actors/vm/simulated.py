@@ -1,0 +1,581 @@
+"""A host in memory: a machine that outlives host processes, a database, and the doubles around the real actors.
+
+Everything that a real process does to the outside goes through its `Life`. A killed life still unwinds, as Python
+must, but nothing that it does then reaches machine or database.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import trio
+
+from actors.images.messages import EnsureRoot
+from actors.model.errors import Failed, NotFound, Unavailable
+from actors.model.image import ImageConfig, RootImage
+from actors.model.network import Lease
+from actors.model.paths import HostPaths
+from actors.model.records import Observation, Placement, SnapshotMade
+from actors.model.resources import Resources
+from actors.model.restart import NEVER, RestartPolicy
+from actors.model.states import PlacementState
+from actors.tap.messages import TapDevice, TapDown, TapUp
+from actors.vm.intent import Intent
+from actors.vm.machine import Acceleration
+from actors.vm.messages import Leftover
+from actors.vm.outcome import Evidence
+from actors.vm.process import Identity, PidFile, boot_id
+from actors.vm.recover import Found, Recovery, judged
+from actors.vm.work import Launch, Launched
+from runtime import Actor, Message
+
+ID, NODE = UUID(int=1), UUID(int=2)
+CLUSTER = "cluster-a"
+NOWHERE = HostPaths(Path("/nowhere/data"), Path("/nowhere/run"))
+#: Seconds from power-on to the app, and from the request to the end.
+BOOT, HALT = 0.05, 0.1
+
+
+class Life:
+    """One life of the host process."""
+
+    def __init__(self) -> None:
+        self.dead = False
+
+
+@dataclass(eq=False)
+class Process:
+    """A monitor. ``nonce`` is of the start that it belongs to."""
+
+    identity: Identity
+    nonce: str
+    life: Life
+    configured: bool = False
+    asked: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+    status: int = 0
+
+    def end(self, status: int) -> None:
+        if not self.ended.is_set():
+            self.status = status
+            self.ended.set()
+
+
+@dataclass
+class Machine:
+    """What exists. ``fails`` names the work that fails; ``deaf`` guests ignore requests, ``crashes`` end by themselves.
+
+    ``pause`` is called between any two parts of a piece of work.
+    """
+
+    guests: trio.Nursery
+    fails: str = ""
+    deaf: bool = False
+    crashes: int = 0
+    intent: Intent | None = None
+    pid_file: PidFile | None = None
+    disk: int = 0
+    disks: int = 0
+    half_disk: bool = False
+    tap: bool = False
+    rules: bool = False
+    run: bool = False
+    jail: bool = False
+    group: bool = False
+    logs: bool = False
+    console: bytes = b""
+    processes: list[Process] = field(default_factory=list)
+    said: dict[str, Evidence] = field(default_factory=dict)
+
+    @property
+    def running(self) -> list[Process]:
+        return [process for process in self.processes if not process.ended.is_set()]
+
+    def held(self) -> set[str]:
+        """Everything of the placement that is here, its intent, log and console aside."""
+        things = {
+            "disk": self.disk,
+            "half a disk": self.half_disk,
+            "TAP": self.tap,
+            "rules": self.rules,
+            "run directory": self.run,
+            "PID file": self.pid_file,
+            "jail": self.jail,
+            "cgroup": self.group,
+            "monitor": self.running,
+        }
+        return {name for name, there in things.items() if there}
+
+    def spawn(self, life: Life, nonce: str) -> Process:
+        assert not self.running, "a second monitor"
+        assert self.intent is not None
+        assert self.intent.nonce == nonce, "a monitor of which no intent tells"
+        assert {"disk", "TAP", "rules", "run directory", "jail", "cgroup"} <= self.held()
+        number = len(self.processes)
+        process = Process(Identity(1000 + number, 5000 + number, boot_id()), nonce, life)
+        self.processes.append(process)
+        return process
+
+    def power_on(self, process: Process) -> None:
+        assert not process.configured, "configured twice"
+        process.configured = True
+        self.guests.start_soon(self._guest, process)
+
+    async def _guest(self, process: Process) -> None:
+        """The guest and its monitor: they belong to no life of the host."""
+        with trio.move_on_after(BOOT):
+            await process.ended.wait()
+            return
+        self.console += f"[zeitwork {process.nonce}] started pid=2\n".encode()
+        self.said[process.nonce] = Evidence(started=True)
+        if self.crashes:
+            self.crashes -= 1
+            with trio.move_on_after(1.0):
+                await process.ended.wait()
+                return
+            self.said[process.nonce] = Evidence(started=True, status=3)
+            process.end(0)
+            return
+        async with trio.open_nursery() as nursery:
+
+            async def killed() -> None:
+                await process.ended.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(killed)
+            await process.asked.wait()
+            if self.deaf:
+                await trio.sleep_forever()
+            await trio.sleep(HALT)
+            if not process.ended.is_set():
+                self.said[process.nonce] = Evidence(started=True, signal=15)
+                process.end(0)
+            nursery.cancel_scope.cancel()
+
+
+class Handle:
+    """`actors.vm.process.VmProcess` of one life."""
+
+    def __init__(self, life: Life, process: Process) -> None:
+        self._life, self._process = life, process
+
+    @property
+    def identity(self) -> Identity:
+        return self._process.identity
+
+    @property
+    def pid(self) -> int:
+        return self._process.identity.pid
+
+    @property
+    def running(self) -> bool:
+        return not self._process.ended.is_set()
+
+    async def wait(self) -> int | None:
+        await self._process.ended.wait()
+        return self._process.status if self._process.life is self._life else None
+
+    def send(self, number: signal.Signals) -> None:
+        if not self._life.dead:
+            self._process.end(-number)
+
+    async def kill(self, deadline: float = 5.0) -> bool:
+        self.send(signal.SIGKILL)
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPidFile(PidFile):
+    """Written to the machine in memory."""
+
+    where: tuple[Life, Machine] | None = None
+
+    def write(self, run: Path) -> None:
+        assert self.where is not None
+        life, machine = self.where
+        if not life.dead:
+            machine.pid_file = self
+
+    def update(self, run: Path, **changes: Any) -> PidFile:
+        new = replace(self, **changes)
+        new.write(run)
+        return new
+
+
+@dataclass(frozen=True)
+class Monitors:
+    """The hypervisor."""
+
+    life: Life
+    machine: Machine
+    binary: Path = Path("/nowhere/model")
+    name: str = "model"
+    acceleration: Acceleration = Acceleration.KVM
+    lasting_channel: bool = False
+
+    async def version(self) -> str:
+        return "1"
+
+    async def request_shutdown(self, run: Path, attempt: int) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self.machine.running:
+            raise Failed("nobody listens")
+        if not self.life.dead:
+            self.machine.running[0].asked.set()
+        await trio.lowlevel.checkpoint()
+
+    async def paused(self, run: Path) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
+
+class ModelOperations:
+    """`actors.vm.operations.Operations` on the machine in memory, in parts between which a life can be killed."""
+
+    def __init__(self, life: Life, machine: Machine, placement: Placement) -> None:
+        self._life, self._machine, self._placement = life, machine, placement
+
+    async def _thread(self, *parts: Callable[[], None], name: str = "") -> None:
+        """Do what really happens in a thread: once begun, a cancellation does not stop it, a kill does."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.CancelScope(shield=True):
+            for part in parts:
+                await trio.lowlevel.checkpoint()
+                if self._life.dead:
+                    return
+                part()
+            await trio.lowlevel.checkpoint()
+        if name and name == self._machine.fails:
+            raise Failed(f"{name} failed")
+
+    def _set(self, **fields: Any) -> Callable[[], None]:
+        def change() -> None:
+            for name, value in fields.items():
+                setattr(self._machine, name, value)
+
+        return change
+
+    async def recover(self) -> Recovery:
+        machine, placement = self._machine, self._placement
+        await self._thread()
+        process, strays = None, []
+        for found in machine.running:
+            handle: Any = Handle(self._life, found)
+            if machine.pid_file is not None and machine.pid_file.identity == found.identity:
+                process = handle
+            else:
+                strays.append(handle)
+        pid_file = machine.pid_file and replace(machine.pid_file, where=(self._life, machine))  # type: ignore[call-arg]
+        recovery = Recovery(Found.NOTHING, machine.intent, pid_file, process, strays)
+        return judged(recovery, placement.generation, placement.state, placement.boot_id)
+
+    async def choose(self) -> Any:
+        await self._thread(name="choose")
+        return Monitors(self._life, self._machine)
+
+    async def make_disk(self, restore: UUID | None) -> None:
+        machine = self._machine
+
+        def named() -> None:
+            machine.disks += 1
+            machine.disk, machine.half_disk = machine.disks, False
+
+        if not machine.disk:
+            await self._thread(name="template")
+            try:
+                await self._thread(self._set(half_disk=True), name="disk")
+                await self._thread(named)
+            finally:
+                if not self._life.dead:
+                    machine.half_disk = False
+
+    async def start(self, launch: Launch) -> Launched:
+        machine, life, placement = self._machine, self._life, self._placement
+        intent = Intent(
+            placement=str(placement.id),
+            instance=str(placement.instance_id),
+            generation=placement.generation,
+            cluster=CLUSTER,
+            cgroup="zeitwork/model",
+            tap=launch.tap.name,
+            hypervisor="model",
+            acceleration="kvm",
+            vmm_version="1",
+            guest="1",
+            nonce=launch.nonce,
+            boot_id=boot_id(),
+            agent=0,
+        )
+        await trio.lowlevel.checkpoint()  # its version
+        fresh = self._set(pid_file=None, run=False, logs=False)
+        marked = self._set(console=machine.console + f"\n[zeitwork] next start {launch.nonce}\n".encode())
+        await self._thread(fresh, self._set(run=True), marked, self._set(intent=intent), name="intent")
+        begun = self._set(jail=True, logs=True)
+        await self._thread(begun, self._set(group=True), name="jail")
+        if life.dead:
+            await trio.sleep_forever()
+        process = machine.spawn(life, launch.nonce)
+        handle: Any = Handle(life, process)
+        try:
+            pid_file = ModelPidFile(process.identity, intent.cgroup, True, "model", where=(life, machine))
+            pid_file.write(NOWHERE.run)
+            for _ in range(3):
+                await trio.lowlevel.checkpoint()
+            if machine.fails == "boot":
+                raise Failed("boot failed")
+            if not life.dead:
+                machine.power_on(process)
+            await trio.lowlevel.checkpoint()
+            booted = pid_file.update(NOWHERE.run, booted=True)
+        except BaseException:
+            await handle.kill()
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.lowlevel.checkpoint()
+        return Launched(handle, booted, intent)
+
+    async def park(self, intent: Intent) -> Intent:
+        parked = replace(intent, parked=True)
+        await self._thread(self._set(intent=parked))
+        return parked
+
+    async def drop_disk(self) -> None:
+        assert self._life.dead or not self._machine.running
+        await self._thread(self._set(disk=0), self._set(half_disk=False))
+
+    async def drop_machine(self) -> None:
+        assert self._life.dead or not self._machine.running
+        await self._thread(
+            self._set(jail=False), self._set(pid_file=None), self._set(run=False), self._set(group=False)
+        )
+
+    async def forget(self) -> None:
+        await self._thread(self._set(logs=False), self._set(intent=None))
+
+    async def evidence(self, nonce: str, *, started: bool, status: int | None, ran: float | None) -> Evidence:
+        await self._thread()
+        said = self._machine.said.get(nonce, Evidence())
+        return replace(said, started=said.started or started, vmm_status=status, ran=ran)
+
+    def reader(self) -> Any:
+        machine = self._machine
+
+        class Reader:
+            at = 0
+
+            def read(self) -> bytes:
+                new = machine.console[self.at :]
+                self.at += len(new)
+                return new
+
+        return Reader()
+
+
+@dataclass
+class ModelLeftovers:
+    """`actors.host.ports.Leftovers` of the machine in memory."""
+
+    life: Life
+    machine: Machine
+
+    async def scan(self, known: Collection[UUID]) -> tuple[Leftover, ...]:
+        await trio.lowlevel.checkpoint()
+        intent = self.machine.intent
+        if intent is None or ID in known:
+            return ()
+        pid = self.machine.running[0].identity.pid if self.machine.running else None
+        return (Leftover(ID, intent.cluster, pid, "model", intent.tap),)
+
+    async def strangers(self, known: Collection[UUID]) -> tuple[str, ...]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    async def destroy(self, leftover: Leftover) -> None:
+        machine = self.machine
+        for change in (
+            lambda: [process.end(-9) for process in machine.running],
+            lambda: setattr(machine, "tap", False),
+            lambda: setattr(machine, "rules", False),
+            lambda: setattr(machine, "jail", False),
+            lambda: [setattr(machine, name, None if name == "pid_file" else False) for name in ("pid_file", "run")],
+            lambda: setattr(machine, "group", False),
+            lambda: [setattr(machine, name, 0) for name in ("disk", "half_disk")],
+            lambda: setattr(machine, "logs", False),
+            lambda: setattr(machine, "intent", None),
+        ):
+            await trio.lowlevel.checkpoint()
+            if self.life.dead:
+                return
+            change()
+
+    async def prune(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return 0
+
+
+class NoSnapshots:
+    """`actors.host.ports.Snapshots` and `actors.host.store.SnapshotStore` of a host that has none."""
+
+    async def scan(self) -> tuple[UUID, ...]:
+        return ()
+
+    async def destroy(self, snapshot: UUID) -> None:
+        raise AssertionError
+
+    async def taken(self, snapshot_id: UUID, made: SnapshotMade) -> bool:
+        raise AssertionError
+
+    async def failed(self, snapshot_id: UUID, reason: str) -> None:
+        raise AssertionError
+
+    async def deleting(self, node_id: UUID, snapshot_ids: Collection[UUID]) -> set[UUID]:
+        return set()
+
+    async def removed(self, snapshot_id: UUID) -> None:
+        raise AssertionError
+
+
+@dataclass
+class Database:
+    """`actors.host.store.PlacementStore`. Of ``deaf`` writes the answer is lost: they are done, and nobody hears it."""
+
+    machine: Machine
+    deaf: set[int] = field(default_factory=set)
+    row: Placement = field(
+        default_factory=lambda: Placement(
+            id=ID,
+            instance_id=UUID(int=3),
+            generation=1,
+            node_id=NODE,
+            wanted=True,
+            image_id=UUID(int=4),
+            image_digest="sha256:model",
+            image_config=ImageConfig(entrypoint=("/app",)),
+            resources=Resources(vcpu=1, memory=128, disk=64),
+            lease=Lease(v6=IPv6Address("fd7a:77::2"), v4=IPv4Address("172.31.0.2")),
+            default_port=80,
+            state=PlacementState.ASSIGNED,
+            hostname="model",
+            stop_timeout=5.0,
+            restart=RestartPolicy(NEVER.mode),
+        )
+    )
+    told: list[Observation] = field(default_factory=list)
+    writes: int = 0
+
+    def of(self, life: Life) -> Connection:
+        return Connection(self, life)
+
+    def observe(self, expected: Collection[PlacementState], seen: Observation) -> bool:
+        before = self.row.state
+        if before not in expected or before is PlacementState.REMOVED:
+            return before is seen.state
+        if before is not seen.state:
+            self.told.append(seen)
+            self._judge(seen)
+        self.row = replace(
+            self.row,
+            state=seen.state,
+            boot_id=seen.boot_id or self.row.boot_id,
+            failures=self.row.failures if seen.failures is None else seen.failures,
+            next_try_at=seen.next_try_at,
+        )
+        return True
+
+    def _judge(self, seen: Observation) -> None:
+        """What is told is so."""
+        held = self.machine.held()
+        match seen.state:
+            case PlacementState.REMOVED:
+                assert not held, f"told as removed with {held}"
+            case PlacementState.ASSIGNED:
+                assert held <= {"disk"}, f"told as parked with {held}"
+            case PlacementState.WAITING:
+                assert held <= {"disk", "TAP", "rules"}, f"told as waiting with {held}"
+            case _:
+                pass
+
+
+@dataclass
+class Connection:
+    """The database as one life reaches it."""
+
+    database: Database
+    life: Life
+
+    async def placements(self, node_id: UUID) -> list[Placement]:
+        await self._travel()
+        row = self.database.row
+        return [] if row.state is PlacementState.REMOVED else [row]
+
+    async def tombstones(self, node_id: UUID, placement_ids: Collection[UUID]) -> set[UUID]:
+        await self._travel()
+        return {ID} & set(placement_ids) if self.database.row.state is PlacementState.REMOVED else set()
+
+    async def observe(self, placement_id: UUID, expected: Collection[PlacementState], observation: Observation) -> bool:
+        await self._travel()
+        if self.life.dead:
+            raise Unavailable("this life is over")
+        accepted = self.database.observe(expected, observation)
+        self.database.writes += 1
+        if self.database.writes in self.database.deaf:
+            raise Unavailable("the connection was lost")
+        await self._travel()
+        return accepted
+
+    async def _travel(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Taps(Actor):
+    """The TAP actor of the placement."""
+
+    def __init__(self, life: Life, machine: Machine) -> None:
+        self._life, self._machine = life, machine
+
+    async def receive(self, message: Message) -> None:
+        if isinstance(message, TapUp):
+            if self._machine.fails == "tap":
+                self.ctx.fail(Failed("tap failed"))
+                return
+            await self._do(lambda: setattr(self._machine, "tap", True))
+            await self._do(lambda: setattr(self._machine, "rules", True))
+            self.ctx.reply(TapDevice("zwmodel", "02:00:00:00:00:01"))
+        else:
+            assert isinstance(message, TapDown)
+            assert self._life.dead or not self._machine.running
+            await self._do(lambda: setattr(self._machine, "tap", False))
+            await self._do(lambda: setattr(self._machine, "rules", False))
+            self.ctx.reply(None)
+
+    async def _do(self, change: Callable[[], None]) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._life.dead:
+            change()
+
+
+class Images(Actor):
+    """The images actor, with one image."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    async def receive(self, message: Message) -> None:
+        assert isinstance(message, EnsureRoot)
+        await trio.lowlevel.checkpoint()
+        if self._machine.fails == "image":
+            self.ctx.fail(NotFound("image failed"))
+        else:
+            self.ctx.reply(RootImage("sha256:model", "/nowhere/root", ImageConfig()))
