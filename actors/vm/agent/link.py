@@ -99,12 +99,13 @@ class AgentLink:
             stream = await self._try()
             began = self._env.monotonic()
             if stream is not None:
+                greeted = False
                 with trio.CancelScope() as self._scope:
-                    await self._converse(stream, min(HELLO_S, HELLO_FIRST_S * 2.0 ** min(tries, 10)))
+                    greeted = await self._converse(stream, min(HELLO_S, HELLO_FIRST_S * 2.0 ** min(tries, 10)))
                 if self._scope.cancelled_caught:
                     tries = 0
                     continue
-                if self._env.monotonic() - began >= _GOOD_S:
+                if greeted and self._env.monotonic() - began >= _GOOD_S:
                     tries = 0
             wait = _BACKOFF.delay(tries, self._env.random.random())
             tries += 1
@@ -201,8 +202,13 @@ class AgentLink:
             self._reason = error.strerror or str(error)
         return None
 
-    async def _converse(self, stream: trio.SocketStream, patience: float) -> None:
+    async def _converse(self, stream: trio.SocketStream, patience: float) -> bool:
+        """Talk until the connection ends; return whether the guest has said HELLO."""
+        said_hello = False
+
         def greeted(event: Greeted) -> None:
+            nonlocal said_hello
+            said_hello = True
             self._frozen = event.frozen
             self._connection = connection
             self._arrival.set()
@@ -223,6 +229,7 @@ class AgentLink:
                 self._connection = None
                 log.info("a guest's agent is not connected any more", guest=self._name, reason=reason)
                 self._tell()
+        return said_hello
 
     def _heard(self) -> None:
         self._heard_at = self._env.monotonic()
