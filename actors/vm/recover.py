@@ -12,7 +12,6 @@ from actors.vm.cgroup import Cgroup
 from actors.vm.intent import Intent
 from actors.vm.process import PidFile, VmProcess, adopt, adopt_member, boot_id
 
-
 #: States in which the guest's app has run.
 _RAN = (PlacementState.RUNNING, PlacementState.PAUSED, PlacementState.STOPPING)
 
