@@ -367,7 +367,7 @@ async def _start_actors(
             )
         )
 
-    leftovers = VmLeftovers(paths, settings.cgroup, network.drop)
+    leftovers = VmLeftovers(paths, settings.cgroup, network.drop, network.names)
     files = SnapshotFiles(paths.snapshots, settings.cluster_id)
     wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
         HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified")),

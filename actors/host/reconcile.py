@@ -88,7 +88,8 @@ def decide(
     for leftover in found:
         if leftover.placement_id in listed or leftover.placement_id in children:
             continue
-        removed = leftover.placement_id in tombstones and leftover.cluster_id == cluster_id
+        # Of what was never started only the id tells whose it is, and a database that knows that removed it.
+        removed = leftover.placement_id in tombstones and leftover.cluster_id in (cluster_id, None)
         (destroy if removed else orphans).append(leftover)
     return Decisions(
         start=start,

@@ -136,6 +136,10 @@ class NetworkHost:
         """Return this host's TAPs that exist on the machine, by placement id."""
         return await trio.to_thread.run_sync(links.owned_taps, self.tag)
 
+    async def names(self) -> dict[UUID, str]:
+        """Return the names of this host's TAPs that exist on the machine, by placement id."""
+        return {placement: tap.name for placement, tap in (await self.taps()).items()}
+
     async def _forget(self, gone: Callable[[str], bool]) -> int:
         async with self._lock:
             found = await self._look()

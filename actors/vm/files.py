@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 from pathlib import Path
+
+from actors.model.errors import Failed
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 #: FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE, without which it is refused; holes are whole pages.
@@ -26,6 +29,22 @@ def write_atomic(path: Path, data: bytes, *, durable: bool, mode: int = 0o600) -
     temporary.replace(path)
     if durable:
         sync_directory(path.parent)
+
+
+def unwritable(error: OSError, place: Path) -> Failed:
+    """Return what to tell people when something could not be written in ``place``."""
+    return refused(error, f"the host could not write in {error.filename or place}: {error.strerror or error}")
+
+
+def refused(error: OSError, words: str) -> Failed:
+    """Return ``words`` about an error as a problem that says so when a disk or a quota is full."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return Failed(
+        words,
+        code="disk-full" if full else None,
+        fix="free some space there, for example by deleting images" if full else None,
+        status=507 if full else None,
+    )
 
 
 def sync_directory(path: Path) -> None:

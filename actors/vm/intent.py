@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,16 +75,3 @@ class Intent:
             sync_directory(directory)
         except FileNotFoundError:
             return
-
-
-def intents(placements: Path, skip: Collection[str] = ()) -> list[Intent]:
-    """Return every intent below the directory of all placements, those of the placements in ``skip`` left out.
-
-    Blocking.
-    """
-    try:
-        directories = sorted(placements.iterdir())
-    except OSError:
-        return []
-    found = (Intent.read(directory) for directory in directories if directory.name not in skip)
-    return [intent for intent in found if intent is not None]

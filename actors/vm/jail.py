@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.model.crash_points import CrashPoint
-from actors.model.errors import Failed
 from actors.model.network import Lease
+from actors.vm.files import refused
 from actors.vm.limits import ResourceLimits
 from actors.vm.machine import Command, Drive, JailSpec, MachineSpec
 from runtime import crash
@@ -128,7 +128,7 @@ class Jail:
                 own_tap(spec.nic.tap, uid)
         except OSError as error:
             where = error.filename or root
-            raise Failed(f"the jail of the machine can't be made: {error.strerror}: {where}") from error
+            raise refused(error, f"the jail of the machine can't be made: {error.strerror}: {where}") from error
 
     def settle(self) -> None:
         """Let go of what its monitor has opened by now and needs no name any more. Blocking. Raises `OSError`."""

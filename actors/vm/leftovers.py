@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -15,7 +15,7 @@ from actors.model.paths import HostPaths
 from actors.vm.cgroup import Cgroup, groups_below, hierarchies
 from actors.vm.disk import sweep
 from actors.vm.guest import CONSOLE, TEMPLATES
-from actors.vm.intent import Intent, intents
+from actors.vm.intent import Intent
 from actors.vm.messages import Leftover
 from actors.vm.process import PidFile, VmProcess, adopt, adopt_member
 from actors.vm.work import drop_disk, drop_machine, forget
@@ -26,15 +26,22 @@ KEPT = 100
 
 @dataclass(frozen=True)
 class VmLeftovers:
-    """Finds and destroys leftovers of one host. ``drop_tap`` removes a TAP and its rules by placement and name."""
+    """Finds and destroys leftovers of one host. ``drop_tap`` removes a TAP and its rules by placement and name.
+
+    ``taps`` returns the names of all TAPs of this host that exist, by placement.
+    """
 
     paths: HostPaths
     cgroup: str
     drop_tap: Callable[[UUID, str], Awaitable[None]]
+    taps: Callable[[], Awaitable[Mapping[UUID, str]]]
 
     async def scan(self, known: Collection[UUID]) -> tuple[Leftover, ...]:
-        """Return every placement that has an intent here and is not ``known``, with the process that runs for it."""
-        return await trio.to_thread.run_sync(self._scan, frozenset(str(item) for item in known))
+        """Return every placement of which more than a console is here and that is not ``known``.
+
+        A start that was interrupted early has left a TAP or a disk and no intent: nothing says for which cluster.
+        """
+        return await trio.to_thread.run_sync(self._scan, frozenset(known), await self.taps())
 
     async def strangers(self, known: Collection[UUID]) -> tuple[str, ...]:
         """Return names of our cgroups with processes in them that belong to none of the ``known`` placements."""
@@ -48,7 +55,8 @@ class VmLeftovers:
         for process in await trio.to_thread.run_sync(self._processes, leftover.placement_id):
             await process.kill()
             process.close()
-        await self.drop_tap(leftover.placement_id, leftover.tap)
+        if leftover.tap:
+            await self.drop_tap(leftover.placement_id, leftover.tap)
         await trio.to_thread.run_sync(self._remove, leftover.placement_id)
 
     async def prune(self) -> int:
@@ -56,15 +64,32 @@ class VmLeftovers:
         await trio.to_thread.run_sync(sweep, self.paths.data / TEMPLATES)
         return await trio.to_thread.run_sync(self._prune)
 
-    def _scan(self, known: frozenset[str]) -> tuple[Leftover, ...]:
-        return tuple(self._leftover(intent) for intent in intents(self.paths.placements, known))
+    def _scan(self, known: frozenset[UUID], taps: Mapping[UUID, str]) -> tuple[Leftover, ...]:
+        found = dict.fromkeys([*self._directories(), *taps])
+        return tuple(self._leftover(item, taps.get(item, "")) for item in found if item not in known)
 
-    def _leftover(self, intent: Intent) -> Leftover:
-        processes = self._processes(intent.placement_id)
+    def _directories(self) -> Iterator[UUID]:
+        """Yield placements whose directories hold more than what stays for people to read."""
+        try:
+            entries = sorted(self.paths.placements.iterdir())
+        except OSError:
+            return
+        for path in entries:
+            try:
+                if {entry.name for entry in path.iterdir()} - {CONSOLE}:
+                    yield UUID(path.name)
+            except (OSError, ValueError):
+                continue
+
+    def _leftover(self, placement_id: UUID, tap: str) -> Leftover:
+        intent = Intent.read(self.paths.placement(placement_id))
+        processes = self._processes(placement_id)
         pid = processes[0].pid if processes else None
         for process in processes:
             process.close()
-        return Leftover(intent.placement_id, intent.cluster, pid, intent.hypervisor, intent.tap)
+        if intent is None:
+            return Leftover(placement_id, None, pid, None, tap)
+        return Leftover(placement_id, intent.cluster, pid, intent.hypervisor, intent.tap)
 
     def _group(self, placement_id: UUID) -> str:
         return f"{self.cgroup}/{short_id(placement_id)}"

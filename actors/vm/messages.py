@@ -101,12 +101,12 @@ class Resync(Message):
 class Leftover:
     """Something of a placement that this host's directories hold, whether or not the database knows it.
 
-    ``pid`` is its running monitor's, or None. ``cluster_id`` is the cluster that it was started for, ``tap`` the
-    name of its TAP.
+    ``pid`` is its running monitor's, or None. ``cluster_id`` is the cluster that it was started for, None when nothing
+    here says so (it was not started yet); ``tap`` is the name of its TAP, "" for none.
     """
 
     placement_id: UUID
-    cluster_id: str
+    cluster_id: str | None
     pid: int | None
     hypervisor: str | None
     tap: str

@@ -11,7 +11,7 @@ from uuid import UUID
 import trio
 
 from actors.model.crash_points import CrashPoint
-from actors.model.errors import Failed, Unavailable
+from actors.model.errors import Unavailable
 from actors.model.ids import short_id
 from actors.model.image import RootImage
 from actors.model.records import Placement
@@ -21,7 +21,7 @@ from actors.vm.agent import wire
 from actors.vm.cgroup import Cgroup
 from actors.vm.config_drive import encode
 from actors.vm.console import mark, shrink
-from actors.vm.files import write_atomic
+from actors.vm.files import unwritable, write_atomic
 from actors.vm.guest import CONFIG, CONSOLE, DISK, LOG, guest_config, machine
 from actors.vm.hold import introduce
 from actors.vm.intent import Intent
@@ -97,7 +97,7 @@ async def start_machine(settings: VmSettings, placement: Placement, launching: L
     try:
         await trio.to_thread.run_sync(_write, run, drive, intent, data)
     except OSError as error:
-        raise _no_room(error, data) from error
+        raise unwritable(error, data) from error
     spec = machine(
         placement,
         guest=settings.guest,
@@ -109,7 +109,10 @@ async def start_machine(settings: VmSettings, placement: Placement, launching: L
         restore=None if saved is None else saved / snapshots.MACHINE,
     )
     began = None if saved is None else partial(introduce, hypervisor, run, drive, env, str(placement.id))
-    process, pid_file = await launch(hypervisor, spec, began)
+    try:
+        process, pid_file = await launch(hypervisor, spec, began)
+    except OSError as error:
+        raise unwritable(error, run) from error
     return Launched(process, pid_file, intent)
 
 
@@ -124,14 +127,6 @@ def _write(run: Path, drive: bytes, intent: Intent, data: Path) -> None:
     crash.point(CrashPoint.CONFIG_WRITTEN)
     intent.write(data)
     crash.point(CrashPoint.INTENT_WRITTEN)
-
-
-def _no_room(error: OSError, data: Path) -> Failed:
-    return Failed(
-        f"the host could not write in {error.filename or data}: {error.strerror}",
-        code="disk-full" if error.errno in (28, 122) else None,
-        fix="free some space there" if error.errno in (28, 122) else None,
-    )
 
 
 def drop_disk(data: Path) -> None:

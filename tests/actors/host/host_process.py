@@ -119,7 +119,7 @@ async def main(config: Config) -> None:
         return Spec(actor_name(placement), factory, restart="temporary", init_timeout=30)
 
     files = SnapshotFiles(paths.snapshots, config.cluster)
-    leftovers = VmLeftovers(paths, settings.cgroup, network.drop)
+    leftovers = VmLeftovers(paths, settings.cgroup, network.drop, network.names)
     async with System() as system:
         await system.start(Spec(NAME, lambda: OneImage(config.rootfs)))
         make_host = lambda: Host(NODE, config.cluster, store, store, leftovers, make_tap, make_vm, files)  # noqa: E731

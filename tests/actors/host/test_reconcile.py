@@ -28,7 +28,7 @@ def placement(identifier: UUID, *, wanted: bool = True, state: str = "running") 
     return to_placement(identifier, json.loads(json.dumps(row)))
 
 
-def leftover(identifier: UUID, cluster: str = OURS) -> Leftover:
+def leftover(identifier: UUID, cluster: str | None = OURS) -> Leftover:
     return Leftover(identifier, cluster, 1, "qemu", "zwx")
 
 
@@ -69,6 +69,13 @@ def test_a_refused_child_is_told_the_state_again() -> None:
     assert [item.state for item in decisions.resync] == ["preparing"]
 
 
+def test_what_was_never_started_is_destroyed_by_its_tombstone_alone_and_never_without() -> None:
+    [key, *_] = IDS
+    found = leftover(key, cluster=None)
+    assert decide([], {}, [found], [key], OURS).destroy == (found,)
+    assert decide([], {}, [found], [], OURS).orphans == (found,)
+
+
 def test_prune_keeps_the_newest_consoles(tmp_path: Path) -> None:
     paths = HostPaths(tmp_path, tmp_path / "run")
     for index in range(KEPT + 3):
@@ -82,7 +89,10 @@ def test_prune_keeps_the_newest_consoles(tmp_path: Path) -> None:
     async def drop(placement_id: UUID, name: str) -> None:
         raise AssertionError
 
-    assert trio.run(VmLeftovers(paths, "zeitwork-none", drop).prune) == 2
+    async def taps() -> dict[UUID, str]:
+        return {}
+
+    assert trio.run(VmLeftovers(paths, "zeitwork-none", drop, taps).prune) == 2
     left = {path.name for path in paths.placements.iterdir()}
     assert len(left) == KEPT + 1
     assert str(uuid.UUID(int=0)) not in left

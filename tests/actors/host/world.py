@@ -80,6 +80,9 @@ class World:
         self.paths.run.mkdir()
         self.process: HostFork | None = None
         self.start_deadline = 60.0
+        #: Mount points that the host process does not see.
+        self.hidden: list[str] = []
+        self._mounted: list[Path] = []
         self.pulse = 10.0
         self.voice = Voice(self.paths.placements) if hypervisor == "minimal" else None
 
@@ -101,7 +104,7 @@ class World:
         )
         file = self.base / "config.json"
         file.write_text(json.dumps(asdict(config)))
-        self.process = HostFork(file, self.netns, crash_point, self.log)
+        self.process = HostFork(file, self.netns, crash_point, self.log, self.hidden)
         assert self.hear() == {"up": True}
 
     @property
@@ -248,6 +251,21 @@ class World:
         members = Cgroup.of(f"zeitwork-{self.tag}/{short_id(placement)}").members()
         return sorted(pid for pid in members if (stat := read_stat(pid)) is not None and stat[0] not in "ZXx")
 
+    # --- what the machine may be like
+
+    def small(self, directory: Path, **limits: int) -> None:
+        """Put a file system of its own on a directory, or change the limits of the one that is there.
+
+        ``size`` in bytes, ``nr_inodes`` counts files and directories, its own root among them.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        options = ",".join(f"{name}={value}" for name, value in limits.items())
+        if directory in self._mounted:
+            options = f"remount,{options}"
+        else:
+            self._mounted.append(directory)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"{options},mode=0755", "tmpfs", str(directory)], check=True)
+
     def close(self) -> None:
         if self.process is not None:
             self.kill()
@@ -268,6 +286,8 @@ class World:
                 with contextlib.suppress(OSError):
                     group.remove()
                     break
+        for directory in reversed(self._mounted):
+            subprocess.run(["umount", "-l", str(directory)], check=False)
 
 
 @contextlib.contextmanager

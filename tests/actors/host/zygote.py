@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -22,18 +23,19 @@ from pyroute2.netns import setns
 
 ROOT = Path(__file__).parents[3]
 _LARGEST = 65536
+_CLONE_NEWNS, _MS_REC, _MS_SLAVE, _MNT_DETACH = 0x20000, 0x4000, 0x80000, 2
 
 
 class HostFork:
     """A host process in a network namespace, with its standard streams; as `subprocess.Popen`, as far as it is used."""
 
-    def __init__(self, config: Path, netns: str, crash_point: str, log: Path) -> None:
+    def __init__(self, config: Path, netns: str, crash_point: str, log: Path, hidden: list[str]) -> None:
         control, there = socket.socketpair()
         own_in, its_in = os.pipe()[::-1]
         its_out, own_out = os.pipe()[::-1]
         with open(log, "a") as errors:
             fds = [there.fileno(), its_in, its_out, errors.fileno()]
-            order = {"config": str(config), "netns": netns, "crash_point": crash_point}
+            order = {"config": str(config), "netns": netns, "crash_point": crash_point, "hidden": hidden}
             socket.send_fds(_zygote(), [json.dumps(order).encode()], fds)
         there.close()
         os.close(its_in)
@@ -119,7 +121,17 @@ def _tell(control: socket.socket, status: int) -> None:
     control.close()
 
 
-def _become(order: dict[str, str], fds: list[int], run: Any) -> None:
+def _hide(mount_points: list[str]) -> None:
+    """Go on in a view of the file system in which these are not mounted."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None):
+        raise OSError(ctypes.get_errno(), "no namespace of mounts")
+    for place in mount_points:
+        if libc.umount2(place.encode(), _MNT_DETACH):
+            raise OSError(ctypes.get_errno(), place)
+
+
+def _become(order: dict[str, Any], fds: list[int], run: Any) -> None:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -128,6 +140,8 @@ def _become(order: dict[str, str], fds: list[int], run: Any) -> None:
             os.dup2(fd, number)
         os.closerange(3, 1024)
         setns(order["netns"])
+        if order["hidden"]:
+            _hide(order["hidden"])
         run(Path(order["config"]), order["crash_point"])
         status = 0
     except BaseException:
