@@ -30,6 +30,7 @@ class GuardedStream:
         self._scope = scope
         self.socket = stream.socket
         self._silence = math.inf
+        self._listening: trio.CancelScope | None = None
 
     async def send_all(self, data: bytes) -> None:
         """Send all of ``data``. Raises `trio.BrokenResourceError` when the client takes none of it for too long."""
@@ -46,15 +47,17 @@ class GuardedStream:
 
     async def receive_some(self, limit: int) -> bytes:
         """Return some bytes, none at the end or when the client said nothing for longer than was to be expected."""
-        with trio.move_on_after(self._silence):
+        with trio.move_on_after(self._silence) as self._listening:
             return bytes(await self._stream.receive_some(limit))
         log.info("a client said nothing any more", seconds=self._silence)
         self._end_soon()
         return b""
 
     def expect_signs(self, seconds: float) -> None:
-        """From its next word on, take a client for dead that says nothing for so long, though it is asked (pinged)."""
+        """From now on, take a client for dead that says nothing for so long, though it is asked (pinged)."""
         self._silence = seconds
+        if self._listening is not None:
+            self._listening.deadline = trio.current_time() + seconds
 
     async def send_eof(self) -> None:
         """Tell the client that nothing more will come."""

@@ -120,7 +120,7 @@ class _Exchange:
                 headers["Connection"] = "close"
             message = {**message, "headers": headers.raw}
         elif message["type"] == "websocket.accept":
-            self.status = HTTPStatus.SWITCHING_PROTOCOLS
+            self.status = int(HTTPStatus.SWITCHING_PROTOCOLS)
             self.accepted = time.perf_counter()
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.id.encode())]}
         elif message["type"].startswith("websocket."):
