@@ -47,6 +47,17 @@ def refused(error: OSError, words: str) -> Failed:
     )
 
 
+def keep_end(path: Path, content: bytes) -> None:
+    """Let ``content``, the end of a file that nobody writes any more, take its place; b"" removes it. Blocking.
+
+    It is a new file: the old one may be long, full of holes, and belong to a user of its own.
+    """
+    if content.strip(b"\0"):
+        write_atomic(path, content.replace(b"\0", b""), durable=False)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sync_directory(path: Path) -> None:
     """Make names that were created, renamed or removed in a directory durable. Blocking."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -14,6 +14,7 @@ import trio
 from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed
 from actors.vm.agent.wire import PORT
+from actors.vm.guest import FIGURES
 from actors.vm.jail import Jail, known_as, relink
 from actors.vm.machine import Acceleration, Command, Drive, MachineSpec
 from actors.vm.microvm import BlockDevice, Call, Metadata, MicroVm, NetworkCard, Vsock, create_snapshot, load_snapshot
@@ -23,7 +24,7 @@ from actors.vm.sockets import connect
 from actors.vm.version import program_version
 from runtime import crash
 
-SOCKET, METRICS, AGENT = "api.sock", "metrics.json", "agent.sock"
+SOCKET, AGENT = "api.sock", "agent.sock"
 #: The address of every guest on its own vsock device, whose other end is a unix socket: none is shared.
 _CID = 3
 #: Seconds until a fresh process listens, for one that should listen already, and for InstanceStart, which
@@ -50,7 +51,7 @@ def microvm(spec: MachineSpec) -> MicroVm:
         initrd=spec.initrd,
         drives=tuple(BlockDevice(drive.name, drive.path, drive.read_only) for drive in spec.drives),
         cards=() if nic is None else (NetworkCard("eth0", nic.tap, nic.mac),),
-        metrics=spec.log.with_name(METRICS),
+        metrics=spec.log.with_name(FIGURES),
         metadata=None if nic is None or not spec.identity else Metadata({"zeitwork": dict(spec.identity)}),
         vsock=Vsock(_CID, spec.run / AGENT) if spec.agent else None,
     )
@@ -110,7 +111,7 @@ class Firecracker:
         check(spec, sockets=(SOCKET, AGENT), saved=(STATE, MEMORY))
         jail = self._jail(spec)
         if jail is not None:
-            jail.build((SOCKET, AGENT), (spec.log.with_name(METRICS),), (STATE, MEMORY))
+            jail.build((SOCKET, AGENT), (spec.log.with_name(FIGURES),), (STATE, MEMORY))
         else:
             _link(spec)
 

@@ -17,7 +17,9 @@ from actors.vm.machine import Drive, JailSpec, MachineSpec, Nic
 #: The same on every hypervisor. Secrets never come here: every process in the guest can read it.
 CMDLINE = "console=ttyS0 reboot=k panic=1 quiet loglevel=1 random.trust_cpu=on"
 
-CONSOLE, LOG, DISK, CONFIG = "console.log", "vmm.log", "upper.ext4", "config"
+CONSOLE, LOG, FIGURES, DISK, CONFIG = "console.log", "vmm.log", "metrics.json", "upper.ext4", "config"
+#: What stays of a placement that is gone: the ends of its console and of its monitor's log, and the last figures.
+KEPT = frozenset({CONSOLE, LOG, FIGURES})
 #: Directory of empty file systems below the data directory.
 TEMPLATES = "templates"
 

@@ -12,7 +12,7 @@ from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed, Problem
 from actors.vm.cgroup import Cgroup
 from actors.vm.files import last_words
-from actors.vm.firecracker import METRICS
+from actors.vm.guest import FIGURES
 from actors.vm.limits import Limits, ResourceLimits
 from actors.vm.machine import Hypervisor, MachineSpec
 from actors.vm.process import PidFile, VmProcess, spawn
@@ -72,7 +72,7 @@ def _prepare(
     hypervisor: Hypervisor, spec: MachineSpec, cgroup: Cgroup, limits: Limits
 ) -> tuple[tuple[Path, ...], ResourceLimits, tuple[str, ...]]:
     # Firecracker wants its files to exist; for another monitor the last one stays empty and goes with the rest.
-    for path in (spec.console, spec.log, spec.log.with_name(METRICS)):
+    for path in (spec.console, spec.log, spec.log.with_name(FIGURES)):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
     spec.run.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -14,7 +14,8 @@ from actors.model.ids import short_id
 from actors.model.paths import HostPaths
 from actors.vm.cgroup import Cgroup, groups_below, hierarchies
 from actors.vm.disk import sweep
-from actors.vm.guest import CONSOLE, TEMPLATES
+from actors.vm.guest import KEPT as KEPT_FILES
+from actors.vm.guest import TEMPLATES
 from actors.vm.intent import Intent
 from actors.vm.messages import Leftover
 from actors.vm.process import PidFile, VmProcess, adopt, adopt_member
@@ -76,7 +77,7 @@ class VmLeftovers:
             return
         for path in entries:
             try:
-                if {entry.name for entry in path.iterdir()} - {CONSOLE}:
+                if {entry.name for entry in path.iterdir()} - KEPT_FILES:
                     yield UUID(path.name)
             except (OSError, ValueError):
                 continue
@@ -125,7 +126,7 @@ class VmLeftovers:
             directories = [path for path in self.paths.placements.iterdir() if path.is_dir()]
         except OSError:
             return 0
-        gone = [path for path in directories if {entry.name for entry in path.iterdir()} <= {CONSOLE}]
+        gone = [path for path in directories if {entry.name for entry in path.iterdir()} <= KEPT_FILES]
         gone.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for path in gone[KEPT:]:
             shutil.rmtree(path, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +21,10 @@ from actors.vm import snapshots
 from actors.vm.agent import wire
 from actors.vm.cgroup import Cgroup
 from actors.vm.config_drive import encode
-from actors.vm.console import mark, shrink
-from actors.vm.files import unwritable, write_atomic
-from actors.vm.guest import CONFIG, CONSOLE, DISK, LOG, guest_config, machine
+from actors.vm.console import mark, shrink, tail
+from actors.vm.figures import read_last_figures
+from actors.vm.files import keep_end, size, unwritable, write_atomic
+from actors.vm.guest import CONFIG, CONSOLE, DISK, FIGURES, KEPT, LOG, guest_config, machine
 from actors.vm.hold import introduce
 from actors.vm.intent import Intent
 from actors.vm.jail import JAIL
@@ -33,8 +35,8 @@ from actors.vm.process import PidFile, VmProcess, boot_id
 from actors.vm.settings import VmSettings
 from runtime import Environment, crash
 
-#: Bytes of console that stay after a placement is gone, to answer "why did it end?".
-KEPT_CONSOLE = 1024 * 1024
+#: Bytes of console and of the monitor's log that stay after a placement is gone, to answer "why did it end?".
+KEPT_CONSOLE, KEPT_LOG = 1024 * 1024, 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +150,22 @@ def drop_machine(run: Path, data: Path, cgroup: str) -> None:
 
 
 def forget(data: Path) -> None:
-    """Remove all of a placement but the end of its console. Blocking; idempotent. Raises `OSError`."""
+    """Remove all of a placement but what explains its end (`KEPT`). Blocking; idempotent. Raises `OSError`."""
     if not data.exists():
         return
     console = data / CONSOLE
     if console.exists():
         shrink(console, KEPT_CONSOLE)
+    last = read_last_figures(data / FIGURES)
+    keep_end(data / FIGURES, b"" if last is None else json.dumps(last).encode() + b"\n")
+    keep_end(data / LOG, tail(data / LOG, KEPT_LOG))
     for path in data.iterdir():
-        if path.name not in (CONSOLE, "intent.json"):
+        if path.name not in (*KEPT, "intent.json"):
             path.unlink()
     crash.point(CrashPoint.FILES_FORGOTTEN)
     Intent.forget(data)
     crash.point(CrashPoint.FORGOTTEN)
-    if not console.exists() or console.stat().st_size == 0:
+    if not any(size(data / name) for name in KEPT):
         shutil.rmtree(data)
 
 

@@ -1,7 +1,8 @@
-"""Logs: what an instance's guest wrote to its console, from the files that the monitor appends to."""
+"""Logs: what an instance's guest wrote to its console, and its monitor for itself, from the files themselves."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 
 from actors.model.errors import NotFound, Problem, Unavailable
 from actors.model.states import PlacementState
+from actors.vm.guest import FIGURES, LOG
 from zeitwork.api.call import Call
 from zeitwork.api.console_reader import ConsoleReader
 from zeitwork.api.decode import Input
@@ -25,11 +27,24 @@ LOOK_S = 0.2
 _PLACEMENT_S = 2.0
 
 
+class LogSource(StrEnum):
+    """What is read. Of a try that is gone, the ends are kept."""
+
+    CONSOLE = "console"
+    MONITOR = "monitor"
+    FIGURES = "figures"
+
+
+#: Beside the console. Holes are made in them while they are written, so that they read as zeros at their beginning.
+_BESIDE = {LogSource.MONITOR: LOG, LogSource.FIGURES: FIGURES}
+
+
 class LogQuery(Input):
-    """``follow`` goes on as the guest writes; ``tail`` begins with the last so many lines; ``placement_id`` picks an
-    earlier try instead of the newest.
+    """``follow`` goes on as it is written; ``tail`` begins with the last so many lines; ``placement_id`` picks an earlier
+    try instead of the newest. ``source`` is the guest's console, the monitor's own log, or the monitor's figures (JSON).
     """
 
+    source: LogSource = LogSource.CONSOLE
     follow: bool = False
     tail: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None = None
     placement_id: UUID | None = None
@@ -52,6 +67,8 @@ async def logs(call: Call) -> ASGIApp:
         if placement is None:
             return
         path = call.deps.console(placement.id)
+        if query.source is not LogSource.CONSOLE:
+            path, write = path.with_name(_BESIDE[query.source]), _without_holes(write)
         if query.follow:
             await _follow(call.deps.store, placement.id, path, query.tail, write)
         else:
@@ -59,6 +76,14 @@ async def logs(call: Call) -> ASGIApp:
 
     headers = {"X-Placement-Id": str(placement.id)} if placement else {}
     return Stream(produce, media_type="text/plain; charset=utf-8", closing=call.closing, slots=slots, headers=headers)
+
+
+def _without_holes(write: Write) -> Write:
+    async def without(data: bytes) -> None:
+        if rest := data.replace(b"\0", b""):
+            await write(rest)
+
+    return without
 
 
 async def _copy(path: Path, tail: int | None, write: Write) -> ConsoleReader:

@@ -290,18 +290,28 @@ def settle(client: Client, instance: Any, wanted: set[str], no_wait: bool, as_js
 @click.argument("instance")
 @click.option("--follow", "-f", is_flag=True, help="Go on as it writes.")
 @click.option("--tail", "-n", type=click.IntRange(0), help="Only the last so many lines.")
+@click.option(
+    "--source",
+    type=click.Choice(["console", "monitor", "figures"]),
+    default="console",
+    show_default=True,
+    help="The guest's console, or its monitor's own log or figures.",
+)
 @talks_to_host
-def logs(client: Client, instance: str, follow: bool, tail: int | None, as_json: bool) -> None:
+def logs(client: Client, instance: str, follow: bool, tail: int | None, source: str, as_json: bool) -> None:
     """Show what an instance wrote to its console. With --follow, --json prints one object per line.
 
     \b
     Examples:
       zeitwork logs web --tail 50
       zeitwork logs web -f
+      zeitwork logs web --source monitor
     """
     found = client.instance(instance)
     path = f"/api/v1/instances/{found['id']}/logs"
-    with client.stream(path, follow="true" if follow else None, tail=tail) as pieces:
+    with client.stream(
+        path, follow="true" if follow else None, tail=tail, source=None if source == "console" else source
+    ) as pieces:
         if as_json and follow:
             for line in _lines(pieces):
                 click.echo(json.dumps({"instance": found["id"], "line": line}, ensure_ascii=False))

@@ -147,8 +147,8 @@ def test_while_the_database_is_away_machines_run_and_the_end_is_told_later(w: Wo
     w.store.away.touch()
     os.kill(pid, signal.SIGKILL)
     w.wait(lambda: phase(w, placement) == "reporting", "machine that waits to report", 20)
-    # All is dropped meanwhile but the intent and what explains the end: they go once the end is told.
-    left = {"intent.json", "vmm.log", "metrics.json"}
+    # All is dropped meanwhile but the intent and what explains the end: it goes once the end is told.
+    left = {"intent.json"}
     w.wait(lambda: {Path(item).name for item in w.remains(placement)} == left, "dropped machine", 20)
     w.store.away.unlink()
     assert last(w, placement)["outcome"] == "vmm_died"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
 import pytest
 
+from actors.vm.guest import FIGURES
 from actors.vm.process import read_stat
 from tests.actors.host.world import world
 
@@ -45,6 +47,10 @@ def test_a_machine_serves_survives_its_host_and_stops_without_trace(hypervisor: 
         console = (w.paths.placement(placement) / "console.log").read_text()
         assert "serving" in console
         assert "halting" in console
+        figures = w.paths.placement(placement) / FIGURES
+        if hypervisor == "firecracker":
+            assert json.loads(figures.read_text())["vmm"]["panic_count"] == 0
+            assert figures.stat().st_uid == 0
         assert ended(pid)
         w.end()
 

@@ -29,6 +29,7 @@ from pyroute2.netns import setns
 from actors.model.ids import short_id, uuid7
 from actors.model.paths import HostPaths
 from actors.vm.cgroup import Cgroup, groups_below
+from actors.vm.guest import KEPT
 from actors.vm.process import read_stat
 from tests.actors.host.file_store import FileStore
 from tests.actors.host.host_process import Config
@@ -220,7 +221,7 @@ class World:
         if self.paths.vm_run(placement).exists():
             found.append(str(self.paths.vm_run(placement)))
         data = self.paths.placement(placement)
-        found += [str(path) for path in data.glob("*") if path.name != "console.log"] if data.exists() else []
+        found += [str(path) for path in data.glob("*") if path.name not in KEPT] if data.exists() else []
         with NetNS(self.netns) as netns:
             if netns.link_lookup(ifname=f"zw{short_id(placement)}"):
                 found.append("tap")

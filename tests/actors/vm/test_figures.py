@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from actors.vm.cgroup import Cgroup
 from actors.vm.figures import last_figures, read_last_figures
-from actors.vm.firecracker import METRICS, Firecracker
+from actors.vm.firecracker import Firecracker
+from actors.vm.guest import FIGURES
 from actors.vm.launch import launch
 from actors.vm.machine import MachineSpec
 from tests.actors.vm.waiting import until
@@ -84,7 +85,7 @@ async def test_what_a_machine_did_last_is_on_disk_when_it_is_over(folder: Path) 
         process, _ = await launch(firecracker, spec)
         try:
             await until(lambda spec=spec: b"READY" in spec.console.read_bytes())  # type: ignore[misc]
-            first = read_last_figures(base / METRICS)
+            first = read_last_figures(base / FIGURES)
             assert first is not None
             if way == "obeys":
                 await firecracker.request_shutdown(spec.run, 0)
@@ -98,7 +99,7 @@ async def test_what_a_machine_did_last_is_on_disk_when_it_is_over(folder: Path) 
             await process.kill()
             process.close()
             Cgroup.of(spec.cgroup).remove()
-        last = read_last_figures(base / METRICS)
+        last = read_last_figures(base / FIGURES)
         assert last is not None
         assert last["utc_timestamp_ms"] > first["utc_timestamp_ms"]
         assert last["vcpu"]["exit_io_out"] > 0

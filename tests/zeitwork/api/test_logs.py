@@ -133,11 +133,23 @@ async def test_following_until_the_instance_is_gone(world: World) -> None:
             assert [line async for line in lines] == ["last words"]
 
 
+async def test_the_monitors_own_words_and_figures_can_be_read_too(world: World) -> None:
+    made = await world.create()
+    path = f"/api/v1/instances/{made['id']}/logs"
+    (placement,) = await world.place()
+    world.console(placement).with_name("vmm.log").write_bytes(bytes(9000) + b"started\n")
+    world.console(placement).with_name("metrics.json").write_bytes(b'{"vmm": 1}\n')
+    assert (await world.client.get(path, params={"source": "monitor"})).content == b"started\n"
+    assert (await world.client.get(path, params={"source": "figures", "tail": 1})).json() == {"vmm": 1}
+    assert (await world.client.get(path)).content == b""
+
+
 BAD_PARAMETERS: list[tuple[dict[str, str], str]] = [
     ({"tail": "-1"}, "tail"),
     ({"tail": "all"}, "tail"),
     ({"follow": "perhaps"}, "follow"),
     ({"lines": "1"}, "lines"),
+    ({"source": "thoughts"}, "source"),
 ]
 
 
