@@ -19,7 +19,7 @@ import pytest
 from actors.vm.agent.wire import PREAMBLE, TOKEN_BYTES, VERSION, Decoder, Frame, Kind, records
 
 GUEST = Path(__file__).parents[3] / "zeitwork" / "guest"
-SOURCES = ["agent", "basics", "channel", "command", "config", "identity", "processes", "session", "statistics", "user"]
+SOURCES = ("agent", "basics", "channel", "command", "config", "identity", "processes", "session", "statistics", "user")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 #: Seconds; only a bound for what should take milliseconds.
 PATIENCE = 60.0
@@ -92,18 +92,28 @@ class AgentClient:
     def receive(self) -> Frame:
         """The next frame. `EOFError` when the agent ended the connection."""
         while not self.frames:
-            data = self.connection.recv(65536)
-            if not data:
-                raise EOFError
-            self.frames += self._decoder.feed(data)
+            self._read()
         return self.frames.pop(0)
 
+    def _read(self) -> None:
+        data = self.connection.recv(65536)
+        if not data:
+            raise EOFError
+        self.frames += self._decoder.feed(data)
+
     def wait_for(self, *kinds: Kind, session: int | None = 0) -> Frame:
-        """The next frame of one of these kinds; earlier ones are thrown away."""
+        """The next frame of one of these kinds. Earlier ones of its session are thrown away, those of others kept."""
         end = time.monotonic() + PATIENCE
+        seen = 0
         while time.monotonic() < end:
-            frame = self.receive()
-            if frame.kind in kinds and (session is None or frame.session == session):
+            while seen == len(self.frames):
+                self._read()
+            frame = self.frames[seen]
+            if session is not None and frame.session != session:
+                seen += 1
+                continue
+            del self.frames[seen]
+            if frame.kind in kinds:
                 return frame
         raise TimeoutError(f"no {kinds}")
 
