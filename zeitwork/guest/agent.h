@@ -75,6 +75,7 @@ void session_frame(unsigned kind, uint32_t number, const unsigned char *payload,
 void freeze_begin(void);
 void freeze_end(void);
 bool freeze_on(void);
+bool freeze_complete(void);
 void freeze_prepare(struct pollset *set);
 void freeze_handle(void);
 bool freeze_reaped(pid_t pid, int status);

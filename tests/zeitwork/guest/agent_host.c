@@ -105,6 +105,11 @@ bool freeze_on(void)
 	return frozen;
 }
 
+bool freeze_complete(void)
+{
+	return frozen;
+}
+
 void freeze_prepare(struct pollset *set)
 {
 	(void)set;

@@ -250,8 +250,11 @@ class Qemu(Machine):
         drives: Drives | None,
         net: Network | None = None,
         memory: int = 192,
+        restore: bool = False,
     ) -> None:
+        """Boot, or load what `save` wrote to ``folder`` and stay paused."""
         control = folder / "qmp"
+        self._state = folder / "state"
         argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", str(memory), "-smp", "1"]
         argv += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
         argv += ["-qmp", f"unix:{control},server=on,wait=off"]
@@ -266,18 +269,41 @@ class Qemu(Machine):
         channel = folder / "agent"
         argv += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={channel},server=on,wait=off"]
         argv += ["-device", f"virtserialport,chardev=agent,name={SERIAL}"]
+        argv += ["-S", "-incoming", f"exec:cat {self._state}"] if restore else []
         super().__init__(argv if net is None else net.inside(*argv), control, channel)
 
-    def command(self, name: str, **arguments: object) -> None:
+    def save(self) -> None:
+        """Pause, and write the machine's state and memory."""
+        self.command("stop")
+        self.command("migrate", uri=f"exec:cat > {self._state}")
+        self._wait_migrated()
+
+    def resume(self) -> None:
+        self._wait_migrated()
+        self.command("cont")
+
+    def _wait_migrated(self) -> None:
+        end = time.monotonic() + PATIENCE
+        while (status := self.command("query-migrate").get("status")) != "completed":
+            assert status != "failed", self.console
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def command(self, name: str, **arguments: object) -> dict[str, object]:
+        answer = {}
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)
-            connection.connect(str(self.control))
+            while connection.connect_ex(str(self.control)) != 0:
+                assert self.process.poll() is None, self.console
+                time.sleep(0.02)
             with connection.makefile("rw") as stream:
                 for request in ({"execute": "qmp_capabilities"}, {"execute": name, "arguments": arguments}):
                     stream.write(json.dumps(request) + "\n")
                     stream.flush()
                     while "return" not in (answer := json.loads(stream.readline())):
                         assert "error" not in answer, answer
+        result: dict[str, object] = answer["return"]
+        return result
 
     def power_button(self) -> None:
         self.command("system_powerdown")

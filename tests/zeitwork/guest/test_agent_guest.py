@@ -77,11 +77,19 @@ MOVED = dataclasses.replace(
 class Guest:
     """A machine whose app counts, and what it was made of."""
 
-    machine: Machine
+    machine: Qemu | Firecracker
     net: Network
     folder: Path
     kernel: GuestKernel
     drives: Drives
+
+    def restore(self) -> None:
+        """End the machine and load what it saved into another."""
+        self.machine.__exit__(None, None, None)
+        if isinstance(self.machine, Qemu):
+            self.machine = Qemu(self.folder, self.kernel, self.drives, self.net, restore=True)
+        else:
+            self.machine = Firecracker(self.folder, FIRECRACKER, self.kernel, self.drives, self.net, restore=True)
 
 
 @pytest.fixture(
@@ -97,7 +105,7 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     drives = Drives.make(folder, squashfs(tree, folder / "root"), encode(START))
     with contextlib.ExitStack() as stack:
         net = stack.enter_context(network())
-        machine: Machine
+        machine: Qemu | Firecracker
         if request.param == "qemu":
             kernel = cached_kernel()
             machine = Qemu(folder, kernel, drives, net)
@@ -164,6 +172,12 @@ def test_a_command_of_root_and_how_it_ended(host: AgentClient) -> None:
     assert 'no user "missing"' in host.refusal(2, "true", user="missing")
 
 
+def start_cat(host: AgentClient) -> None:
+    """Have the shell of session 1 run a cat in its foreground; it is there when this returns."""
+    host.send(Kind.DATA, 1, b"sh -c 'echo re\"\"ady; exec cat'\n")
+    host.read_until(1, b"ready\r\n")
+
+
 def test_a_shell_with_a_size_that_changes(host: AgentClient) -> None:
     host.open(1, "sh", tty="1", rows="33", cols="99", env="PS1=@ \nTERM=xterm")
     host.read_until(1, b"@ ")
@@ -172,8 +186,7 @@ def test_a_shell_with_a_size_that_changes(host: AgentClient) -> None:
     host.send(Kind.RESIZE, 1, (50).to_bytes(2, "little") + (132).to_bytes(2, "little"))
     host.send(Kind.DATA, 1, b"stty size\n")
     host.read_until(1, b"50 132\r\n")
-    host.send(Kind.DATA, 1, b"cat\n")
-    host.read_until(1, b"cat\r\n")
+    start_cat(host)
     host.send(Kind.DATA, 1, b"\x03")
     host.read_until(1, b"@ ")
     host.send(Kind.DATA, 1, b"exit 3\n")
@@ -239,8 +252,7 @@ def test_a_frozen_guest_stands_still_and_goes_on(guest: Guest, host: AgentClient
     machine = guest.machine
     host.open(1, "sh", tty="1", env="PS1=@ ")
     host.read_until(1, b"@ ")
-    host.send(Kind.DATA, 1, b"cat\n")
-    host.read_until(1, b"cat\r\n")
+    start_cat(host)
     wait_for_ticks(machine)
     host.request(Kind.FREEZE)
     host.request(Kind.FREEZE)
@@ -303,21 +315,19 @@ def check_moved(guest: Guest, host: AgentClient) -> None:
     assert "default via fe80::1" in output
 
 
-def test_another_identity_and_a_stop_while_frozen(guest: Guest) -> None:
-    """The last one: it ends the machine. In Firecracker the machine is a snapshot that was restored."""
+def test_a_snapshot_restored_as_another_one_and_a_stop_while_frozen(guest: Guest) -> None:
+    """The last one: it ends the machine."""
     with guest.machine.agent() as host:
         host.run("sh", "-c", "ip addr add 10.9.8.7/32 dev eth0; ip -6 addr add fd00::9/128 dev eth0", user="root")
         with pytest.raises(AssertionError, match="checksum"):
             drive = bytearray(encode(MOVED))
             drive[100] ^= 1
             host.request(Kind.IDENTITY, len(drive).to_bytes(4, "little") + bytes(4) + bytes(drive))
+        host.open(1, "sleep", "1000")
         host.request(Kind.FREEZE)
-        if isinstance(guest.machine, Firecracker):
-            guest.machine.save()
-    if isinstance(guest.machine, Firecracker):
-        guest.machine.__exit__(None, None, None)
-        guest.machine = Firecracker(guest.folder, FIRECRACKER, guest.kernel, guest.drives, guest.net, restore=True)
-        guest.machine.resume()
+        guest.machine.save()
+    guest.restore()
+    guest.machine.resume()
     with guest.machine.agent() as host:
         assert host.hello() == 1, "it went on by itself"
         send_identity(host, MOVED)
@@ -327,6 +337,7 @@ def test_another_identity_and_a_stop_while_frozen(guest: Guest) -> None:
         check_moved(guest, host)
         assert "10.9.8.7" not in host.run("ip", "addr")[0].decode()
         assert abs(int(host.run("date", "+%s")[0]) - time.time()) < 600
+        assert b"sleep 1000" not in host.run("ps", "-o", "args")[0].splitlines(), "a command of the host before"
         host.request(Kind.FREEZE)
         host.request(Kind.STOP)
     assert guest.machine.wait_exit() == 0
