@@ -100,12 +100,13 @@ static void pong(const unsigned char *payload)
 
 static void freeze(void)
 {
-	if (freeze_on()) {
+	if (freeze_complete()) {
 		send_ok(FREEZE);
 		return;
 	}
 	freeze_asked = true;
-	freeze_begin();
+	if (!freeze_on()) /* a freeze that an earlier host asked for may be under way */
+		freeze_begin();
 }
 
 /* A freeze came to its end: `why` is NULL when everything stands still. */

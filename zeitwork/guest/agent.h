@@ -75,15 +75,18 @@ void session_frame(unsigned kind, uint32_t number, const unsigned char *payload,
 void freeze_begin(void);
 void freeze_end(void);
 bool freeze_on(void);
+bool freeze_complete(void);
 void freeze_prepare(struct pollset *set);
 void freeze_handle(void);
 bool freeze_reaped(pid_t pid, int status);
 
-/* identity.c: what makes a restored machine another one. */
+/* identity.c: a machine that becomes another one. */
 enum identity { IDENTITY_MORE, IDENTITY_DONE, IDENTITY_FAILED };
 enum identity identity_part(const unsigned char *payload, size_t length, struct problem *why);
 void identity_drop(void);
 void identity_report(void);
+
+/* refresh.c: what a restored machine has from its past. */
 bool entropy_add(const unsigned char *data, size_t length, struct problem *why);
 bool clock_correct(int64_t epoch_ms, struct problem *why);
 

@@ -25,9 +25,15 @@ static struct {
 	bool full;
 } freeze;
 
+/* Frozen, or about to be. */
 bool freeze_on(void)
 {
 	return freeze.state != RUNNING;
+}
+
+bool freeze_complete(void)
+{
+	return freeze.state == FROZEN;
 }
 
 static void thaw(void)

@@ -14,6 +14,11 @@ commands and identities carry their own proof of being whole.
 **Beginning.** The host says `Kind.HELLO` with 16 random bytes; the guest ends every session of an earlier host and
 answers with the same bytes. Whatever the host receives before that is of no meaning and skipped.
 
+A vsock connection may die without a word after a snapshot or a restore: the guest's kernel drops all connections as
+soon as it finds Firecracker's notice of it, which may be with the first one made after it. So a host that has no
+answer to HELLO within a second or two connects anew; what it sends on a dead connection, if only a PING, ends that at
+once. Right after a restore a connection may also be refused once. The listener itself lives on.
+
 **Requests** of session 0. Each is answered by one frame, in order, and the host may send several at once:
 
 =================  ============================================================  ==================================

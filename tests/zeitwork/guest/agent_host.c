@@ -1,7 +1,7 @@
 /* Runs the guest's agent here, on a unix socket instead of a vsock: agent_host SOCKET [USER].
  *
  * Commands run as USER (default: who started this) on this machine. Its own processes, clock, addresses and entropy stay as
- * they are: a freeze, a new identity and so on are only noted, and STOP ends this program. */
+ * they are: a freeze, a new identity and so on are only noted. It prints what the init would report; SIGTERM ends it. */
 #include "agent.h"
 
 #include <errno.h>
@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 static struct config config;
-static bool frozen, stopping;
+static bool frozen;
+static volatile sig_atomic_t ending;
 
 struct config *app_config(void)
 {
@@ -35,12 +36,13 @@ bool app_started(void)
 
 void app_stop(void)
 {
-	stopping = true;
+	freeze_end();
+	report("stopping");
 }
 
 void report_as(const char *nonce)
 {
-	printf("nonce %s\n", nonce);
+	(void)nonce;
 }
 
 void report(const char *format, ...)
@@ -72,6 +74,21 @@ void make_directories(const char *path)
 	(void)path;
 }
 
+bool entropy_add(const unsigned char *data, size_t length, struct problem *why)
+{
+	(void)data;
+	(void)why;
+	report("entropy bytes=%zu", length);
+	return true;
+}
+
+bool clock_correct(int64_t epoch_ms, struct problem *why)
+{
+	(void)why;
+	report("clock ms=%lld", (long long)epoch_ms);
+	return true;
+}
+
 void freeze_begin(void)
 {
 	frozen = true;
@@ -84,6 +101,11 @@ void freeze_end(void)
 }
 
 bool freeze_on(void)
+{
+	return frozen;
+}
+
+bool freeze_complete(void)
 {
 	return frozen;
 }
@@ -106,7 +128,8 @@ bool freeze_reaped(pid_t pid, int status)
 
 static void wake(int signal)
 {
-	(void)signal; /* only ends poll() */
+	if (signal == SIGTERM)
+		ending = 1; /* SIGCHLD only ends poll() */
 }
 
 static int listen_at(const char *path)
@@ -150,15 +173,15 @@ int main(int argc, char **argv)
 	}
 	configure(argv[2]);
 	sigaction(SIGCHLD, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
 	sigemptyset(&blocked);
 	sigaddset(&blocked, SIGCHLD);
+	sigaddset(&blocked, SIGTERM);
 	sigaddset(&blocked, SIGPIPE);
 	sigprocmask(SIG_BLOCK, &blocked, &waiting);
 	sigaddset(&waiting, SIGPIPE);
 	channel_listen(listen_at(argv[1]));
-	printf("ready\n");
-	fflush(stdout);
-	while (!stopping) {
+	while (!ending) {
 		struct pollset set = {.until = INT64_MAX};
 		struct timespec wait;
 		int status;

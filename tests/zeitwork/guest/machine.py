@@ -27,9 +27,13 @@ from pyroute2 import NetNS
 from actors.model.errors import Unavailable
 from actors.model.network import GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, Lease, guest_mac
 from actors.model.paths import HostPaths
+from actors.vm.agent.wire import PORT, SERIAL
+from tests.zeitwork.guest.agent_host import PATIENCE, AgentClient
 from zeitwork.guest.kernel import GuestKernel, fetch_kernel, load_guest
 
 LEASE = Lease(v6=IPv6Address("fd7a:77::2"), v4=IPv4Address("172.31.0.2"))
+#: What a restored machine gets in place of it; routed to the same TAP.
+OTHER = Lease(v6=IPv6Address("fd7a:77::3"), v4=IPv4Address("172.31.0.3"))
 CMDLINE = "console=ttyS0 reboot=k panic=1 quiet loglevel=1 random.trust_cpu=on"
 TAP = "zwtest0"
 NODAD = 0x02
@@ -141,10 +145,11 @@ def network() -> Iterator[Network]:
             netns.link("set", index=index, address=GATEWAY_MAC, state="up")
             netns.addr("add", index=index, address=str(GATEWAY_V4), prefixlen=32)
             netns.addr("add", index=index, address=str(GATEWAY_V6), prefixlen=64, flags=NODAD)
-            netns.route("add", dst=f"{LEASE.v4}/32", oif=index)
-            netns.route("add", dst=f"{LEASE.v6}/128", oif=index)
-            for address in (LEASE.v4, LEASE.v6):
-                netns.neigh("add", dst=str(address), lladdr=guest_mac(LEASE), ifindex=index, state=0x80)
+            for lease in (LEASE, OTHER):
+                netns.route("add", dst=f"{lease.v4}/32", oif=index)
+                netns.route("add", dst=f"{lease.v6}/128", oif=index)
+                for address in (lease.v4, lease.v6):
+                    netns.neigh("add", dst=str(address), lladdr=guest_mac(lease), ifindex=index, state=0x80)
             yield Network(name)
         finally:
             netns.remove()
@@ -153,8 +158,9 @@ def network() -> Iterator[Network]:
 class Machine:
     """A running monitor; its standard output is the guest's console. Killed when the block ends."""
 
-    def __init__(self, argv: list[str], control: Path) -> None:
+    def __init__(self, argv: list[str], control: Path, channel: Path) -> None:
         self.control = control
+        self.channel = channel
         self.output = b""
         self.process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
@@ -172,6 +178,33 @@ class Machine:
         self.process.kill()
         self.process.wait(10)
         self._pipe.close()
+
+    @contextlib.contextmanager
+    def agent(self) -> Iterator[AgentClient]:
+        """A connection to the agent in the guest, which has been greeted.
+
+        The first one after a snapshot may end without a word: the guest then learns that its connections are gone.
+        """
+        with contextlib.ExitStack() as stack:
+            for attempt in range(20):
+                connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+                connection.settimeout(3 + attempt)
+                connection.connect(str(self.channel))
+                try:
+                    self._reach_agent(connection)
+                    client = AgentClient(connection)
+                    client.hello()
+                except (TimeoutError, EOFError, ConnectionError):
+                    connection.close()
+                    time.sleep(0.1)
+                    continue
+                connection.settimeout(PATIENCE)
+                yield client
+                return
+            pytest.fail(f"the agent does not answer:\n{self.console[-4000:]}")
+
+    def _reach_agent(self, connection: socket.socket) -> None:
+        pass
 
     @property
     def console(self) -> str:
@@ -217,8 +250,11 @@ class Qemu(Machine):
         drives: Drives | None,
         net: Network | None = None,
         memory: int = 192,
+        restore: bool = False,
     ) -> None:
+        """Boot, or load what `save` wrote to ``folder`` and stay paused."""
         control = folder / "qmp"
+        self._state = folder / "state"
         argv = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", str(memory), "-smp", "1"]
         argv += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
         argv += ["-qmp", f"unix:{control},server=on,wait=off"]
@@ -230,18 +266,44 @@ class Qemu(Machine):
         backend = "user,id=n" if net is None else f"tap,id=n,ifname={TAP},script=no,downscript=no"
         if drives is not None:
             argv += ["-netdev", backend, "-device", card]
-        super().__init__(argv if net is None else net.inside(*argv), control)
+        channel = folder / "agent"
+        argv += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={channel},server=on,wait=off"]
+        argv += ["-device", f"virtserialport,chardev=agent,name={SERIAL}"]
+        argv += ["-S", "-incoming", f"exec:cat {self._state}"] if restore else []
+        super().__init__(argv if net is None else net.inside(*argv), control, channel)
 
-    def command(self, name: str, **arguments: object) -> None:
+    def save(self) -> None:
+        """Pause, and write the machine's state and memory."""
+        self.command("stop")
+        self.command("migrate", uri=f"exec:cat > {self._state}")
+        self._wait_migrated()
+
+    def resume(self) -> None:
+        self._wait_migrated()
+        self.command("cont")
+
+    def _wait_migrated(self) -> None:
+        end = time.monotonic() + PATIENCE
+        while (status := self.command("query-migrate").get("status")) != "completed":
+            assert status != "failed", self.console
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def command(self, name: str, **arguments: object) -> dict[str, object]:
+        answer = {}
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)
-            connection.connect(str(self.control))
+            while connection.connect_ex(str(self.control)) != 0:
+                assert self.process.poll() is None, self.console
+                time.sleep(0.02)
             with connection.makefile("rw") as stream:
                 for request in ({"execute": "qmp_capabilities"}, {"execute": name, "arguments": arguments}):
                     stream.write(json.dumps(request) + "\n")
                     stream.flush()
                     while "return" not in (answer := json.loads(stream.readline())):
                         assert "error" not in answer, answer
+        result: dict[str, object] = answer["return"]
+        return result
 
     def power_button(self) -> None:
         self.command("system_powerdown")
@@ -252,8 +314,11 @@ class Qemu(Machine):
 
 
 class Firecracker(Machine):
-    def __init__(self, folder: Path, binary: str, kernel: GuestKernel, drives: Drives, net: Network) -> None:
-        control = folder / "api.sock"
+    def __init__(
+        self, folder: Path, binary: str, kernel: GuestKernel, drives: Drives, net: Network, restore: bool = False
+    ) -> None:
+        """Boot, or load what `save` wrote to ``folder`` and stay paused."""
+        control, channel = folder / "api.sock", folder / "vsock"
         configuration = {
             "boot-source": {
                 "kernel_image_path": str(kernel.vmlinux),
@@ -266,17 +331,52 @@ class Firecracker(Machine):
                 for index, (path, read_only) in enumerate(drives.ordered())
             ],
             "network-interfaces": [{"iface_id": "eth0", "host_dev_name": TAP, "guest_mac": guest_mac(LEASE)}],
+            "vsock": {"guest_cid": 3, "uds_path": str(channel)},
         }
         (folder / "vm.json").write_text(json.dumps(configuration))
         (folder / "log").touch()
-        argv = [binary, "--api-sock", str(control), "--config-file", str(folder / "vm.json")]
-        super().__init__(net.inside(*argv, "--log-path", str(folder / "log")), control)
+        control.unlink(missing_ok=True)
+        channel.unlink(missing_ok=True)
+        argv = [binary, "--api-sock", str(control), "--log-path", str(folder / "log")]
+        argv += [] if restore else ["--config-file", str(folder / "vm.json")]
+        super().__init__(net.inside(*argv), control, channel)
+        self._state, self._memory = str(folder / "state"), str(folder / "memory")
+        if restore:
+            end = time.monotonic() + 20
+            while not control.exists():
+                assert time.monotonic() < end, self.console
+                time.sleep(0.01)
+            backend = {"backend_path": self._memory, "backend_type": "File"}
+            self._api("PUT", "/snapshot/load", {"snapshot_path": self._state, "mem_backend": backend})
 
     def ctrl_alt_del(self) -> None:
-        connection = http.client.HTTPConnection("localhost", timeout=20)
+        self._api("PUT", "/actions", {"action_type": "SendCtrlAltDel"})
+
+    def save(self) -> None:
+        """Pause, and write the machine's state and memory."""
+        self._api("PATCH", "/vm", {"state": "Paused"})
+        files = {"snapshot_path": self._state, "mem_file_path": self._memory}
+        self._api("PUT", "/snapshot/create", {"snapshot_type": "Full", **files})
+
+    def resume(self) -> None:
+        self._api("PATCH", "/vm", {"state": "Resumed"})
+
+    def _reach_agent(self, connection: socket.socket) -> None:
+        connection.sendall(f"CONNECT {PORT}\n".encode())
+        answer = b""
+        while not answer.endswith(b"\n"):
+            part = connection.recv(1)
+            if not part:
+                raise EOFError
+            answer += part
+        assert answer.startswith(b"OK ")
+
+    def _api(self, method: str, path: str, body: object) -> None:
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
         with contextlib.closing(connection), socket.socket(socket.AF_UNIX) as endpoint:
-            endpoint.settimeout(20)
+            endpoint.settimeout(PATIENCE)
             endpoint.connect(str(self.control))
             connection.sock = endpoint
-            connection.request("PUT", "/actions", json.dumps({"action_type": "SendCtrlAltDel"}))
-            assert connection.getresponse().status == 204
+            connection.request(method, path, json.dumps(body))
+            answer = connection.getresponse()
+            assert answer.status == 204, answer.read()
