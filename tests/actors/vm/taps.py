@@ -6,9 +6,12 @@ import contextlib
 import secrets
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+
+from actors.model.network import GATEWAY_MAC, GATEWAY_V4
 
 _MAC = bytes.fromhex("0600ac1f0001")
 _ARP = 0x0806
@@ -46,3 +49,29 @@ def mac_of(name: str, address: IPv4Address, seconds: float = 10.0) -> str:
                     if frame[20:22] == b"\x00\x02" and frame[28:32] == address.packed:
                         return frame[22:28].hex(":")
     return ""
+
+
+@contextlib.contextmanager
+def gateway(name: str) -> Iterator[None]:
+    """Be the gateway at this end of a TAP as far as guests need one: somebody who answers when asked for its MAC."""
+    over = threading.Event()
+    mac = bytes.fromhex(GATEWAY_MAC.replace(":", ""))
+
+    def answer() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ARP)) as cable:
+            cable.bind((name, _ARP))
+            cable.settimeout(0.2)
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    frame = cable.recv(2048)
+                    if frame[20:22] == b"\x00\x01" and frame[38:42] == GATEWAY_V4.packed:
+                        reply = frame[6:12] + mac + frame[12:20] + b"\x00\x02" + mac + GATEWAY_V4.packed
+                        cable.send(reply + frame[22:32])
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(10)
