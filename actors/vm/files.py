@@ -14,6 +14,10 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 #: FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE, without which it is refused; holes are whole pages.
 _PUNCH_HOLE, _PAGE = 3, 4096
 _CHATTER = "[DevPreview]"
+#: What to do about it.
+FREE_SPACE = "free some space there, for example by deleting images"
+#: Bytes that are as good as none.
+_LITTLE = 64 * 1024
 _PREFIX = re.compile(r"^\d{4}-\d\d-\d\dT\S+ \[[^\]]*\] ")
 
 
@@ -42,9 +46,22 @@ def refused(error: OSError, words: str) -> Failed:
     return Failed(
         words,
         code="disk-full" if full else None,
-        fix="free some space there, for example by deleting images" if full else None,
+        fix=FREE_SPACE if full else None,
         status=507 if full else None,
     )
+
+
+def first_full(*places: Path) -> Path | None:
+    """Return the first of some directories whose file system takes nothing more, None when all do. Blocking."""
+    for place in places:
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            continue
+        # Some file systems have no fixed number of files, and say 0 of 0.
+        if found.f_bavail * found.f_frsize < _LITTLE or (found.f_files and not found.f_favail):
+            return place
+    return None
 
 
 def sync_directory(path: Path) -> None:
