@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from actors.model.crash_points import CrashPoint
-from actors.model.errors import InvalidInput, Problem
+from actors.model.errors import Conflict, InvalidInput, Problem
 from actors.model.network import HostNetwork, Lease
 from actors.tap import ground, links, sysctls
 from actors.tap.links import OwnedTap
@@ -119,9 +119,9 @@ class NetworkHost:
         return steps
 
     async def down(self, placement_id: UUID, lease: Lease) -> None:
-        """Remove a placement's TAP, then its rules."""
+        """Remove a placement's TAP, then its rules. A device of somebody else's under that name stays."""
         name = tap_name(placement_id)
-        await trio.to_thread.run_sync(links.remove_tap, name)
+        await self._remove(name)
         crash.point(CrashPoint.TAP_DROPPED)
         await self._commit(_Change("remove", Guest(name, lease)))
 
@@ -129,8 +129,15 @@ class NetworkHost:
         """Remove the TAP and rules of a placement of which nothing else is known any more, its lease neither."""
         if name != tap_name(placement_id):
             raise InvalidInput(f"{name} is not the name of the TAP of placement {placement_id}")
-        await trio.to_thread.run_sync(links.remove_tap, name)
+        await self._remove(name)
         await self._forget(lambda tap: tap == name)
+
+    async def _remove(self, name: str) -> None:
+        try:
+            await trio.to_thread.run_sync(links.remove_tap, name)
+        except Conflict as conflict:
+            # Then there never was one of ours: whoever waits for its end must not wait for the owner's.
+            _log.warning("a device that is not ours is left alone", device=name, reason=conflict.detail)
 
     async def taps(self) -> dict[UUID, OwnedTap]:
         """Return this host's TAPs that exist on the machine, by placement id."""

@@ -231,7 +231,9 @@ def rotate(console: Path, limit: int = ROTATE_AT, keep: int = ROTATE_KEEP) -> bo
 
 
 def shrink(console: Path, limit: int) -> None:
-    """Keep only the last ``limit`` bytes of a console that nobody writes any more. Blocking."""
+    """Keep only the last ``limit`` bytes of a console that nobody writes any more. Blocking. Raises `OSError`."""
+    if console.stat().st_size <= limit and not any(path.exists() for path in rotated(console)):
+        return
     data = tail(console, limit)
     for path in rotated(console):
         path.unlink(missing_ok=True)

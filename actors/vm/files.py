@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from actors.model.errors import Failed
@@ -14,6 +15,10 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 #: FALLOC_FL_PUNCH_HOLE with FALLOC_FL_KEEP_SIZE, without which it is refused; holes are whole pages.
 _PUNCH_HOLE, _PAGE = 3, 4096
 _CHATTER = "[DevPreview]"
+#: What to do about it.
+FREE_SPACE = "free some space there, for example by deleting images"
+#: Bytes that are as good as none.
+_LITTLE = 64 * 1024
 _PREFIX = re.compile(r"^\d{4}-\d\d-\d\dT\S+ \[[^\]]*\] ")
 
 
@@ -42,7 +47,7 @@ def refused(error: OSError, words: str) -> Failed:
     return Failed(
         words,
         code="disk-full" if full else None,
-        fix="free some space there, for example by deleting images" if full else None,
+        fix=FREE_SPACE if full else None,
         status=507 if full else None,
     )
 
@@ -50,12 +55,26 @@ def refused(error: OSError, words: str) -> Failed:
 def keep_end(path: Path, content: bytes) -> None:
     """Let ``content``, the end of a file that nobody writes any more, take its place; b"" removes it. Blocking.
 
-    It is a new file: the old one may be long, full of holes, and belong to a user of its own.
+    It is a new file: the old one may be long, full of holes, and belong to a user of its own. On a full disk it goes.
     """
     if content.strip(b"\0"):
-        write_atomic(path, content.replace(b"\0", b""), durable=False)
-    else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            write_atomic(path, content.replace(b"\0", b""), durable=False)
+            return
+    path.unlink(missing_ok=True)
+
+
+def first_full(*places: Path) -> Path | None:
+    """Return the first of some directories whose file system takes nothing more, None when all do. Blocking."""
+    for place in places:
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            continue
+        # Some file systems have no fixed number of files, and say 0 of 0.
+        if found.f_bavail * found.f_frsize < _LITTLE or (found.f_files and not found.f_favail):
+            return place
+    return None
 
 
 def sync_directory(path: Path) -> None:

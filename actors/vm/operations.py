@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -13,7 +14,7 @@ from actors.vm import snapshots, work
 from actors.vm.cgroup import Cgroup
 from actors.vm.console import Follower, gather
 from actors.vm.disk import make_disk, restore_disk, save_disk
-from actors.vm.files import last_words
+from actors.vm.files import first_full, last_words
 from actors.vm.guest import CONSOLE, DISK, LOG, TEMPLATES
 from actors.vm.intent import Intent
 from actors.vm.machine import Hypervisor
@@ -139,7 +140,7 @@ class HostOperations:
         return await trio.to_thread.run_sync(self._gather, nonce, started, status, ran)
 
     def _gather(self, nonce: str, started: bool, status: int | None, ran: float | None) -> Evidence:
-        return gather(
+        evidence = gather(
             self._data / CONSOLE,
             nonce,
             started=started,
@@ -148,6 +149,9 @@ class HostOperations:
             vmm_words=last_words(self._data / LOG, 500),
             ran=ran,
         )
+        if first_full(self._data) is None:
+            return evidence
+        return replace(evidence, output=(*evidence.output, "(the host's disk is full: the console ends early)"))
 
     def reader(self) -> Reader:
         """Return a reader of the console from its beginning."""

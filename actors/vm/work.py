@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from uuid import UUID
 import trio
 
 from actors.model.crash_points import CrashPoint
-from actors.model.errors import Unavailable
+from actors.model.errors import Failed, Problem, Unavailable
 from actors.model.ids import short_id
 from actors.model.image import RootImage
 from actors.model.records import Placement
@@ -23,7 +24,7 @@ from actors.vm.cgroup import Cgroup
 from actors.vm.config_drive import encode
 from actors.vm.console import mark, shrink, tail
 from actors.vm.figures import read_last_figures
-from actors.vm.files import keep_end, size, unwritable, write_atomic
+from actors.vm.files import FREE_SPACE, first_full, keep_end, size, unwritable, write_atomic
 from actors.vm.guest import CONFIG, CONSOLE, DISK, FIGURES, KEPT, LOG, guest_config, machine
 from actors.vm.hold import introduce
 from actors.vm.intent import Intent
@@ -115,6 +116,14 @@ async def start_machine(settings: VmSettings, placement: Placement, launching: L
         process, pid_file = await launch(hypervisor, spec, began)
     except OSError as error:
         raise unwritable(error, run) from error
+    except Problem as problem:
+        full = await trio.to_thread.run_sync(first_full, data, run)
+        if full is None:
+            raise
+        # Monitors say this in many ways, and nothing at all where their log is on that disk.
+        raise Failed(
+            f"{problem.detail} (the disk of {full} is full)", code="disk-full", fix=FREE_SPACE, status=507
+        ) from problem
     return Launched(process, pid_file, intent)
 
 
@@ -155,7 +164,8 @@ def forget(data: Path) -> None:
         return
     console = data / CONSOLE
     if console.exists():
-        shrink(console, KEPT_CONSOLE)
+        with suppress(OSError):  # on a disk that is full it stays as it is
+            shrink(console, KEPT_CONSOLE)
     last = read_last_figures(data / FIGURES)
     keep_end(data / FIGURES, b"" if last is None else json.dumps(last).encode() + b"\n")
     keep_end(data / LOG, tail(data / LOG, KEPT_LOG))

@@ -40,8 +40,8 @@ _BESIDE = {LogSource.MONITOR: LOG, LogSource.FIGURES: FIGURES}
 
 
 class LogQuery(Input):
-    """``follow`` goes on as it is written; ``tail`` begins with the last so many lines; ``placement_id`` picks an earlier
-    try instead of the newest. ``source`` is the guest's console, the monitor's own log, or the monitor's figures (JSON).
+    """``follow`` goes on as it is written; ``tail`` begins with the last so many lines; ``placement_id`` picks an
+    earlier try instead of the newest. ``source``: the guest's console, its monitor's own log, or that one's figures.
     """
 
     source: LogSource = LogSource.CONSOLE

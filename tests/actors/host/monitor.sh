@@ -24,6 +24,9 @@ case $play in
 /short) echo "no database" >>"$console"; sleep 0.1; say exited status=7; say halting; exit 0 ;;
 /panic) echo "[    1.0] Kernel panic - not syncing: Attempted to kill init" >>"$console"; exit 0 ;;
 /deaf) exec sleep 600 ;;
+# Much more than is kept, faster than it is looked at; then it goes on as it should.
+/flood) head -c 48000000 /dev/zero | tr '\0' x >>"$console"; touch "$run/flooded"
+    while [ ! -e "$run/stop0" ]; do echo "still here" >>"$console"; sleep 0.02; done ;;
 /keyboard) while [ ! -e "$run/stop1" ]; do sleep 0.02; done ;;
 *) while [ ! -e "$run/stop0" ]; do sleep 0.02; done ;;
 esac

@@ -57,6 +57,7 @@ class Process:
     nonce: str
     life: Life
     configured: bool = False
+    paused: bool = False
     asked: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     status: int = 0
@@ -150,6 +151,8 @@ class Machine:
 
             nursery.start_soon(killed)
             await process.asked.wait()
+            while process.paused:  # noqa: ASYNC110 - one that is held still hears nothing
+                await trio.sleep(0.05)
             if self.deaf:
                 await trio.sleep_forever()
             await trio.sleep(HALT)
@@ -229,15 +232,31 @@ class Monitors:
 
     async def request_shutdown(self, run: Path, attempt: int) -> None:
         await trio.lowlevel.checkpoint()
-        if not self.machine.running:
-            raise Failed("nobody listens")
+        process = self._one()
         if not self.life.dead:
-            self.machine.running[0].asked.set()
+            process.asked.set()
         await trio.lowlevel.checkpoint()
 
     async def paused(self, run: Path) -> bool:
         await trio.lowlevel.checkpoint()
-        return False
+        return self._one().paused
+
+    async def pause(self, run: Path) -> None:
+        await self._hold(True)
+
+    async def resume(self, run: Path) -> None:
+        await self._hold(False)
+
+    async def _hold(self, paused: bool) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self.life.dead:
+            self._one().paused = paused
+        await trio.lowlevel.checkpoint()
+
+    def _one(self) -> Process:
+        if not self.machine.running:
+            raise Failed("nobody listens")
+        return self.machine.running[0]
 
 
 class ModelOperations:

@@ -94,6 +94,10 @@ class Stage:
         """From here on steps count."""
         self.killer.armed = True
 
+    def pause(self, paused: bool) -> None:
+        self.database.row = replace(self.database.row, paused=paused)
+        self.host.tell(Wake("test"))
+
     def stop(self, *, force: bool = False) -> None:
         self.database.row = replace(self.database.row, wanted=False, force=force)
         if self.host is not None:
@@ -103,7 +107,14 @@ class Stage:
     def up(self) -> bool:
         machine = self.machine
         noted = machine.pid_file is not None and machine.pid_file.app_started_at is not None
-        return self.database.row.state is PlacementState.RUNNING and len(machine.running) == 1 and noted
+        runs = [process.paused for process in machine.running] == [False]
+        return self.database.row.state is PlacementState.RUNNING and runs and noted
+
+    @property
+    def held_still(self) -> bool:
+        """It is paused, and known to be."""
+        still = [process.paused for process in self.machine.running]
+        return still == [True] and self.database.row.state is PlacementState.PAUSED
 
     @property
     def gone(self) -> bool:

@@ -66,6 +66,22 @@ async def park_it(stage: Stage) -> None:
     await park(stage)
 
 
+async def pause(stage: Stage) -> None:
+    await stage.until(lambda: stage.up)
+    stage.arm()
+    stage.pause(True)
+    await stage.until(lambda: stage.held_still)
+
+
+async def resume(stage: Stage) -> None:
+    await stage.until(lambda: stage.up)
+    stage.pause(True)
+    await stage.until(lambda: stage.held_still)
+    stage.arm()
+    stage.pause(False)
+    await stage.until(lambda: stage.up)
+
+
 async def crash(stage: Stage) -> None:
     """The app ends by itself a second after its start, and is started again."""
     await stage.until(lambda: stage.up)
@@ -212,6 +228,29 @@ def test_parking_is_undone_or_completed_wherever_it_was_killed_and_keeps_the_dis
 
 def test_what_was_being_parked_is_undone_wherever_it_was_killed_once_it_is_not_wanted() -> None:
     every_await([park_it, end], lambda stage: told_once(stage), between=unwanted)
+
+
+def test_a_pause_is_completed_wherever_it_was_killed() -> None:
+    async def go_on(stage: Stage) -> None:
+        await stage.until(lambda: stage.held_still)
+        stage.pause(False)
+        await last(stage)
+
+    every_await([pause, go_on], same_machine)
+
+
+def test_going_on_is_completed_wherever_it_was_killed() -> None:
+    every_await([resume, last], same_machine)
+
+
+@pytest.mark.parametrize("how", [pause, resume])
+def test_what_was_being_paused_is_stopped_wherever_it_was_killed(how: Script) -> None:
+    every_await([how, end], same_machine, between=unwanted)
+
+
+def same_machine(stage: Stage) -> None:
+    told_once(stage)
+    assert len(stage.machine.processes) == 1
 
 
 def test_a_crash_is_told_once_and_the_app_runs_again_wherever_its_host_was_killed() -> None:
