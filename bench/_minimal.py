@@ -41,7 +41,7 @@ def jailer() -> Path | None:
     return _existing("ZEITWORK_TEST_JAILER")
 
 
-def guest() -> Path | None:
+def kernel_file() -> Path | None:
     """Return the minimal guest's path, None when it is not here."""
     return _existing("ZEITWORK_TEST_MINIMAL_GUEST")
 
@@ -57,7 +57,7 @@ def missing() -> str | None:
         return reason
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "/dev/kvm is missing or not writable"
-    if binary() is None or guest() is None:
+    if binary() is None or kernel_file() is None:
         return "ZEITWORK_TEST_FIRECRACKER or ZEITWORK_TEST_MINIMAL_GUEST does not name a file"
     return None
 
@@ -137,10 +137,10 @@ def wait_running(host: Host, count: int, seconds: float = 120, every: float = 0.
     until(running, f"{count} running instances", seconds, every)
 
 
-async def _choose(config: Config, paths: HostPaths, image: GuestImage) -> Hypervisor:
+async def _choose(config: Config, paths: HostPaths, guest: GuestImage) -> Hypervisor:
     """Stand for `zeitwork.tree._choose`: nothing is probed, as the minimal guest has no init to reach."""
-    del image
-    found, kernel = tree.find_firecracker(config, paths), guest()
+    del guest
+    found, kernel = tree.find_firecracker(config, paths), kernel_file()
     assert found is not None
     assert kernel is not None
     return Minimal(found, jailer=tree.find_jailer(config, paths), kernel=kernel)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
 from actors.model.errors import Failed, Unavailable
+from actors.tap import nfnetlink
+from actors.tap.nft import render_elements
 
 #: Seconds that one call may take; it usually takes ten milliseconds.
 DEADLINE = 15.0
@@ -15,9 +18,22 @@ DEADLINE = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Nft:
-    """The ``nft`` command. Acts in the network namespace of the calling process."""
+    """The ``nft`` command. Acts in the network namespace of the calling process.
+
+    ``direct``: elements of sets are told to the kernel without it, where the kernel takes them.
+    """
 
     binary: str = "nft"
+    direct: bool = True
+
+    async def change(self, table: str, changes: Sequence[nfnetlink.Change]) -> None:
+        """Add and delete elements of sets in one transaction: all of it happens or nothing. Raises `Problem`.
+
+        Adding what is there does no harm; deleting what is not is refused.
+        """
+        if self.direct and await trio.to_thread.run_sync(nfnetlink.apply, table, changes):
+            return
+        await self.apply("".join(render_elements(verb, table, {name: items}) for verb, name, items in changes))
 
     async def apply(self, script: str) -> None:
         """Run a script as one transaction: all of it happens or nothing. Raises `Problem`."""
