@@ -99,7 +99,7 @@ class Minimal(Firecracker):
 
 def minimal(spec: MachineSpec, kernel: Path, address: IPv4Address) -> MachineSpec:
     """Return ``spec`` with the minimal guest, which answers at ``address``. Pure."""
-    return replace(spec, kernel=kernel, initrd=None, cmdline=f"console=ttyS0 ip={address}", agent=False)
+    return replace(spec, kernel=kernel, initrd=None, cmdline=f"console=ttyS0 ip={address}")
 
 
 def answers(address: str, seconds: float) -> bool:
@@ -121,7 +121,7 @@ def answers(address: str, seconds: float) -> bool:
 def a_minimal_host(*arguments: str) -> Iterator[Host]:
     """Yield such a host, not started. `missing` must have said None."""
     jails = jailer()
-    own = ("--hypervisor", "firecracker", "--firecracker", str(binary()), "--jailer", str(jails or "off"), *arguments)
+    own = ("--vcpu-overcommit", "100", "--hypervisor", "firecracker", "--firecracker", str(binary()), "--jailer", str(jails or "off"), *arguments)
     with a_host(*own) as host:
         host.module = "bench._minimal"
         yield host

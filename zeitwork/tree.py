@@ -372,7 +372,7 @@ async def _start_actors(
     leftovers = VmLeftovers(paths, settings.cgroup, network.drop, network.names)
     files = SnapshotFiles(paths.snapshots, settings.cluster_id)
     wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
-        HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified")),
+        HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified", quick=True)),
         HEALTH: (("zw_placements", "zw_observed"), lambda: HealthWake("notified")),
         IMAGES: (("zw_images",), lambda: ImagesWake("notified")),
         # Of a placement's changes only its removal matters here, and that is told as its instance's too.
