@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -60,7 +61,8 @@ def assets() -> Path | None:
 
 def environment(pycache: Path) -> dict[str, str]:
     """Return the environment of measured processes: byte code is kept, as an installation keeps it."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("ZEITWORK_", "PYTHON"))}
+    ours = re.compile(r"ZEITWORK_(?!TEST_)|PYTHON")
+    keep = {name: value for name, value in os.environ.items() if not ours.match(name)}
     return keep | {"PYTHONPYCACHEPREFIX": str(pycache), "PYTHONPATH": str(ROOT)}
 
 
@@ -91,13 +93,14 @@ def cpu_of(pid: int) -> float:
 
 @dataclass
 class Host:
-    """One ``zeitwork run``. ``start`` returns once ``/health`` answers 200."""
+    """One ``zeitwork run``. ``start`` returns once ``/health`` answers 200. ``module`` is what Python runs."""
 
     directory: Path
     port: int
     arguments: list[str]
     process: subprocess.Popen[bytes] | None = None
     seen: list[dict[str, Any]] = field(default_factory=list)
+    module: str = "zeitwork"
     _read: int = 0
 
     @property
@@ -116,7 +119,7 @@ class Host:
         place = assets()
         assert place is not None
         command = [
-            sys.executable, "-m", "zeitwork", "run", "--data-dir", str(self.directory / "data"),
+            sys.executable, "-m", self.module, "run", "--data-dir", str(self.directory / "data"),
             "--http", f"127.0.0.1:{self.port}", "--log-format", "json", "--stop-vms", *self.arguments,
         ]  # fmt: skip
         variables = environment(self.directory / "pycache") | {"ZEITWORK_ASSETS_DIR": str(place)}
@@ -162,6 +165,17 @@ class Host:
             raise RuntimeError(f"{method} {path}: {status} {answer}")
         return answer
 
+    def every(self, what: str, query: str = "") -> list[dict[str, Any]]:
+        """Return all items of a list, such as ``instances``, whatever its pages."""
+        items: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            page = self.ask("GET", f"/api/v1/{what}?limit=500&{query}{cursor}")
+            items += page["items"]
+            if page.get("next_cursor") is None:
+                return items
+            cursor = f"&cursor={page['next_cursor']}"
+
     def events(self) -> list[dict[str, Any]]:
         """Return all lines of the log so far."""
         with self.log.open("rb") as log:
@@ -189,13 +203,13 @@ class Host:
 
     def clear(self) -> None:
         """Remove all instances and wait until nothing is left of them."""
-        for item in self.ask("GET", "/api/v1/instances")["items"]:
+        for item in self.every("instances"):
             self.ask("DELETE", f"/api/v1/instances/{item['id']}?confirm=true&force=true")
         self.wait_for_none()
 
     def wait_for_none(self) -> None:
         """Wait until nothing is left of any instance."""
-        until(lambda: not self.ask("GET", "/api/v1/instances")["items"], "the instances' end", every=0.05)
+        until(lambda: not self.every("instances"), "the instances' end", seconds=180, every=0.05)
 
 
 @contextmanager

@@ -133,6 +133,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                 if config.hypervisor != "auto":
                     # Whoever insists learns at once that it can't be; otherwise the first VM finds out.
                     await hypervisors.get()
+                cores = max(1, len(os.sched_getaffinity(0)))
                 settings = VmSettings(
                     paths=paths,
                     cluster_id=str(cluster.id),
@@ -141,7 +142,8 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                     cgroup=cgroup_parent(config.tag),
                     uid_base=config.vm_uid_base,
                     dns=machine.resolvers(),
-                    boots=trio.Semaphore(max(1, len(os.sched_getaffinity(0)))),
+                    boots=trio.Semaphore(cores),
+                    starts=trio.Semaphore(4 * cores),
                 )
                 async with System(env) as system:
                     host = RunningHost(node.id, config.api_socket, None, system, hypervisors)
@@ -370,8 +372,8 @@ async def _start_actors(
     leftovers = VmLeftovers(paths, settings.cgroup, network.drop, network.names)
     files = SnapshotFiles(paths.snapshots, settings.cluster_id)
     wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
-        HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified")),
-        HEALTH: (("zw_placements",), lambda: HealthWake("notified")),
+        HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified", quick=True)),
+        HEALTH: (("zw_placements", "zw_observed"), lambda: HealthWake("notified")),
         IMAGES: (("zw_images",), lambda: ImagesWake("notified")),
         # Of a placement's changes only its removal matters here, and that is told as its instance's too.
         "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),

@@ -42,7 +42,7 @@ class _Looked(Message):
     placements: tuple[Placement, ...]
     found: tuple[Leftover, ...]
     tombstones: frozenset[UUID]
-    strangers: tuple[str, ...]
+    strangers: tuple[str, ...] | None  # None: neither they nor leftovers were looked for
     doomed: frozenset[UUID]
 
 
@@ -126,6 +126,7 @@ class Host(Actor):
         self._strangers: tuple[str, ...] = ()
         self._busy = False
         self._again = False
+        self._thorough = True  # what the next reading looks for
         self._failures = 0
         self._reconciled_at: float | None = None
         self._error: str | None = None
@@ -147,8 +148,8 @@ class Host(Actor):
     async def receive(self, message: Message) -> None:
         """Handle a hint, a report of a virtual machine, or a request."""
         match message:
-            case Wake():
-                self._request()
+            case Wake(quick=quick):
+                self._request(thorough=not quick)
             case _Looked():
                 self._looked(message)
             case _LookFailed(error=error):
@@ -193,28 +194,34 @@ class Host(Actor):
 
     # --- reading
 
-    def _request(self) -> None:
+    def _request(self, *, thorough: bool = True) -> None:
+        self._thorough = self._thorough or thorough
         if self._busy:
             self._again = True
             return
+        # An orphan may have become one that may be destroyed.
+        thorough, self._thorough = self._thorough or bool(self._orphans), False
         self._busy, self._again = True, False
         self.ctx.effect(
-            partial(self._look, frozenset(self._entries)),
+            partial(self._look, frozenset(self._entries), thorough),
             name="look",
             deadline=_LOOK_DEADLINE,
             then=lambda looked: looked,
             failed=_LookFailed,
         )
 
-    async def _look(self, children: frozenset[UUID]) -> _Looked:
+    async def _look(self, children: frozenset[UUID], thorough: bool) -> _Looked:
         # Leftovers first: what a child drops meanwhile is then in the database as removed, not the other way round.
-        found = await self._leftovers.scan(children)
+        found = await self._leftovers.scan(children) if thorough else ()
         placements = await self._store.placements(self._node_id)
         odd = unknown(placements, children, found)
         tombstones = await self._store.tombstones(self._node_id, odd) if odd else set()
-        known = {placement.id for placement in placements} | {leftover.placement_id for leftover in found} | children
-        strangers = await self._leftovers.strangers(known)
-        doomed = await self._snapshots.deleting(self._node_id, await self._files.scan())
+        strangers: tuple[str, ...] | None = None
+        if thorough:
+            mine = {placement.id for placement in placements} | {leftover.placement_id for leftover in found}
+            strangers = await self._leftovers.strangers(mine | children)
+        files = await self._files.scan()
+        doomed = await self._snapshots.deleting(self._node_id, files) if files else set()
         return _Looked(tuple(placements), found, frozenset(tombstones), strangers, frozenset(doomed))
 
     def _looked(self, looked: _Looked) -> None:
@@ -227,14 +234,15 @@ class Host(Actor):
             key: Child(entry.told, entry.disowned, entry.paused, entry.snapshots) for key, entry in ready.items()
         }
         decisions = decide(looked.placements, children, looked.found, looked.tombstones, self._cluster_id)
-        self._tell_of(decisions.orphans, looked.strangers)
+        if looked.strangers is not None:
+            self._tell_of(decisions.orphans, looked.strangers)
         if not self._closed:
             self._carry_out(decisions, ready)
             for snapshot in looked.doomed - self._destroying_snapshots:
                 self._destroy_snapshot(snapshot)
         self._busy = False
         if self._again:
-            self._request()
+            self._request(thorough=False)
 
     def _carry_out(self, decisions: Decisions, ready: dict[UUID, _Entry]) -> None:
         for placement in decisions.start:
@@ -273,6 +281,7 @@ class Host(Actor):
         wait = self.ctx.env.random.uniform(ceiling / 2, ceiling)
         self.ctx.log.warning("placements could not be read", error=str(error), retry_in=round(wait, 2))
         self._busy = self._again = False
+        self._thorough = True
         # One retry at a time: the slow timer fails too, and must not add one of its own each time.
         if self._retry is not None:
             self._retry.cancel()

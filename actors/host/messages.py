@@ -11,9 +11,13 @@ from runtime import Message, Request
 
 @dataclass(frozen=True, slots=True)
 class Wake(Message):
-    """Read this host's placements again, now. ``reason`` is for the log."""
+    """Read this host's placements again, now. ``reason`` is for the log.
+
+    ``quick``: only what is wanted has changed, so what may lie around here is not looked for.
+    """
 
     reason: str = "timer"
+    quick: bool = False
 
 
 @dataclass(frozen=True, slots=True)

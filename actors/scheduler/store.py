@@ -72,6 +72,6 @@ class SchedulingStore(Protocol):
     async def apply_plan(self, plan: Plan) -> tuple[Postponed, ...]:
         """Commit each assignment with its addresses, and each reason; return those that capacity or state refused.
 
-        One transaction for each assignment: a refusal of one (checked by the database itself) leaves the others.
-        Applying the same assignment twice makes one placement.
+        A refusal of one (checked by the database itself) leaves the others. Applying the same assignment twice makes
+        one placement.
         """

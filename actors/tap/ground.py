@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.model.network import HostNetwork
-from actors.tap.links import ROUTE_PROTOCOL
+from actors.tap.batch import ROUTE_PROTOCOL
 from actors.tap.netlink import code, netlink
 from actors.tap.refusals import refusal
 from actors.tap.sysctls import read

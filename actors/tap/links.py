@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 from dataclasses import dataclass, replace
 from ipaddress import (
@@ -24,6 +25,8 @@ from uuid import UUID
 
 from actors.model.crash_points import CrashPoint
 from actors.model.errors import Conflict, Failed
+from actors.tap import batch
+from actors.tap.batch import ROUTE_PROTOCOL
 from actors.tap.netlink import addresses_of, code, neighbours_of, netlink, routes_of
 from actors.tap.refusals import refusal
 from actors.tap.sysctls import link_sysctls, write_existing
@@ -43,8 +46,6 @@ from actors.tap.wanted import (
 from runtime import crash
 
 TUN_DEVICE = Path("/dev/net/tun")
-#: Number in a route's "protocol" by which our routes are told from anybody else's (`ip route show proto 201`).
-ROUTE_PROTOCOL = 201
 
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_TUN_EXCL = 0x0002, 0x1000, 0x8000
@@ -55,30 +56,40 @@ _NUD_PERMANENT = 0x80
 _RTN_UNICAST = 1
 
 
+#: What a device is that was made a moment ago, with a MAC address that the kernel drew.
+_NOTHING = Facts("", "", False, frozenset(), frozenset(), frozenset())
+
+
 def ensure_tap(name: str, wanted: Facts, *, uid: int | None = None) -> list[Step]:
     """Make the TAP ``name`` look like ``wanted``; return what had to be changed (nothing when all was right).
 
     A TAP that is there is adopted: a VM may be using it. ``uid`` is the user that may attach to it (None: root only).
     Raises `Conflict` when the name or an address belongs to something else, other `Problem` when the kernel refuses.
     """
+    ipv6 = any(address.version == 6 for address in wanted.addresses)
+    if _index(name) is None:
+        _create(name, uid)
+        crash.point(CrashPoint.TAP_CREATED)
+        index = _index(name)
+        if index is None:
+            raise Failed(f"the TAP {name} vanished right after it was made")
+        write_existing(link_sysctls(name, ipv6=ipv6))
+        # It has nothing yet, so nothing needs to be looked for.
+        steps = mend(_NOTHING, wanted)
+        if batch.apply(index, steps):
+            return steps
     with netlink() as connection:
         link = _find(connection, name)
-        made = link is None
         if link is None:
-            _create(name, uid)
-            crash.point(CrashPoint.TAP_CREATED)
-            link = _find(connection, name)
-            if link is None:
-                raise Failed(f"the TAP {name} vanished right after it was made")
-        elif not _is_tap(link):
+            raise Failed(f"the TAP {name} vanished while it was looked at", fix="try again")
+        if not _is_tap(link):
             raise Conflict(
                 f"there is a network device {name} that is not a TAP of Zeitwork",
                 fix=f"remove or rename it: ip link delete {name}",
             )
-        ipv6 = any(address.version == 6 for address in wanted.addresses)
         write_existing(link_sysctls(name, ipv6=ipv6))
         index = int(link["index"])
-        found = _fresh(link) if made else _facts(connection, link)
+        found = _facts(connection, link)
         if not found.up:
             found = replace(found, routes=frozenset(), neighbours=frozenset())
         steps = mend(found, wanted)
@@ -126,6 +137,13 @@ def owned_taps(owner: str) -> dict[UUID, OwnedTap]:
     return found
 
 
+def _index(name: str) -> int | None:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
 def _find(connection: Any, name: str) -> Any | None:
     try:
         return next(iter(connection.link("get", ifname=name)), None)
@@ -160,13 +178,6 @@ def _create(name: str, uid: int | None) -> None:
         raise refusal(f"make the TAP {name}", error) from error
     finally:
         os.close(device)
-
-
-def _fresh(link: Any) -> Facts:
-    """Return what a device is that was made a moment ago: it has nothing yet, so nothing needs to be looked for."""
-    nothing: frozenset[Any] = frozenset()
-    mac = str(link.get("IFLA_ADDRESS"))
-    return Facts(mac=mac, alias="", up=False, addresses=nothing, routes=nothing, neighbours=nothing)
 
 
 def _facts(connection: Any, link: Any) -> Facts:

@@ -14,7 +14,7 @@ import trio
 from actors.model.crash_points import CrashPoint
 from actors.model.errors import Conflict, InvalidInput, Problem
 from actors.model.network import HostNetwork, Lease
-from actors.tap import ground, links, sysctls
+from actors.tap import ground, links, nfnetlink, sysctls
 from actors.tap.links import OwnedTap
 from actors.tap.nft import (
     FAMILY,
@@ -226,16 +226,16 @@ class NetworkHost:
             await self._apply_together([own])
 
     async def _apply_together(self, batch: list[_Change]) -> None:
-        script = "".join(self._script(change) for change in batch)
+        changes = [item for change in batch for item in _changes(change)]
         try:
-            await self.nft.apply(script)
+            await self.nft.change(self.table, changes)
         except Problem:
             # The usual cause: somebody removed our table. Write it anew, and once more.
             found = await self._look()
             if found is not None and found.current:
                 raise
             await self._mend()
-            await self.nft.apply(script)
+            await self.nft.change(self.table, changes)
         for change in batch:
             change.done = True
             if change.verb == "add":
@@ -243,10 +243,12 @@ class NetworkHost:
             else:
                 self._guests.pop(change.guest.tap, None)
 
-    def _script(self, change: _Change) -> str:
-        content = elements([change.guest])
-        add = render_elements("add", self.table, content)
-        return add if change.verb == "add" else add + render_elements("delete", self.table, content)
+
+def _changes(change: _Change) -> list[nfnetlink.Change]:
+    content = [(name, items) for name, items in elements([change.guest]).items() if items]
+    add: list[nfnetlink.Change] = [("add", name, items) for name, items in content]
+    # "add" first: deleting what is not there would fail the whole transaction.
+    return add if change.verb == "add" else [*add, *(("delete", name, items) for name, items in content)]
 
 
 async def remove_leftovers(tag: str, record: Path, *, nft: Nft | None = None) -> list[str]:

@@ -168,7 +168,7 @@ class VmActor(Actor):
         self._line_effect: Effect | None = None
         self._pulsing = False
         self._doubt = ""
-        self._boot_slot = False
+        self._boot_slot: trio.Semaphore | None = None
         self._rotating = False
         self._tick: Any = None
         self._since = 0.0
@@ -457,8 +457,9 @@ class VmActor(Actor):
         assert self._tap_device is not None
         assert self._hypervisor is not None
         asked = self.ctx.env.monotonic()
-        await self._settings.boots.acquire()
-        self._boot_slot = True
+        slots = self._settings.slots(self._hypervisor.acceleration)
+        await slots.acquire()
+        self._boot_slot = slots
         if (waited := self.ctx.env.monotonic() - asked) >= 0.001:
             self.ctx.log.info(
                 "other guests booted first", placement=str(self._placement.id), waited_ms=round(waited * 1000, 1)
@@ -698,9 +699,9 @@ class VmActor(Actor):
         return replace(self._settings.limits(acceleration), own=self._placement.stop_timeout)
 
     def _free_slot(self) -> None:
-        if self._boot_slot:
-            self._boot_slot = False
-            self._settings.boots.release()
+        if self._boot_slot is not None:
+            self._boot_slot.release()
+            self._boot_slot = None
 
     def _view(self) -> VmView:
         intent = self._intent

@@ -55,8 +55,9 @@ class VmSettings:
 
     ``cgroup`` is the parent of their groups: it keeps two hosts on one machine apart. ``uid_base`` is
     the first user of jailed monitors. ``dns`` are the resolvers that
-    guests are told. ``boots`` bounds how many guests boot at once: under translation no more than cores. ``limits`` are
-    the deadlines for each kind of acceleration, ``control`` gives the hypervisor of a monitor that was found running.
+    guests are told. ``boots`` bounds how many guests boot at once under translation: no more than cores; ``starts``
+    how many do where the CPU runs them itself. ``limits`` are the deadlines for each kind of acceleration, ``control``
+    gives the hypervisor of a monitor that was found running.
     ``agents`` is where the links to their guests are found, ``pulse`` the seconds between heartbeats.
     """
 
@@ -68,10 +69,15 @@ class VmSettings:
     uid_base: int = UID_BASE
     dns: tuple[str, ...] = ()
     boots: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(2))
+    starts: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(8))
     limits: Callable[[Acceleration], Limits] = _LIMITS.__getitem__
     control: Callable[[str, str], Hypervisor] = by_name
     agents: Agents = field(default_factory=Agents)
     pulse: float = 10.0
+
+    def slots(self, acceleration: Acceleration) -> trio.Semaphore:
+        """Return what bounds the boots of guests that run like this."""
+        return self.boots if acceleration is Acceleration.TCG else self.starts
 
 
 def cgroup_parent(tag: str) -> str:

@@ -101,7 +101,7 @@ async def _follow(store: Store, placement_id: UUID, path: Path, tail: int | None
     ended = trio.Event()
 
     async def watch() -> None:
-        with store.notifications.subscribe("zw_placements") as hints:
+        with store.notifications.subscribe("zw_placements", "zw_observed") as hints:
             while not await _is_over(store, placement_id):
                 with trio.move_on_after(_PLACEMENT_S):
                     while str(placement_id) not in (wake := await hints.wait()).ids and not wake.everything:

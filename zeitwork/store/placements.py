@@ -239,7 +239,8 @@ def _observe(
             "exit_status": seen.exit_status,
         }
         record(cursor, "host", "placement.state", "placement", placement_id, data)
-        announce(cursor, "zw_placements", placement_id)
+        # Its host wrote this, and needs not read it again.
+        announce(cursor, "zw_observed", placement_id)
     superseded = instance["generation"] != row["generation"]
     desired = InstanceDesired(instance["desired"])
     state, sentence = instance_state(desired, superseded, seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from uuid import UUID
 
@@ -22,6 +23,8 @@ from zeitwork.store.units import Cursor, Units
 
 #: Instances that one evaluation looks at, oldest first.
 MAX_PENDING = 5000
+#: Assignments that share a transaction: more of them would hold its locks for too long.
+TOGETHER = 32
 
 # An earlier placement must be gone first: one instance never runs twice. An instance that failed for good before it
 # was placed (its image failed) stays failed until someone starts its next generation. One that goes on from a snapshot
@@ -83,14 +86,12 @@ class Scheduling:
     async def apply_plan(self, plan: Plan) -> tuple[Postponed, ...]:
         """Commit each assignment with its addresses, and each reason; return those that were refused.
 
-        One transaction for each assignment: a refusal of one (checked by the database itself) leaves the others.
-        Applying the same assignment twice makes one placement.
+        A refusal of one (checked by the database itself) leaves the others. Applying the same assignment twice makes
+        one placement.
         """
         refused: list[Postponed] = []
-        for assignment in plan.assignments:
-            reason = await self._assign(assignment)
-            if reason is not None:
-                refused.append(Postponed(assignment.instance_id, assignment.generation, reason))
+        for begin in range(0, len(plan.assignments), TOGETHER):
+            refused += await self._assign_together(plan.assignments[begin : begin + TOGETHER])
         reasons = (*plan.postponed, *refused)
         if reasons:
 
@@ -102,11 +103,21 @@ class Scheduling:
             await self._units.run(unit, name="scheduling.postpone")
         return tuple(refused)
 
-    async def _assign(self, assignment: Assignment) -> str | None:
+    async def _assign_together(self, assignments: Sequence[Assignment]) -> list[Postponed]:
+        """Make placements in one transaction; return those that were refused."""
+
+        def unit(cursor: Cursor) -> list[Postponed]:
+            # In one order everywhere, or two of these could wait for each other.
+            found = [(one, _assign(cursor, one)) for one in sorted(assignments, key=lambda one: one.instance_id)]
+            return [Postponed(one.instance_id, one.generation, reason) for one, reason in found if reason is not None]
+
         try:
-            return await self._units.run(lambda cursor: _assign(cursor, assignment), name="scheduling.assign")
+            return await self._units.run(unit, name="scheduling.assign")
         except (CapacityExceeded, PoolExhausted) as refusal:
-            return str(refusal)
+            if len(assignments) == 1:
+                return [Postponed(assignments[0].instance_id, assignments[0].generation, str(refusal))]
+        # That of one undid all, and a plan is seldom wrong: then each has a transaction of its own.
+        return [postponed for one in assignments for postponed in await self._assign_together((one,))]
 
 
 def _assign(cursor: Cursor, assignment: Assignment) -> str | None:

@@ -238,7 +238,7 @@ async def test_one_bad_change_does_not_spoil_the_others_that_share_its_transacti
             await Nft().apply(script)
 
     async with host() as one:
-        one.nft = Picky()
+        one.nft = Picky(direct=False)
         failed = []
 
         async def up(number: int) -> None:
@@ -310,7 +310,7 @@ class Scripted(Nft):
 
 
 async def test_changes_that_share_a_transaction_are_neither_lost_nor_outlive_their_askers(tmp_path: Path) -> None:
-    nft = Scripted()
+    nft = Scripted(direct=False)
     one = NetworkHost(NETWORK, "", tmp_path / "sysctl.json", nft)
 
     async def change(number: int) -> None:
