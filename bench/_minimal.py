@@ -121,7 +121,17 @@ def answers(address: str, seconds: float) -> bool:
 def a_minimal_host(*arguments: str) -> Iterator[Host]:
     """Yield such a host, not started. `missing` must have said None."""
     jails = jailer()
-    own = ("--vcpu-overcommit", "100", "--hypervisor", "firecracker", "--firecracker", str(binary()), "--jailer", str(jails or "off"), *arguments)
+    own = (
+        "--vcpu-overcommit",
+        "100",
+        "--hypervisor",
+        "firecracker",
+        "--firecracker",
+        str(binary()),
+        "--jailer",
+        str(jails or "off"),
+        *arguments,
+    )
     with a_host(*own) as host:
         host.module = "bench._minimal"
         yield host

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -27,6 +26,7 @@ from actors.vm.console import ROTATE_AT, ConsoleParser, rotate
 from actors.vm.files import shed, size, stored
 from actors.vm.guest import CONSOLE, FIGURES, LOG
 from actors.vm.intent import Intent
+from actors.vm.keeper import SnapshotKeeper
 from actors.vm.lifecycle import MOTION, Job, Phase
 from actors.vm.line import Answers, GuestLine
 from actors.vm.machine import Acceleration, Hypervisor
@@ -45,7 +45,7 @@ from actors.vm.operations import HostOperations, Operations
 from actors.vm.outcome import Evidence
 from actors.vm.process import PidFile, VmProcess, boot_id
 from actors.vm.recover import Found
-from actors.vm.report import observe, until_told
+from actors.vm.report import observation, observe
 from actors.vm.restart import Restart
 from actors.vm.settings import VmSettings
 from actors.vm.work import Launch, Launched
@@ -145,7 +145,7 @@ class VmActor(Actor):
         self._placement = placement
         self._settings = settings
         self._store = store
-        self._snapshots = snapshots
+        self._snapshot_store = snapshots
         self._tap = tap
         self._host = host
         self._initial_stop = stop
@@ -179,6 +179,7 @@ class VmActor(Actor):
     async def init(self) -> None:
         """Find out what is here already, then begin."""
         placement = self._placement
+        self._keeper = SnapshotKeeper(self._operations, self._snapshot_store, self.ctx.env, self.ctx.log)
         found = await self._operations.recover()
         for stray in found.strays:
             self.ctx.log.warning("monitor of an interrupted start is ended", placement=str(placement.id), pid=stray.pid)
@@ -481,36 +482,22 @@ class VmActor(Actor):
             crash.point(CrashPoint.PARKED)
 
     async def _ask_guest(self, attempt: int) -> None:
-        link = self._line.link if self._line is not None else None
-        if attempt > 0 and link is not None and link.connected:
-            # The keyboard or the button were not heard: the init is told itself.
-            await link.stop()
-        elif self._hypervisor is not None:
+        # When keyboard or button were not heard, the init is told itself.
+        told = attempt > 0 and self._line is not None and await self._line.ask_to_stop()
+        if self._hypervisor is not None and not told:
             await self._hypervisor.request_shutdown(self._run, attempt)
         crash.point(CrashPoint.STOP_ASKED)
 
     async def _report(self, report: life.Report) -> bool:
         """Tell the database until it is told: while it is away the machine runs on and this waits."""
-        ending = report.ending
-        reason = ending.reason if ending is not None else ""
-        if report.state is PlacementState.ASSIGNED:
-            reason = "the host was shut down"
-        next_try_at = None
-        if report.state is PlacementState.WAITING and report.wait is not None:
-            next_try_at = self.ctx.env.now() + report.wait
-            reason = f"{reason}; next try at {_clock(next_try_at)}"
-        observation = Observation(
-            state=report.state,
-            reason=reason,
-            outcome=ending.outcome if ending is not None else None,
-            exit_status=ending.status if ending is not None else None,
+        seen = observation(
+            report,
+            now=self.ctx.env.now(),
             hypervisor=self._hypervisor.name if self._hypervisor is not None else None,
-            pid=self._process.pid if self._process is not None and report.state is PlacementState.RUNNING else None,
-            boot_id=boot_id(),
-            failures=report.failures,
-            next_try_at=next_try_at,
+            pid=self._process.pid if self._process is not None else None,
+            boot=boot_id(),
         )
-        return await observe(self._store, self._placement.id, report.expected, observation, self.ctx.env, self.ctx.log)
+        return await observe(self._store, self._placement.id, report.expected, seen, self.ctx.env, self.ctx.log)
 
     def _complain(self, state: PlacementState, reason: str) -> None:
         """Tell people why a state lasts, or with "" that all is well again. Not worth more than one try."""
@@ -593,39 +580,14 @@ class VmActor(Actor):
 
     def _keep_snapshot(self, snapshot: UUID) -> None:
         assert self._intent is not None
-        self.ctx.effect(
-            partial(self._kept, snapshot, self._intent),
-            name=f"keep {snapshot}",
-            deadline=None,
-            then=lambda _: None,
-            failed=lambda error: _Noted("keep", error),
-        )
-
-    async def _kept(self, snapshot: UUID, intent: Intent) -> None:
-        """Make a snapshot durable and tell it; one that nobody wants any more is removed."""
-        try:
-            made = await self._operations.keep_snapshot(snapshot, intent)
-        except OSError as error:
-            await self._operations.destroy_snapshot(snapshot)
-            await self._tell_failed(snapshot, f"it could not be kept: {error.strerror or error}")
-            return
-        tell = partial(self._snapshots.taken, snapshot, made)
-        if not await until_told(tell, self.ctx.env, self.ctx.log, snapshot=str(snapshot)):
-            await self._operations.destroy_snapshot(snapshot)
+        self._follow_up(f"keep {snapshot}", partial(self._keeper.keep, snapshot, self._intent))
 
     def _snapshot_failed(self, reason: str) -> None:
         snapshot = self._vm.orders[0]
-        self.ctx.log.warning("snapshot failed", snapshot=str(snapshot), reason=reason)
-        self.ctx.effect(
-            partial(self._tell_failed, snapshot, reason),
-            name=f"failed {snapshot}",
-            deadline=None,
-            failed=lambda error: _Noted("snapshot", error),
-        )
+        self._follow_up(f"failed {snapshot}", partial(self._keeper.fail, snapshot, reason))
 
-    async def _tell_failed(self, snapshot: UUID, reason: str) -> None:
-        tell = partial(self._snapshots.failed, snapshot, reason)
-        await until_told(tell, self.ctx.env, self.ctx.log, snapshot=str(snapshot))
+    def _follow_up(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        self.ctx.effect(work, name=name, deadline=None, failed=lambda error: _Noted(name, error))
 
     # --- watching
 
@@ -740,11 +702,6 @@ class VmActor(Actor):
 def actor_name(placement: Placement) -> str:
     """Return the name of a placement's virtual machine."""
     return f"vm/{short_id(placement.id)}"
-
-
-def _clock(at: float) -> str:
-    """Return a time as people read it, to the second."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _sentence(error: Exception) -> str:

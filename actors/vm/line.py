@@ -122,6 +122,10 @@ class GuestLine:
             return True
         return False
 
+    async def ask_to_stop(self) -> bool:
+        """Ask the guest's init to end the app; return whether it was told."""
+        return self.link is not None and self.link.connected and await self._answered(self.link.stop)
+
     # --- held still
 
     @property

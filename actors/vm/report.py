@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from actors.model.crash_points import CrashPoint
 from actors.model.errors import NotFound
 from actors.model.records import Observation
 from actors.model.states import PlacementState
+from actors.vm.lifecycle import Report
 from runtime import Environment, crash
 
 #: First and largest wait in seconds before something is told again.
@@ -60,3 +62,31 @@ async def observe(
         return accepted
 
     return bool(await until_told(tell, env, log, placement=str(placement_id), state=observation.state))
+
+
+def observation(report: Report, *, now: float, hypervisor: str | None, pid: int | None, boot: str) -> Observation:
+    """Return what to write for a report. ``now`` is Unix seconds, ``boot`` this boot of the kernel. Pure."""
+    ending = report.ending
+    reason = ending.reason if ending is not None else ""
+    if report.state is PlacementState.ASSIGNED:
+        reason = "the host was shut down"
+    next_try_at = None
+    if report.state is PlacementState.WAITING and report.wait is not None:
+        next_try_at = now + report.wait
+        reason = f"{reason}; next try at {_clock(next_try_at)}"
+    return Observation(
+        state=report.state,
+        reason=reason,
+        outcome=ending.outcome if ending is not None else None,
+        exit_status=ending.status if ending is not None else None,
+        hypervisor=hypervisor,
+        pid=pid if report.state in (PlacementState.RUNNING, PlacementState.PAUSED) else None,
+        boot_id=boot,
+        failures=report.failures,
+        next_try_at=next_try_at,
+    )
+
+
+def _clock(at: float) -> str:
+    """Return a time as people read it, to the second."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

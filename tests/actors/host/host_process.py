@@ -102,6 +102,7 @@ async def main(config: Config) -> None:
         hypervisors=HypervisorChoice(choose),
         cgroup=cgroup_parent(config.tag),
         boots=trio.Semaphore(1),
+        starts=trio.Semaphore(1),
         limits=lambda _: Limits(start=config.start_deadline, margin=1.0),
         control=control,
         pulse=config.pulse,
