@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import trio
@@ -28,7 +29,9 @@ def check_length(path: Path) -> None:
 async def connect(path: Path, deadline: float, name: str) -> trio.SocketStream:
     """Connect to ``path``, waiting up to ``deadline`` seconds for somebody to listen. ``name`` is for the error.
 
-    Raises `Failed` when nobody does, or when the path is too long for a unix socket.
+    Raises `Failed` when nobody does, or when the path is too long for a unix socket. ``path`` may be a link of ours
+    into a jail. What is there has to be a socket itself: a monitor that was taken over by its guest could put a link in
+    its place, and have us talk with somebody out of its reach.
     """
     check_length(path)
     wait = _FIRST
@@ -36,7 +39,11 @@ async def connect(path: Path, deadline: float, name: str) -> trio.SocketStream:
         while True:
             socket = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
             try:
-                await socket.connect(str(path))
+                held = _hold(path)
+                try:
+                    await socket.connect(f"/proc/self/fd/{held}")
+                finally:
+                    os.close(held)
             except OSError as error:
                 socket.close()
                 if error.errno not in _NOT_YET:
@@ -49,3 +56,12 @@ async def connect(path: Path, deadline: float, name: str) -> trio.SocketStream:
             await trio.sleep(wait)
             wait = min(_LARGEST, wait * 2)
     raise Failed(f"{name} does not listen on {path} after {deadline:g} s")
+
+
+def _hold(path: Path) -> int:
+    """Return a descriptor that stands for a socket, so that nothing else can take its place. Raises `OSError`."""
+    descriptor = os.open(path.readlink() if path.is_symlink() else path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), str(path))
+    return descriptor

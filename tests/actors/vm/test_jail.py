@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from actors.vm.jail import Jail, vm_uid
 from actors.vm.launch import launch
 from actors.vm.machine import Drive, JailSpec, MachineSpec, Nic
 from actors.vm.process import adopt
+from actors.vm.sockets import connect
 from tests.actors.vm.waiting import until
 
 UID = jails.UID_BASE + 77
@@ -153,6 +155,27 @@ async def test_a_jailed_machine_boots_can_be_adopted_stops_and_leaves_nothing(
     jails.remove(spec.jail.base)
     assert not spec.jail.base.exists()
     assert (folder / "upper").exists()
+
+
+async def test_a_monitor_cannot_have_us_talk_with_somebody_else() -> None:
+    """It may replace its own sockets, and we may reach what it can't."""
+    short = Path(tempfile.mkdtemp(prefix="zwj-"))
+    try:
+        for name in ("run", "root"):
+            (short / name).mkdir()
+        (short / "run/api.sock").symlink_to(short / "root/api.sock")
+        with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as own:
+            other.bind(str(short / "other"))
+            other.listen()
+            (short / "root/api.sock").symlink_to(short / "other")
+            with pytest.raises(Failed, match="can't be reached at .*: Socket operation on non-socket"):
+                await connect(short / "run/api.sock", 1, "firecracker")
+            (short / "root/api.sock").unlink()
+            own.bind(str(short / "root/api.sock"))
+            own.listen()
+            await (await connect(short / "run/api.sock", 1, "firecracker")).aclose()
+    finally:
+        shutil.rmtree(short)
 
 
 async def test_words_of_a_jailed_monitor_arrive(jailed: Firecracker, spec: MachineSpec, folder: Path) -> None:
