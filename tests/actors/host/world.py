@@ -49,6 +49,7 @@ echo "boot=$(cat /proc/sys/kernel/random/boot_id)"
 echo "random=$(cat /proc/sys/kernel/random/uuid)"
 echo "clock=$(date +%s)"
 """
+FLOOD = "#!/bin/sh\nexec yes an app that has very much to say and says it all the time\n"
 STUBBORN = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n"
 
 
@@ -62,6 +63,7 @@ def root_image() -> Path:
         "serve": SERVE,
         "short": SHORT,
         "stubborn": STUBBORN,
+        "flood": FLOOD,
     }
     image = squashfs(root_tree(folder / "tree", files), folder / "root.squashfs")
     shutil.rmtree(folder / "tree")
