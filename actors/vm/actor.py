@@ -22,7 +22,7 @@ from actors.model.records import Observation, Placement
 from actors.model.states import PlacementState
 from actors.tap.messages import TapDevice, TapDown, TapUp
 from actors.vm import lifecycle as life
-from actors.vm.console import ROTATE_AT, ConsoleParser, rotate
+from actors.vm.console import ConsoleParser, rotate
 from actors.vm.files import shed, size, stored
 from actors.vm.guest import CONSOLE, FIGURES, LOG
 from actors.vm.intent import Intent
@@ -646,10 +646,10 @@ class VmActor(Actor):
     def _too_large(self) -> bool:
         """Three system calls, so not worth a thread: nearly always the answer is no."""
         own = (stored(self._data / name) for name in (LOG, FIGURES))
-        return size(self._console) > ROTATE_AT or max(own) > _LOG_LIMIT
+        return size(self._console) > self._settings.console_limit or max(own) > _LOG_LIMIT
 
     async def _rotate(self) -> None:
-        if await trio.to_thread.run_sync(rotate, self._console):
+        if await trio.to_thread.run_sync(rotate, self._console, self._settings.console_limit):
             self.ctx.log.info("console rotated", placement=str(self._placement.id))
         for name in (LOG, FIGURES):
             await trio.to_thread.run_sync(shed, self._data / name, _LOG_LIMIT)

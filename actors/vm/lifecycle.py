@@ -330,6 +330,7 @@ class Vm:
     pause: bool = False  # it is wanted held still
     still: bool | None = False
     orders: tuple[UUID, ...] = ()
+    heard: bool = False  # it was asked to end and may be at it: whatever fails then, it has its time
     urge: int = 0  # how hard it was told to stop: 0, 1 asked, 2 SIGTERM, 3 SIGKILL
     kills: int = 0  # how often SIGKILL was sent
     kill_at: float = 0.0
@@ -469,6 +470,8 @@ def _done(vm: Vm, job: Job, now: float) -> Step:
         return vm, [Watch(), *effects]
     elif job in MOTION:
         return _moved(vm, job, now)
+    elif job is Job.ASK:
+        vm = replace(vm, heard=True)
     elif job is Job.PARK:
         return _after_parking(replace(vm, parked=True), now)
     elif job is Job.FORGET:
@@ -497,7 +500,7 @@ def _broke(vm: Vm, job: Job, reason: str, now: float) -> Step:
     if job in MOTION:
         return _unmoved(vm, job, now)
     if job is Job.ASK:
-        if vm.phase is Phase.STOPPING and vm.urge <= 1:
+        if vm.phase is Phase.STOPPING and vm.urge <= 1 and not vm.heard:
             # An answer that failed once may be a busy monitor; twice, there is nobody to ask.
             return replace(vm, deadline=now + 1.0) if vm.urge == 0 else replace(vm, deadline=now), []
         return vm, []
@@ -762,7 +765,7 @@ def _stop(vm: Vm, wanted: StopWanted, now: float) -> Step:
 def _ask(vm: Vm, timeout: float, now: float) -> Step:
     kill_at = now + vm.limits.patience(timeout)
     deadline = min(kill_at, now + SECOND_ASK)
-    return _request(replace(vm, urge=0, kill_at=kill_at, deadline=deadline))
+    return _request(replace(vm, urge=0, heard=False, kill_at=kill_at, deadline=deadline))
 
 
 def _kill(vm: Vm, now: float) -> Step:

@@ -10,6 +10,7 @@ import trio
 
 from actors.model.paths import HostPaths
 from actors.vm.agents import Agents
+from actors.vm.console import ROTATE_AT
 from actors.vm.firecracker import Firecracker
 from actors.vm.guest import GuestImage
 from actors.vm.jail import UID_BASE
@@ -58,7 +59,8 @@ class VmSettings:
     guests are told. ``boots`` bounds how many guests boot at once under translation: no more than cores; ``starts``
     how many do where the CPU runs them itself. ``limits`` are the deadlines for each kind of acceleration, ``control``
     gives the hypervisor of a monitor that was found running.
-    ``agents`` is where the links to their guests are found, ``pulse`` the seconds between heartbeats.
+    ``agents`` is where the links to their guests are found, ``pulse`` the seconds between heartbeats,
+    ``console_limit`` the bytes of a console beyond which it is rotated.
     """
 
     paths: HostPaths
@@ -74,6 +76,7 @@ class VmSettings:
     control: Callable[[str, str], Hypervisor] = by_name
     agents: Agents = field(default_factory=Agents)
     pulse: float = 10.0
+    console_limit: int = ROTATE_AT
 
     def slots(self, acceleration: Acceleration) -> trio.Semaphore:
         """Return what bounds the boots of guests that run like this."""

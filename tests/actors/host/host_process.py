@@ -31,6 +31,7 @@ from actors.tap.actor import TapActor
 from actors.tap.actor import actor_name as tap_name
 from actors.tap.network import NetworkHost
 from actors.vm.actor import VmActor, actor_name
+from actors.vm.console import ROTATE_AT
 from actors.vm.firecracker import Firecracker
 from actors.vm.guest import GuestImage
 from actors.vm.jail import possible as jail_possible
@@ -61,6 +62,7 @@ class Config:
     initrd: str
     rootfs: str
     start_deadline: float = 60.0
+    console_limit: int = ROTATE_AT
     pulse: float = 10.0
 
 
@@ -105,6 +107,7 @@ async def main(config: Config) -> None:
         starts=trio.Semaphore(1),
         limits=lambda _: Limits(start=config.start_deadline, margin=1.0),
         control=control,
+        console_limit=config.console_limit,
         pulse=config.pulse,
     )
     net = HostNetwork(IPv6Network("fd7a:77::/64"), IPv4Network("172.31.0.0/16"))

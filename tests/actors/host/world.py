@@ -29,6 +29,7 @@ from pyroute2.netns import setns
 from actors.model.ids import short_id, uuid7
 from actors.model.paths import HostPaths
 from actors.vm.cgroup import Cgroup, groups_below
+from actors.vm.console import ROTATE_AT
 from actors.vm.guest import KEPT
 from actors.vm.process import read_stat
 from tests.actors.host.file_store import FileStore
@@ -49,6 +50,7 @@ echo "boot=$(cat /proc/sys/kernel/random/boot_id)"
 echo "random=$(cat /proc/sys/kernel/random/uuid)"
 echo "clock=$(date +%s)"
 """
+FLOOD = "#!/bin/sh\nexec yes an app that has very much to say and says it all the time\n"
 STUBBORN = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n"
 
 
@@ -62,6 +64,7 @@ def root_image() -> Path:
         "serve": SERVE,
         "short": SHORT,
         "stubborn": STUBBORN,
+        "flood": FLOOD,
     }
     image = squashfs(root_tree(folder / "tree", files), folder / "root.squashfs")
     shutil.rmtree(folder / "tree")
@@ -81,6 +84,7 @@ class World:
         self.paths.run.mkdir()
         self.process: HostFork | None = None
         self.start_deadline = 60.0
+        self.console_limit = ROTATE_AT
         #: Mount points that the host process does not see.
         self.hidden: list[str] = []
         self._mounted: list[Path] = []
@@ -101,6 +105,7 @@ class World:
             initrd=str(self.initrd),
             rootfs=str(self.base / "root") if self.hypervisor in ("shell", "minimal") else str(root_image()),
             start_deadline=self.start_deadline,
+            console_limit=self.console_limit,
             pulse=self.pulse,
         )
         file = self.base / "config.json"

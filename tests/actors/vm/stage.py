@@ -26,16 +26,13 @@ from tests.actors.vm.simulated import (
     CLUSTER,
     NODE,
     NOWHERE,
-    Database,
-    Images,
     Life,
     Machine,
     ModelLeftovers,
     ModelOperations,
     Monitors,
-    NoSnapshots,
-    Taps,
 )
+from tests.actors.vm.simulated_store import Database, Images, NoSnapshots, Taps
 
 #: Seconds of simulated time in which everything must have come to rest.
 PATIENCE = 300.0

@@ -712,3 +712,28 @@ def test_an_end_that_nobody_saw_is_a_stop_where_one_was_under_way(
     vm = life.ended(told, LIMITS, evidence, wanted=wanted)
     assert vm.ending is not None
     assert vm.ending.outcome is outcome
+
+
+def test_one_that_was_asked_has_its_time_although_it_can_not_be_asked_again() -> None:
+    """A guest that ends takes its agent with it: the second request meets nobody, and that is no reason to kill it."""
+    world = running()
+    world.feed(life.StopWanted(30))
+    world.finish(Job.ASK, "done")
+    world.tick()
+    world.finish(Job.ASK, "broke")
+    assert world.vm.deadline == world.vm.kill_at
+    assert not world.killed
+    world.exit(Evidence(started=True, signal=15))
+    assert world.vm.ending is not None
+    assert world.vm.ending.outcome is Outcome.STOPPED
+
+
+def test_one_that_nobody_can_ask_is_not_waited_for() -> None:
+    world = running()
+    world.feed(life.StopWanted(30))
+    world.finish(Job.ASK, "broke")
+    world.tick()
+    world.finish(Job.ASK, "broke")
+    world.tick()
+    assert world.vm.urge == 2
+    assert world.now < 10
