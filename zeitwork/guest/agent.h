@@ -62,7 +62,7 @@ bool agent_busy(void);
 void agent_lost(void);
 void agent_frozen(const struct problem *why);
 
-/* session.c: commands that the host has run. */
+/* opening.c, session.c: commands that the host has run. */
 void sessions_prepare(struct pollset *set);
 void sessions_handle(const struct pollset *set);
 bool sessions_reaped(pid_t pid, int status);

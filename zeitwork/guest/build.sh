@@ -7,5 +7,5 @@ LC_ALL=C SOURCE_DATE_EPOCH=0 musl-gcc -std=gnu11 -D_GNU_SOURCE -Os -static -fno-
     -Wall -Wextra -Werror -fstack-protector-strong -fno-ident -fno-asynchronous-unwind-tables -ffunction-sections -fdata-sections \
     -ffile-prefix-map="$(pwd)"=. -Wl,--build-id=none -Wl,--gc-sections -Wl,-z,noexecstack \
     -o "$output" agent.c basics.c channel.c command.c config.c console.c devices.c freeze.c identity.c init.c mounts.c network.c \
-    processes.c refresh.c session.c statistics.c user.c
+    opening.c processes.c refresh.c session.c statistics.c user.c
 strip --strip-all --remove-section=.comment "$output"

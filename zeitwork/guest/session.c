@@ -1,10 +1,8 @@
 /* Commands that the host has run: processes with pipes or a terminal, and data both ways within granted credit. */
-#include "agent.h"
+#include "session.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -12,10 +10,6 @@
 #include <termios.h>
 #include <unistd.h>
 
-/* Sessions whose host is gone end by themselves; a new host need not wait for them. */
-#define SLOTS (2 * MAX_SESSIONS)
-#define MOST_RECORDS (MAX_PAYLOAD / 5 + 1)
-#define START_MS 10000
 #define LINGER_MS 1000
 #define HANG_UP_MS 2000
 #define KILL_EACH_MS 50
@@ -24,43 +18,9 @@
 #define MOST_CREDIT (1 << 30)
 /* What is still taken from an output that others hold open when its time is up: what a pipe holds. */
 #define LAST_BYTES (64 * 1024)
-#ifndef TIOCGPTPEER
-#define TIOCGPTPEER 0x5441
-#endif
 
-struct stream {
-	int fd; /* -1 once it is at its end */
-	int index; /* in the set that is waited for */
-	long left; /* what is taken at most; -1: no end in sight */
-};
-
-struct session {
-	bool used, told; /* told: its host is there and learns what happens */
-	uint32_t number;
-	pid_t pid; /* also the kernel's session */
-	int outcome, outcome_index; /* of the start; -1 once it is known */
-	bool terminal, over, closing, end_of_input;
-	int status; /* as of wait(), once `over` */
-	struct stream input, output, errors;
-	char *waiting; /* INITIAL_CREDIT bytes at most for its input */
-	size_t waiting_start, waiting_end;
-	uint32_t owed; /* taken by the command, not yet granted to the host again */
-	int64_t credit; /* what the host still takes */
-	int64_t deadline; /* of the start, then of what follows the command's end */
-	int64_t kill_at, look_at; /* while closing: when to SIGKILL (again), when to look what is left */
-	int kill_rounds;
-};
-
-static struct session sessions[SLOTS];
+struct session sessions[SLOTS];
 static size_t first; /* whose turn to be the first to send it is */
-
-struct request {
-	char *argv[MOST_RECORDS + 1], *env[MOST_RECORDS + 1];
-	size_t argc, envc;
-	const char *cwd, *user;
-	long rows, cols;
-	bool terminal, whole;
-};
 
 static void close_stream(struct stream *stream)
 {
@@ -69,7 +29,7 @@ static void close_stream(struct stream *stream)
 	stream->fd = -1;
 }
 
-static void release(struct session *session)
+void session_release(struct session *session)
 {
 	if (session->outcome >= 0)
 		close(session->outcome);
@@ -80,7 +40,7 @@ static void release(struct session *session)
 	session->used = false;
 }
 
-static struct session *find(uint32_t number)
+struct session *session_find(uint32_t number)
 {
 	for (size_t i = 0; i < SLOTS; i++)
 		if (sessions[i].used && sessions[i].told && sessions[i].number == number)
@@ -130,6 +90,11 @@ static size_t signal_all(const struct session *session, int signal)
 	return crowd.alive;
 }
 
+void session_kill(const struct session *session)
+{
+	signal_all(session, SIGKILL);
+}
+
 /* A hang-up for all of it, and in two seconds the end. */
 static void hang_up(struct session *session)
 {
@@ -157,184 +122,6 @@ void sessions_postpone(int64_t milliseconds)
 {
 	for (size_t i = 0; i < SLOTS; i++)
 		sessions[i].deadline += sessions[i].used ? milliseconds : 0;
-}
-
-static const char *value_of(const char *record, const char *name)
-{
-	size_t length = strlen(name);
-
-	return strncmp(record, name, length) == 0 && record[length] == '=' ? record + length + 1 : NULL;
-}
-
-static const char *parse_record(struct request *request, char *record)
-{
-	const char *value;
-
-	if ((value = value_of(record, "arg")) != NULL)
-		request->argv[request->argc++] = (char *)value;
-	if ((value = value_of(record, "env")) != NULL) {
-		if (strchr(value, '=') == NULL || *value == '=')
-			return "an environment entry has no name";
-		request->env[request->envc++] = (char *)value;
-	}
-	if ((value = value_of(record, "cwd")) != NULL)
-		request->cwd = value;
-	if ((value = value_of(record, "user")) != NULL)
-		request->user = value;
-	if ((value = value_of(record, "tty")) != NULL)
-		request->terminal = strcmp(value, "1") == 0;
-	if ((value = value_of(record, "rows")) != NULL && !parse_number(value, UINT16_MAX, &request->rows))
-		return "rows is not a number of lines";
-	if ((value = value_of(record, "cols")) != NULL && !parse_number(value, UINT16_MAX, &request->cols))
-		return "cols is not a number of columns";
-	request->whole = strcmp(record, "end=") == 0;
-	return NULL; /* names from newer hosts are ignored */
-}
-
-/* Returns what is wrong with it, or NULL. */
-static const char *parse_request(struct request *request, char *payload, size_t length)
-{
-	const char *wrong = NULL;
-
-	request->argc = request->envc = 0;
-	request->cwd = request->user = NULL;
-	request->rows = 24;
-	request->cols = 80;
-	request->terminal = request->whole = false;
-	if (length == 0 || payload[length - 1] != 0)
-		return "the request was cut";
-	for (char *at = payload; at < payload + length && wrong == NULL; at += strlen(at) + 1)
-		wrong = parse_record(request, at);
-	if (wrong == NULL && !request->whole)
-		wrong = "the request was cut";
-	if (wrong == NULL && (request->argc == 0 || request->argv[0][0] == 0))
-		wrong = "there is no command to run";
-	request->argv[request->argc] = request->env[request->envc] = NULL;
-	return wrong;
-}
-
-static bool pipe_for(int *ours, int *theirs, bool input)
-{
-	int ends[2];
-
-	if (pipe2(ends, O_CLOEXEC) != 0)
-		return false;
-	*ours = ends[input ? 1 : 0];
-	*theirs = ends[input ? 0 : 1];
-	fcntl(*ours, F_SETFL, O_NONBLOCK);
-	return true;
-}
-
-/* Both ends of a terminal; ours twice, as input and output. */
-static bool open_terminal(struct session *session, const struct request *request, int *theirs)
-{
-	struct winsize size = {.ws_row = (unsigned short)request->rows, .ws_col = (unsigned short)request->cols};
-	const int flags = O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC;
-	int unlock = 0, master = open("/dev/pts/ptmx", flags);
-
-	if (master < 0)
-		master = open("/dev/ptmx", flags);
-	session->output.fd = master;
-	if (master < 0 || ioctl(master, TIOCSPTLCK, &unlock) != 0)
-		return false;
-	*theirs = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	session->input.fd = fcntl(master, F_DUPFD_CLOEXEC, 0);
-	ioctl(master, TIOCSWINSZ, &size);
-	return *theirs >= 0 && session->input.fd >= 0;
-}
-
-static bool connect_pipes(struct session *session, const struct request *request, struct command *command)
-{
-	if (request->terminal) {
-		command->terminal = true;
-		if (!open_terminal(session, request, &command->input))
-			return false;
-		command->output = command->errors = command->input;
-		return true;
-	}
-	return pipe_for(&session->input.fd, &command->input, true) && pipe_for(&session->output.fd, &command->output, false) &&
-	       pipe_for(&session->errors.fd, &command->errors, false);
-}
-
-static bool start(struct session *session, const struct request *request, struct problem *why)
-{
-	const struct config *config = app_config();
-	struct command command = {.argv = (char **)request->argv, .env = (char **)request->env};
-
-	command.cwd = request->cwd != NULL ? request->cwd : config->cwd;
-	command.user = request->user != NULL ? request->user : config->user;
-	command.input = command.output = command.errors = -1;
-	if (connect_pipes(session, request, &command))
-		session->pid = command_start(config, &command, &session->outcome, why);
-	else
-		failed(why, "exec", "cannot make a %s: %s", request->terminal ? "terminal" : "pipe", strerror(errno));
-	if (command.errors >= 0 && command.errors != command.input)
-		close(command.errors);
-	if (command.output >= 0 && command.output != command.input)
-		close(command.output);
-	if (command.input >= 0)
-		close(command.input);
-	return session->pid > 0;
-}
-
-static void refuse(uint32_t number, const char *text)
-{
-	channel_send(REFUSED, number, text, strlen(text));
-}
-
-/* A free place, if need be that of a session whose host is gone: it is killed at once. */
-static struct session *find_place(void)
-{
-	struct session *vacant = NULL, *abandoned = NULL;
-	size_t told = 0;
-
-	for (size_t i = 0; i < SLOTS; i++) {
-		if (!sessions[i].used)
-			vacant = &sessions[i];
-		else if (!sessions[i].told)
-			abandoned = &sessions[i];
-		else
-			told++;
-	}
-	if (told >= MAX_SESSIONS)
-		return NULL;
-	if (vacant == NULL && abandoned != NULL) {
-		signal_all(abandoned, SIGKILL);
-		release(abandoned);
-		vacant = abandoned;
-	}
-	if (vacant != NULL)
-		*vacant = (struct session){.outcome = -1, .input.fd = -1, .output.fd = -1, .errors.fd = -1};
-	return vacant;
-}
-
-void session_open(uint32_t number, unsigned char *payload, size_t length)
-{
-	static struct request request;
-	const char *wrong = parse_request(&request, (char *)payload, length);
-	struct session *session = NULL;
-	struct problem why;
-
-	if (find(number) != NULL)
-		wrong = "a command with this number runs already";
-	else if (wrong == NULL && freeze_on())
-		wrong = "the guest is frozen";
-	if (wrong == NULL && (session = find_place()) == NULL)
-		wrong = "too many commands run in this guest at once";
-	if (wrong != NULL) {
-		refuse(number, wrong);
-		return;
-	}
-	session->number = number;
-	session->terminal = request.terminal;
-	session->credit = INITIAL_CREDIT;
-	session->output.left = session->errors.left = -1;
-	session->deadline = now_ms() + START_MS;
-	session->used = session->told = true;
-	if (!start(session, &request, &why)) {
-		refuse(number, why.text);
-		release(session);
-	}
 }
 
 static void take_data(struct session *session, const unsigned char *data, size_t length)
@@ -382,7 +169,7 @@ static void signal_foreground(const struct session *session, int number)
 /* Anything of the host for a session but its beginning. */
 void session_frame(unsigned kind, uint32_t number, const unsigned char *payload, size_t length)
 {
-	struct session *session = find(number);
+	struct session *session = session_find(number);
 
 	if (session == NULL)
 		return;
@@ -467,7 +254,7 @@ static bool learn_outcome(struct session *session, int64_t now)
 		send_number(session, STARTED, (uint32_t)session->pid);
 	} else if (outcome < 0) {
 		send(session, REFUSED, why.text, strlen(why.text));
-		release(session);
+		session_release(session);
 		return false;
 	}
 	return true;
@@ -589,7 +376,7 @@ static void handle(struct session *session, const struct pollset *set, int64_t n
 		kill_rest(session, now);
 	if (session->outcome < 0 && (channel_answer_room() || !session->told) && finished(session, now)) {
 		say_exit(session);
-		release(session);
+		session_release(session);
 	}
 }
 

@@ -19,7 +19,19 @@ import pytest
 from actors.vm.agent.wire import PREAMBLE, TOKEN_BYTES, VERSION, Decoder, Frame, Kind, records
 
 GUEST = Path(__file__).parents[3] / "zeitwork" / "guest"
-SOURCES = ("agent", "basics", "channel", "command", "config", "identity", "processes", "session", "statistics", "user")
+SOURCES = (
+    "agent",
+    "basics",
+    "channel",
+    "command",
+    "config",
+    "identity",
+    "opening",
+    "processes",
+    "session",
+    "statistics",
+    "user",
+)
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 #: Seconds; only a bound for what should take milliseconds.
 PATIENCE = 60.0
