@@ -100,12 +100,15 @@ def _check(value: Any, schema: dict[str, Any], api: dict[str, Any], where: str) 
             _check(item, schema["properties"][name], api, f"{where}.{name}")
 
 
-@pytest.fixture(scope="module")
-def api() -> dict[str, Any]:
-    path = os.environ.get("ZEITWORK_TEST_FIRECRACKER_API")
-    if not path:
+#: Descriptions of several versions, the oldest that is supported first.
+DESCRIPTIONS = [Path(path) for path in os.environ.get("ZEITWORK_TEST_FIRECRACKER_API", "").split(":") if path]
+
+
+@pytest.fixture(scope="module", params=DESCRIPTIONS or [None], ids=lambda path: path.stem if path else "none")
+def api(request: pytest.FixtureRequest) -> dict[str, Any]:
+    if request.param is None:
         pytest.skip("ZEITWORK_TEST_FIRECRACKER_API is not set")
-    content: dict[str, Any] = yaml.safe_load(Path(path).read_text())
+    content: dict[str, Any] = yaml.safe_load(request.param.read_text())
     return content
 
 
