@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
 import msgspec
 
+from actors.host.actor import NAME as HOST
+from actors.host.messages import Vms
 from actors.model.errors import Conflict, InvalidInput
 from actors.model.health import HealthState, HealthType
 from actors.model.ids import short_id
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode
 from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
+from actors.vm.messages import VmView
+from runtime import ActorError
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
 from zeitwork.api.desired import wish
@@ -27,6 +31,8 @@ StopTimeout = Annotated[float, msgspec.Meta(ge=0, le=3600, description="seconds 
 #: States in which deleting loses something that works, so it needs a confirmation.
 _ALIVE = (InstanceState.STARTING, InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.UNKNOWN)
 _TERMINATED_PART = "t:"
+#: Seconds for the host to say what it knows of its virtual machines.
+_HOST_S = 2.0
 #: What `confirm` is asked about, and how a body says yes.
 DELETING, CONFIRMED = "deleting it", '"confirm": true'
 
@@ -93,7 +99,11 @@ class GivenHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstanceHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether an instance's app answers: ``status`` by the probes of ``check``, ``state`` of its virtual machine."""
+    """Whether an instance's app answers: ``status`` by the probes of ``check``, ``state`` of its virtual machine.
+
+    ``guest_heard_at`` is when its guest's init last answered a heartbeat and ``silent`` which part of its virtual
+    machine does not answer, null when all do; both are known by its own host only, null elsewhere.
+    """
 
     id: UUID
     state: InstanceState
@@ -103,6 +113,8 @@ class InstanceHealth(msgspec.Struct, frozen=True, kw_only=True):
     check: GivenHealth
     restarts: int
     next_try_at: datetime | None
+    guest_heard_at: datetime | None = None
+    silent: str | None = None
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +257,7 @@ async def get(call: Call) -> Answer:
 async def health(call: Call) -> Answer:
     """GET /api/v1/instances/{id}/health."""
     row = await call.deps.store.instances.get(call.id)
+    seen = await _seen(call, row)
     return Answer(
         InstanceHealth(
             id=row.id,
@@ -255,8 +268,22 @@ async def health(call: Call) -> Answer:
             check=_given_health(row),
             restarts=row.restarts,
             next_try_at=row.next_try_at,
+            guest_heard_at=datetime.fromtimestamp(seen.heard_at, UTC) if seen and seen.heard_at else None,
+            silent=(seen.doubt or None) if seen else None,
         )
     )
+
+
+async def _seen(call: Call, row: InstanceRow) -> VmView | None:
+    """Return what this host knows of an instance's virtual machine, None when it has none of it."""
+    host = call.deps.system.lookup(HOST)
+    if host is None or row.placement_id is None or row.node_id != call.deps.node_id:
+        return None
+    try:
+        view = await host.ask(Vms(), timeout=_HOST_S)
+    except ActorError:
+        return None  # it is starting again, or busy: what the database says is there all the same
+    return next((vm for vm in view.vms if vm.placement_id == row.placement_id), None)
 
 
 async def delete(call: Call) -> Answer:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from actors.host.messages import HostView, Vms
 from actors.model.health import HealthState
 from actors.model.records import Observation
 from actors.model.states import Outcome, PlacementState
+from actors.vm.messages import VmView
+from runtime import Actor, Message, Spec
 from tests.zeitwork.api.conftest import World
 from zeitwork.api.deps import fresh_id
 
@@ -352,6 +356,42 @@ async def test_health_is_shown_with_its_check(world: World) -> None:
     plain = await world.create()
     shown = (await world.client.get(f"/api/v1/instances/{plain['id']}/health")).json()
     assert (shown["status"], shown["check"]["type"], shown["state"]) == ("unknown", "none", "pending")
+
+
+class OneMachine(Actor):
+    """A host that knows of one virtual machine."""
+
+    def __init__(self, view: VmView) -> None:
+        self._view = view
+
+    async def receive(self, message: Message) -> None:
+        assert isinstance(message, Vms)
+        self.ctx.reply(HostView((self._view,), (), None, None))
+
+
+async def test_health_tells_whether_guest_and_monitor_answer(world: World) -> None:
+    made = await world.create()
+    path = f"/api/v1/instances/{made['id']}/health"
+    (placement,) = await world.place()
+    await world.observe(placement, PlacementState.RUNNING)
+    assert (await world.client.get(path)).json()["guest_heard_at"] is None
+    view = VmView(
+        placement_id=placement,
+        instance_id=UUID(made["id"]),
+        generation=1,
+        phase="running",
+        hypervisor="qemu",
+        pid=1,
+        adopted=False,
+        console=Path("/c"),
+        since=0.0,
+        heard_at=1_700_000_000.0,
+        doubt="its guest's init does not answer",
+    )
+    await world.deps.system.start(Spec("host", lambda: OneMachine(view)))
+    shown = (await world.client.get(path)).json()
+    assert shown["guest_heard_at"] == "2023-11-14T22:13:20Z"
+    assert shown["silent"] == "its guest's init does not answer"
 
 
 async def test_a_probe_that_takes_longer_than_its_interval_is_refused(world: World) -> None:
