@@ -62,7 +62,7 @@ def ask(question: Question, quick: bool) -> dict[str, Any]:
             {
                 "subject": answer.subject,
                 "value": answer.value,
-                "ratio": answer.value / ours if answer.value is not None and ours else None,
+                "ratio": answer.value / ours if answer.value is not None and ours and not answer.apart else None,
                 "note": answer.note,
             }
             for answer in answers

@@ -23,7 +23,7 @@ from actors.model.paths import HostPaths
 from actors.vm.firecracker import Firecracker
 from actors.vm.guest import GuestImage
 from actors.vm.machine import Command, Hypervisor, MachineSpec
-from bench._host import Host, a_host, until
+from bench._host import Host, a_host
 from bench._host import missing as missing_for_any
 from zeitwork import cli, tree
 from zeitwork.config import Config
@@ -135,16 +135,6 @@ def a_minimal_host(*arguments: str) -> Iterator[Host]:
     with a_host(*own) as host:
         host.module = "bench._minimal"
         yield host
-
-
-def wait_running(host: Host, count: int, seconds: float = 120, every: float = 0.01) -> None:
-    """Wait until that many instances run."""
-
-    def running() -> bool:
-        items = host.every("instances", "state=running")
-        return len(items) >= count
-
-    until(running, f"{count} running instances", seconds, every)
 
 
 async def _choose(config: Config, paths: HostPaths, guest: GuestImage) -> Hypervisor:

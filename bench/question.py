@@ -18,12 +18,14 @@ Better = Literal["lower", "higher"]
 class Answer:
     """One subject's figure. The first answer of a question is ours, the others are what it stands beside.
 
-    ``value`` is None when it can't be measured here, and ``note`` says why.
+    ``value`` is None when it can't be measured here, and ``note`` says why. One that stands ``apart`` gets no ratio: it
+    was published elsewhere, or is not the same thing measured.
     """
 
     subject: str
     value: float | None
     note: str = ""
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 IN_PROCESS = ["ask", "fan_in", "idle_memory", "restart", "spawn"]
 
 
-def run(*args: str) -> subprocess.CompletedProcess[str]:
+def run(*args: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
 
 
 def test_the_questions_are_found_by_their_files() -> None:
