@@ -40,6 +40,18 @@ class CrashPoint(StrEnum):
     APP_STARTED = "app-started"  # the PID file does not say so
     APP_NOTED = "app-noted"  # the database does not know
 
+    # Held still, for a snapshot above all.
+    SNAPSHOT_BEGUN = "snapshot-begun"  # an empty directory, and nothing was done to the guest
+    GUEST_HELD = "guest-held"  # frozen and paused
+    STATE_SAVED = "state-saved"  # its disk is not
+    DISK_SAVED = "disk-saved"  # the guest is still held
+    GUEST_RELEASED = "guest-released"  # it goes on, frozen; the snapshot has no manifest
+    SNAPSHOT_KEPT = "snapshot-kept"  # under its own name, and the database does not know
+    SNAPSHOT_TOLD = "snapshot-told"
+
+    # Restored.
+    INTRODUCED = "introduced"  # it knows who it is, and is frozen
+
     # Its end.
     STOP_ASKED = "stop-asked"  # the guest was asked to end
     MONITOR_ENDED = "monitor-ended"  # nothing of what it held is dropped

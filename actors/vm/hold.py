@@ -14,11 +14,12 @@ from pathlib import Path
 import structlog
 import trio
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed, Problem, Unavailable
 from actors.vm.agent.link import AgentLink
 from actors.vm.agent.wire import MAX_ENTROPY
 from actors.vm.machine import Hypervisor
-from runtime import Environment
+from runtime import Environment, crash
 
 #: Seconds for a guest to sync and freeze, for one that goes on to answer again, and for one of its answers.
 _FREEZE, _ANSWER, _TRY = 60.0, 30.0, 10.0
@@ -73,6 +74,7 @@ async def release(hypervisor: Hypervisor, run: Path, link: AgentLink | None, now
     """Let a guest go on, its clock set to ``now`` (Unix seconds). Idempotent. Raises `Problem`."""
     if await hypervisor.paused(run):
         await hypervisor.resume(run)
+        crash.point(CrashPoint.GUEST_RELEASED)
     if link is not None:
         await _surely(link, lambda: link.thaw(now, _TRY), _ANSWER)
 
@@ -91,6 +93,7 @@ async def introduce(hypervisor: Hypervisor, run: Path, drive: bytes, env: Enviro
 
     async with _linked(agent_link(hypervisor, run, env, name)) as link:
         await _surely(link, tell, _ANSWER)
+        crash.point(CrashPoint.INTRODUCED)
         await _surely(link, lambda: link.thaw(env.now(), _TRY), _ANSWER)
 
 

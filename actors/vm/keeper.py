@@ -7,10 +7,11 @@ from typing import Any
 from uuid import UUID
 
 from actors.host.store import SnapshotStore
+from actors.model.crash_points import CrashPoint
 from actors.vm.intent import Intent
 from actors.vm.operations import Operations
 from actors.vm.report import until_told
-from runtime import Environment
+from runtime import Environment, crash
 
 
 class SnapshotKeeper:
@@ -30,8 +31,11 @@ class SnapshotKeeper:
             await self._operations.destroy_snapshot(snapshot)
             await self.fail(snapshot, f"it could not be kept: {error.strerror or error}")
             return
+        crash.point(CrashPoint.SNAPSHOT_KEPT)
         tell = partial(self._store.taken, snapshot, made)
-        if not await until_told(tell, self._env, self._log, snapshot=str(snapshot)):
+        wanted = await until_told(tell, self._env, self._log, snapshot=str(snapshot))
+        crash.point(CrashPoint.SNAPSHOT_TOLD)
+        if not wanted:
             await self._operations.destroy_snapshot(snapshot)
 
     async def fail(self, snapshot: UUID, reason: str) -> None:

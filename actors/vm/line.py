@@ -10,6 +10,7 @@ from uuid import UUID
 
 import trio
 
+from actors.model.crash_points import CrashPoint
 from actors.model.errors import Problem, Unavailable
 from actors.vm import hold, snapshots
 from actors.vm.agent.link import AgentLink
@@ -17,7 +18,7 @@ from actors.vm.agents import OLDER, Agents
 from actors.vm.liveness import Liveness, Part, heard, missed
 from actors.vm.machine import Acceleration, Hypervisor
 from actors.vm.operations import Operations
-from runtime import Environment
+from runtime import Environment, crash
 
 #: Seconds for a heartbeat to be answered.
 _ANSWER = {Acceleration.KVM: 5.0, Acceleration.TCG: 15.0}
@@ -161,10 +162,14 @@ class GuestLine:
             )
         directory = await operations.begin_snapshot(snapshot)
         try:
+            crash.point(CrashPoint.SNAPSHOT_BEGUN)
             await hold.hold_frozen(self._hypervisor, self._run, link)
+            crash.point(CrashPoint.GUEST_HELD)
             await self._hypervisor.save(self._run, directory / snapshots.MACHINE)
+            crash.point(CrashPoint.STATE_SAVED)
             link.reset()  # the guest drops it when it goes on
             await operations.save_disk(directory)
+            crash.point(CrashPoint.DISK_SAVED)
         except BaseException:
             with trio.move_on_after(_CLEAN_UP, shield=True):
                 await operations.destroy_snapshot(snapshot)

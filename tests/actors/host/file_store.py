@@ -84,6 +84,10 @@ class FileStore:
         with self._lock():
             return json.loads(self._snapshot(snapshot_id).read_text())
 
+    def ready(self) -> list[str]:
+        """Return the snapshots that can be restored, in order."""
+        return sorted(str(item) for item in self._orders() if self.snapshot(item)["state"] == "ready")
+
     def change_snapshot(self, snapshot_id: UUID, **fields: Any) -> None:
         with self._lock():
             row = json.loads(self._snapshot(snapshot_id).read_text())
