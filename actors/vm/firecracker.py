@@ -13,7 +13,7 @@ import trio
 
 from actors.model.crash_points import CrashPoint
 from actors.model.errors import Failed
-from actors.vm.agent.wire import PORT
+from actors.vm.agent.wire import PORT, TOKEN_BYTES, VERSION, Frame, Kind
 from actors.vm.guest import FIGURES
 from actors.vm.jail import Jail, known_as, relink
 from actors.vm.machine import Acceleration, Command, Drive, MachineSpec
@@ -30,6 +30,8 @@ _CID = 3
 #: Seconds until a fresh process listens, for one that should listen already, and for InstanceStart, which
 #: loads kernel and initramfs.
 _LISTEN, _REACH, _START = 5.0, 1.0, 20.0
+#: Seconds for a restored guest to say something on a connection, and between attempts to have it say so.
+_OPEN, _AGAIN = 2.0, 0.01
 #: Seconds to write a snapshot, and more of them for each MiB of memory: disks of 20 MiB/s are slow enough.
 _SAVE, _SAVE_MIB = 20.0, 0.05
 #: A fault message is a sentence; anything longer is not from Firecracker.
@@ -141,6 +143,27 @@ class Firecracker:
                 await api.call(call)
             crash.point(CrashPoint.CONFIGURED)
             await api.call(start)
+        if spec.restore is not None and spec.agent:
+            await self._open_channel(spec.run)
+
+    async def _open_channel(self, run: Path) -> None:
+        """Make connections to the agent of a restored guest last.
+
+        That those of its earlier life are over reaches the guest together with the first one of the new, and that is
+        lost as well, without a word: so it is one that nobody needs. It is over when the agent answers, which it does
+        after that, or when the guest's kernel refuses what it knows nothing of any more.
+        """
+        greeting = Frame(Kind.HELLO, payload=bytes(TOKEN_BYTES) + VERSION.to_bytes(2, "little")).encode()
+        with trio.move_on_after(_OPEN), suppress(Failed, trio.BrokenResourceError):
+            async with await self.agent(run, _OPEN) as stream:
+                await stream.send_all(greeting)
+                heard = False
+                while not heard:
+                    with trio.move_on_after(_AGAIN):
+                        await stream.receive_some(1)
+                        heard = True
+                    # Zeros between frames mean nothing.
+                    await stream.send_all(b"\0")
 
     async def request_shutdown(self, run: Path, attempt: int) -> None:
         """Press Ctrl-Alt-Del on the guest's keyboard, on every attempt: there is no other way.

@@ -65,6 +65,7 @@ class Lab:
             cgroup=f"zeitwork-t{self.folder.name[-6:]}/{self.made}",
             jail=JailSpec(base / "jail", UID + self.made) if self.jailed else None,
             restore=restore,
+            agent=False,
         )
         self.stack.callback(lambda: Cgroup.of(made.cgroup).remove())
         if self.jailed:
