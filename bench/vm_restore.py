@@ -1,7 +1,7 @@
 """How long from an accepted restore until the guest goes on and answers? A Linux guest with its agent and an app.
 
-Until the process is started all is the host's. Then the state is loaded, and the guest is told who it is now and answers
-for itself: on a machine whose KVM emulates guest kernels that says nothing about others, and gets no ratio.
+Until the process is started all is the host's. Then the state is loaded, and the guest is told who it is now and
+answers for itself: on a machine whose KVM emulates guest kernels that says nothing about others, and gets no ratio.
 """
 
 from __future__ import annotations

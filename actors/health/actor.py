@@ -19,6 +19,9 @@ from runtime import Actor, ActorError, Message, Ref
 
 #: Seconds between readings that nobody asked for, and that one reading or writing may take.
 SLOW_TIMER, _DEADLINE = 15.0, 10.0
+#: When hints come faster than they can be read: readings that fit between two, as each is of all placements; and the
+#: seconds that it may be at most.
+_SPARE, _LONGEST_PAUSE = 3, 0.5
 #: Seconds until a change that could not be written is written again.
 _WRITE_AGAIN = 2.0
 
@@ -31,6 +34,11 @@ class _Read(Message):
 @dataclass(frozen=True, slots=True)
 class _ReadFailed(Message):
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Rested(Message):
+    """The time between two readings is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class Health(Actor):
         self._lives = 0
         self._busy = False
         self._again = False
+        self._began = 0.0  # the present reading
 
     async def init(self) -> None:
         """Read at once, then on hints and on a slow timer."""
@@ -100,6 +109,9 @@ class Health(Actor):
             case _ReadFailed(error=error):
                 self.ctx.log.warning("placements could not be read", error=str(error))
                 self._ended_reading()
+            case _Rested():
+                self._busy = False
+                self._read()
             case _Due(placement_id=key, life=life):
                 if (target := self._target(key, life)) is not None:
                     self._probe(target)
@@ -123,6 +135,7 @@ class Health(Actor):
             self._again = True
             return
         self._busy, self._again = True, False
+        self._began = self.ctx.env.monotonic()
         self.ctx.effect(
             self._store.placements,
             self._node_id,
@@ -133,9 +146,11 @@ class Health(Actor):
         )
 
     def _ended_reading(self) -> None:
-        self._busy = False
         if self._again:
-            self._read()
+            took = self.ctx.env.monotonic() - self._began
+            self.ctx.after(min(_LONGEST_PAUSE, took * _SPARE), _Rested())
+        else:
+            self._busy = False
 
     def _follow(self, placements: tuple[Placement, ...]) -> None:
         wanted = {

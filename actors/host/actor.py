@@ -33,6 +33,8 @@ SLOW_TIMER = 15.0
 _LOOK_DEADLINE, _START_DEADLINE, _DESTROY_DEADLINE = 30.0, 60.0, 60.0
 #: First and largest wait in seconds after a reading that failed.
 _BACKOFF_FIRST, _BACKOFF_MAX = 0.5, 15.0
+#: Seconds between two readings at most, when hints come faster than they can be read.
+_LONGEST_PAUSE = 0.25
 #: Seconds until the database is read again after an actor failed or was refused: neither may become a busy loop.
 _AFTER_CRASH = 1.0
 
@@ -44,6 +46,11 @@ class _Looked(Message):
     tombstones: frozenset[UUID]
     strangers: tuple[str, ...] | None  # None: neither they nor leftovers were looked for
     doomed: frozenset[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rested(Message):
+    """The time between two readings is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,7 @@ class Host(Actor):
         self._strangers: tuple[str, ...] = ()
         self._busy = False
         self._again = False
+        self._began = 0.0  # the present reading
         self._thorough = True  # what the next reading looks for
         self._failures = 0
         self._reconciled_at: float | None = None
@@ -152,6 +160,9 @@ class Host(Actor):
                 self._request(thorough=not quick)
             case _Looked():
                 self._looked(message)
+            case _Rested():
+                self._busy = False
+                self._request(thorough=False)
             case _LookFailed(error=error):
                 self._look_failed(error)
             case _Started():
@@ -202,6 +213,7 @@ class Host(Actor):
         # An orphan may have become one that may be destroyed.
         thorough, self._thorough = self._thorough or bool(self._orphans), False
         self._busy, self._again = True, False
+        self._began = self.ctx.env.monotonic()
         self.ctx.effect(
             partial(self._look, frozenset(self._entries), thorough),
             name="look",
@@ -240,9 +252,11 @@ class Host(Actor):
             self._carry_out(decisions, ready)
             for snapshot in looked.doomed - self._destroying_snapshots:
                 self._destroy_snapshot(snapshot)
-        self._busy = False
         if self._again:
-            self._request(thorough=False)
+            # Each reading is of all placements. In a wave of hints, half of the time is for what follows from them.
+            self.ctx.after(min(_LONGEST_PAUSE, self.ctx.env.monotonic() - self._began), _Rested())
+        else:
+            self._busy = False
 
     def _carry_out(self, decisions: Decisions, ready: dict[UUID, _Entry]) -> None:
         for placement in decisions.start:

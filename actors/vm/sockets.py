@@ -54,7 +54,7 @@ async def connect(path: Path, deadline: float, name: str) -> trio.SocketStream:
             else:
                 return trio.SocketStream(socket)
             await trio.sleep(wait)
-            wait = min(_LARGEST, wait * 2)
+            wait = min(_LARGEST, wait * 1.25)
     raise Failed(f"{name} does not listen on {path} after {deadline:g} s")
 
 

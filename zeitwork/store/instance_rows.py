@@ -65,8 +65,8 @@ def write_observed(
         },
     )
     data = {"from": instance["state"], "to": state, "reason": reason, "generation": generation}
+    # The journal tells of it. No hint for the scheduler: what it looks for is what is wanted, or removed.
     record(cursor, who, "instance.state", "instance", instance["id"], data)
-    announce(cursor, "zw_instances", instance["id"])
 
 
 def has_live_placement(cursor: Cursor, instance_id: UUID) -> bool:
