@@ -23,8 +23,8 @@ from actors.addresses.messages import NAME as ADDRESSES
 from actors.health.actor import Health
 from actors.health.messages import NAME as HEALTH
 from actors.health.messages import Wake as HealthWake
-from actors.host.actor import NAME as HOST
 from actors.host.actor import Host
+from actors.host.messages import NAME as HOST
 from actors.host.messages import StopAll, Vms
 from actors.host.messages import Wake as HostWake
 from actors.images.actor import Images

@@ -25,8 +25,6 @@ from actors.vm.messages import (
 )
 from runtime import Actor, ActorError, Down, LifeRef, Message, Ref, Reply, Timer
 
-#: The actor's name on every host.
-NAME = "host"
 #: Seconds between readings that nobody asked for: a lost notification costs this much time and nothing else.
 SLOW_TIMER = 15.0
 #: Seconds that one reading may take, and that children get to start.

@@ -8,6 +8,9 @@ from uuid import UUID
 from actors.vm.messages import Leftover, VmView
 from runtime import Message, Request
 
+#: The actor's name on every host.
+NAME = "host"
+
 
 @dataclass(frozen=True, slots=True)
 class Wake(Message):

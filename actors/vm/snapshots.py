@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,7 @@ import trio
 
 from actors.model.errors import Failed
 from actors.model.records import Placement, SnapshotMade
-from actors.vm.files import stored, sync_directory, write_atomic
+from actors.vm.files import size, stored, sync_directory, write_atomic
 from actors.vm.guest import DISK
 from actors.vm.intent import Intent
 from actors.vm.machine import Hypervisor
@@ -34,6 +34,7 @@ class Manifest:
     """What a snapshot is of. ``memory`` and ``disk`` in MiB; ``cpu`` is the host's model name.
 
     A state is read only by the version of the monitor that wrote it, on the kind of CPU that the guest has seen.
+    ``files`` are the sizes in bytes of all files of the snapshot: monitors do not notice that memory was cut.
     """
 
     snapshot: str
@@ -49,6 +50,7 @@ class Manifest:
     vmm_version: str
     guest: str
     cpu: str
+    files: dict[str, int] = field(default_factory=dict)
     version: int = VERSION
 
     @classmethod
@@ -123,18 +125,21 @@ def begin(root: Path, snapshot: UUID) -> Path:
 def keep(root: Path, snapshot: UUID, manifest: Manifest) -> SnapshotMade:
     """Make a snapshot that was taken durable, under its own name, and return what it is. Blocking. Raises `OSError`."""
     temporary, final = _temporary(root, snapshot), root / str(snapshot)
-    write_atomic(temporary / MANIFEST, json.dumps(asdict(manifest), indent=1).encode(), durable=True)
-    size = 0
+    taken = 0
+    sizes = {}
     for path in sorted(temporary.rglob("*")):
         if path.is_file():
-            size += stored(path)
+            taken += stored(path)
+            sizes[str(path.relative_to(temporary))] = path.stat().st_size
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+    content = asdict(replace(manifest, files=sizes))
+    write_atomic(temporary / MANIFEST, json.dumps(content, indent=1).encode(), durable=True)
     for directory in (temporary / MACHINE, temporary):
         sync_directory(directory)
     temporary.replace(final)
     sync_directory(root)
-    return SnapshotMade(size, manifest.hypervisor, manifest.vmm_version, manifest.guest, manifest.cpu)
+    return SnapshotMade(taken, manifest.hypervisor, manifest.vmm_version, manifest.guest, manifest.cpu)
 
 
 def discard(root: Path, snapshot: UUID) -> None:
@@ -161,12 +166,16 @@ def open_snapshot(root: Path, snapshot: UUID) -> tuple[Path, Manifest]:
     directory = root / str(snapshot)
     manifest = Manifest.read(directory)
     if manifest is None:
-        raise Failed(
-            f"the snapshot {snapshot} is not on this host, or damaged",
-            field="snapshot_id",
-            fix="restore another snapshot",
-        )
+        raise _unusable(f"the snapshot {snapshot} is not on this host, or damaged")
+    for name, expected in manifest.files.items():
+        found = size(directory / name)
+        if found != expected:
+            raise _unusable(f"the snapshot {snapshot} is damaged: {name} has {found} bytes, {expected} were written")
     return directory, manifest
+
+
+def _unusable(detail: str) -> Failed:
+    return Failed(detail, field="snapshot_id", fix="restore another snapshot")
 
 
 def saved_disk(directory: Path) -> Path:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from actors.host.actor import NAME as HOST
+from actors.host.messages import NAME as HOST
 from actors.host.messages import Vms
 from actors.model.errors import Conflict, InvalidInput
 from actors.model.health import HealthState, HealthType

@@ -54,7 +54,7 @@ def test_one_that_is_kept_can_be_opened(tmp_path: Path) -> None:
     root = tmp_path / "snapshots"
     manifest = take(root)
     directory, found = snapshots.open_snapshot(root, ONE)
-    assert found == manifest
+    assert found == replace(manifest, files={"machine/state": 10_000, "upper.ext4": 5_000})
     assert snapshots.saved_disk(directory).read_bytes() == b"y" * 5_000
     assert root.stat().st_mode & 0o777 == 0o700, "it holds the memory of an app"
     assert [path.name for path in root.iterdir()] == [str(ONE)]
@@ -74,7 +74,19 @@ def test_a_manifest_of_a_newer_host_is_read(tmp_path: Path) -> None:
     manifest = take(tmp_path)
     file = tmp_path / str(ONE) / snapshots.MANIFEST
     file.write_text(json.dumps({**json.loads(file.read_text()), "colour": "blue"}))
-    assert Manifest.read(tmp_path / str(ONE)) == manifest
+    assert Manifest.read(tmp_path / str(ONE)) == replace(manifest, files={"machine/state": 10_000, "upper.ext4": 5_000})
+
+
+@pytest.mark.parametrize("name", ["machine/state", "upper.ext4"])
+def test_one_that_was_cut_or_lost_a_file_says_which(tmp_path: Path, name: str) -> None:
+    take(tmp_path)
+    file = tmp_path / str(ONE) / name
+    os.truncate(file, 17)
+    with pytest.raises(Failed, match=f"{name} has 17 bytes"):
+        snapshots.open_snapshot(tmp_path, ONE)
+    file.unlink()
+    with pytest.raises(Failed, match=f"{name} has 0 bytes"):
+        snapshots.open_snapshot(tmp_path, ONE)
 
 
 @pytest.mark.parametrize(
