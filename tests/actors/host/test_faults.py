@@ -84,7 +84,7 @@ def test_a_disk_that_is_full_at_any_step_is_told_and_leaves_nothing(
     hypervisor: str, directory: str, limit: str, unit: int
 ) -> None:
     with world(hypervisor) as w:
-        w.start_deadline = 2.0
+        w.start_deadline = 6.0
         w.start()
         reasons = step_by_step(w, w.base / directory, limit, unit)
         assert reasons
