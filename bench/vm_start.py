@@ -35,7 +35,11 @@ def ask(quick: bool) -> Iterator[Answer]:
     jailed = "in a jail" if jailer() else "without a jail, as there is no jailer"
     yield Answer("create accepted to InstanceStart answered, p50", middle(one[1] for one in ours), jailed)
     yield Answer("  of that until the process is started", middle(one[0] for one in ours), "all our own")
-    yield Answer("  then until InstanceStart is answered", middle(one[1] - one[0] for one in ours), "mostly theirs")
+    yield Answer(
+        "  then until InstanceStart is answered",
+        middle(one[1] - one[0] for one in ours),
+        "jailer, whole configuration, start",
+    )
     yield Answer(
         "Firecracker alone: TAP, process, requests, start", middle(one.all for one in theirs),
         f"no jail, cgroup, disk, rules, database; its guest {'answered' if answer else 'DID NOT ANSWER'}",
