@@ -296,7 +296,7 @@ def test_snapshots_and_restores_that_were_killed_are_made_again_and_hold_nobody_
         for index, crash_point in enumerate(named(RESTORE), start=1):
             w.end()
             w.start(crash_point.values[0])
-            copy = w.place(restore=w.store.ready()[0])
+            copy = w.place(restore=w.store.ready()[0], stop_timeout=60.0)
             w.wake()
             w.wait_crash(60)
             w.start()

@@ -32,7 +32,7 @@ def snapshot(w: World, placement: UUID) -> UUID:
 
 
 def test_what_is_restored_goes_on_as_somebody_else(w: World) -> None:
-    first = w.place(hostname="first")
+    first = w.place(hostname="first", stop_timeout=60.0)
     w.start()
     w.wait_state(first, "running")
     before = who(w, 0)
@@ -45,10 +45,10 @@ def test_what_is_restored_goes_on_as_somebody_else(w: World) -> None:
     assert who(w, 0)["boot"] == before["boot"]
     assert w.store.row(first)["state"] == "running"
 
-    second = w.place(hostname="second", restore=str(taken))
+    second = w.place(hostname="second", restore=str(taken), stop_timeout=60.0)
     w.wake()
     w.wait_state(second, "running")
-    third = w.place(hostname="third", restore=str(taken))
+    third = w.place(hostname="third", restore=str(taken), stop_timeout=60.0)
     w.wake()
     w.wait_state(third, "running")
     ones = [who(w, index) for index in range(3)]
