@@ -63,7 +63,8 @@ def agent_host(folder: Path, user: str | None = None) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("needs root: commands become their user as in a guest")
     path, log = folder / "agent.sock", folder / "agent.log"
-    command = [str(agent_binary()), str(path), *([] if user is None else [user])]
+    # As an init begins, whatever these tests' own shell had ignored.
+    command = ["env", "--default-signal", str(agent_binary()), str(path), *([] if user is None else [user])]
     with open(log, "wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
