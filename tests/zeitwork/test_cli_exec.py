@@ -362,8 +362,9 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("web", "--user", "", "--", "true"), 1, "user: must not be empty"),
     (("web", "--cwd", "", "--", "true"), 1, "cwd: must not be empty"),
     (("web", "--", "x" * 20_000), 1, "16384 fit"),
+    (("web", "--", *["x" * 100_000] * 4), 1, "16384 fit"),
     (("web", "--", ""), 1, "the program's name is empty"),
-    (("web", "--", os.fsdecode(b"\xff")), 1, "not valid UTF-8"),
+    (("web", "--", os.fsdecode(b"\xff")), 1, "send UTF-8"),
     (("web", "--nonsense", "--", "true"), 2, "No such option"),
     (("--url", "http://127.0.0.1:1", "web", "--", "true"), 1, "the host's unix socket only"),
 ]

@@ -11,6 +11,7 @@ import click
 import trio
 
 from actors.model.errors import InvalidInput, Problem
+from actors.vm.agent.command import CommandSpec
 from zeitwork.cli import terminal
 from zeitwork.cli.client import Client, quoted
 from zeitwork.cli.options import talks_to_host
@@ -124,22 +125,12 @@ def _request(
             raise InvalidInput(f"{pair!r} is not KEY=VALUE", field="--env", fix="write for example LOG_LEVEL=debug")
         variables[key] = value
     request: dict[str, Any] = {"command": list(command), "env": variables, "user": user, "cwd": cwd}
-    given = {"command": " ".join(command), "--env": "".join(env), "--cwd": cwd or "", "--user": user or ""}
-    for name, text in given.items():
-        if not _is_text(text):
-            raise InvalidInput("the text is not valid UTF-8", field=name)
+    # The host says the same of it, but breaks off before it has read what is far too long.
+    CommandSpec(tuple(command), variables, cwd, user).encode()
     if tty:
         rows, cols = terminal.size(0 if stdin is None else stdin)
         request |= {"tty": True, "rows": rows, "cols": cols}
     return request
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _run(client: Client, path: str, request: dict[str, Any], stdin: int | None, as_json: bool) -> int:
