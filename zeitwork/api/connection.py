@@ -33,7 +33,10 @@ class GuardedStream:
         self._listening: trio.CancelScope | None = None
 
     async def send_all(self, data: bytes) -> None:
-        """Send all of ``data``. Raises `trio.BrokenResourceError` when the client takes none of it for too long."""
+        """Send all of ``data``.
+
+        Raises `trio.BrokenResourceError` when the client takes none of it for too long, or is being let go.
+        """
         try:
             with trio.fail_after(SEND_STALL_S):
                 await self._stream.send_all(data)
@@ -41,6 +44,9 @@ class GuardedStream:
             # Nobody may be waiting for the client's next word, and so nobody learn that it left.
             self._end_soon()
             raise
+        except trio.BusyResourceError:
+            # Hypercorn sends one thing at a time: what is under way is the end, since the client has left.
+            raise trio.BrokenResourceError("the connection is being closed") from None
         except trio.TooSlowError:
             self.abort()
             raise trio.BrokenResourceError("the client takes nothing") from None

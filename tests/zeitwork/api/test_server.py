@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import trio
+import trio.testing
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from actors.model.errors import InvalidInput, Problem
 from actors.model.paths import HostPaths
 from zeitwork.api import connection
+from zeitwork.api.connection import GuardedStream
 from zeitwork.api.server import Listening, serve
 from zeitwork.api.stream import Slots, Stream, Write
 
@@ -298,3 +300,16 @@ async def test_clients_that_left_take_no_places(paths: HostPaths, monkeypatch: p
                 with trio.fail_after(10):
                     while await stream.receive_some():
                         pass
+
+
+async def test_a_word_while_a_connection_is_being_closed_is_for_nobody() -> None:
+    ours, theirs = trio.socket.socketpair()
+    with trio.fail_after(10), theirs:
+        async with trio.open_nursery() as nursery:
+            guarded = GuardedStream(trio.SocketStream(ours), trio.CancelScope())
+            nursery.start_soon(guarded.send_all, bytes(8 << 20))  # more than fits: it is under way for good
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BrokenResourceError, match="being closed"):
+                await guarded.send_all(b"late")
+            nursery.cancel_scope.cancel()
+        await guarded.aclose()
