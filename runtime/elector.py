@@ -101,6 +101,8 @@ class Elector(Actor):
         """Feed the state machine."""
         match message:
             case _Happened(event):
+                if isinstance(event, election.Lost) and self._state.term is None and self._state.failures == 0:
+                    self.ctx.log.warning("no answer about the leader's lease", error=event.why)
                 self._step(event)
             case LeaseChanged():
                 if self._loaded:
