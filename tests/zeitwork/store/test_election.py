@@ -197,7 +197,7 @@ async def test_an_election_waits_for_the_leaders_open_transaction(store: Store, 
             # Expires with the transaction open (a renewal changes the same column, and does not wait either).
             expire(database_url)
             trio.from_thread.run_sync(nursery.start_soon, succeed)
-            while not waiting():
+            while not waiting() and not order:
                 pass
             order.append("committed")
 
