@@ -57,13 +57,18 @@ from actors.vm.messages import Stop
 from actors.vm.probe import Candidates, choose, find_qemu
 from actors.vm.settings import HypervisorChoice, VmSettings, cgroup_parent
 from actors.vm.snapshots import SnapshotFiles
-from runtime import ActorError, Message, RealEnvironment, Ref, Spec, System, branch
+from runtime import ActorError, Message, RealEnvironment, Ref, Spec, System
+from runtime.elector import NAME as ELECTION
+from runtime.elector import Elector, LeaseChanged, elector
+from runtime.lease import Candidate
+from runtime.office import Office
 from zeitwork import __version__, machine, ownership, systemd
 from zeitwork.api.app import build_app
 from zeitwork.api.bind import validate_http_bind
 from zeitwork.api.deps import ApiDeps
 from zeitwork.api.server import Listening, serve
 from zeitwork.config import DEFAULT_RUN_DIR, Config
+from zeitwork.epochs import EpochFile
 from zeitwork.guest.kernel import load_guest
 from zeitwork.relay import Relay
 from zeitwork.store import Store, open_store
@@ -357,8 +362,12 @@ async def _start_actors(
             thresholds=Thresholds(close=config.memory_pressure),
         )
 
-    def leader() -> list[Spec]:
-        return [Spec("scheduler", lambda: Scheduler(store.scheduling))]
+    # Drawn once: what follows a failed elector of this process is the same candidate.
+    candidate = Candidate(node.id, node.generation, UUID(bytes=system.env.entropy(16), version=4))
+    epochs = EpochFile(config.data_dir / "epoch")
+
+    def leader(office: Office) -> list[Spec]:
+        return [Spec("scheduler", lambda: Scheduler(store.scheduling, office))]
 
     def superseded() -> None:
         host.lose(
@@ -375,6 +384,7 @@ async def _start_actors(
         HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified", quick=True)),
         HEALTH: (("zw_placements", "zw_observed"), lambda: HealthWake("notified")),
         IMAGES: (("zw_images",), lambda: ImagesWake("notified")),
+        ELECTION: (("zw_leader",), LeaseChanged),
         # Of a placement's changes only its removal matters here, and that is told as its instance's too.
         "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
     }
@@ -392,7 +402,7 @@ async def _start_actors(
             stop_timeout=15.0,
         ),
         Spec(HEALTH, lambda: Health(node.id, store.placements, system.name(HOST))),
-        branch("leader", leader),
+        elector(lambda: Elector(store.election, candidate, epochs, leader)),
         Spec("relay", lambda: Relay(store.notifications, wakes)),
     ):
         await system.start(spec)

@@ -6,6 +6,8 @@ from actors.scheduler.messages import Evaluate, Evaluated, EvaluationFailed
 from actors.scheduler.plan import evaluate
 from actors.scheduler.store import SchedulingStore
 from runtime import Actor, Message
+from runtime.lease import Fenced
+from runtime.office import Office
 
 #: Seconds between evaluations that nobody asked for: a lost notification costs this much time and nothing else.
 SLOW_TIMER = 15.0
@@ -18,8 +20,9 @@ BACKOFF_FIRST, BACKOFF_MAX = 0.5, 15.0
 class Scheduler(Actor):
     """One evaluation at a time; requests that come meanwhile are folded into the next one."""
 
-    def __init__(self, store: SchedulingStore) -> None:
+    def __init__(self, store: SchedulingStore, office: Office) -> None:
         self._store = store
+        self._office = office
         self._busy = False
         self._again = False
         self._failures = 0
@@ -71,5 +74,11 @@ class Scheduler(Actor):
         plan = evaluate(await self._store.snapshot())
         if not plan.assignments and not plan.postponed:
             return Evaluated(0, 0)
-        refused = await self._store.apply_plan(plan)
+        # Asked now, not when the evaluation began: that may be long ago.
+        term = self._office.term()
+        try:
+            refused = await self._store.apply_plan(plan, term)
+        except Fenced as fenced:
+            self._office.doubt(str(fenced))
+            raise
         return Evaluated(len(plan.assignments) - len(refused), len(plan.postponed) + len(refused))

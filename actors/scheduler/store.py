@@ -8,6 +8,7 @@ from uuid import UUID
 
 from actors.model.records import PendingInstance
 from actors.model.states import NodeState
+from runtime.lease import Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,9 @@ class SchedulingStore(Protocol):
     async def snapshot(self) -> Snapshot:
         """Return pending instances and the nodes that could take them."""
 
-    async def apply_plan(self, plan: Plan) -> tuple[Postponed, ...]:
+    async def apply_plan(self, plan: Plan, term: Term) -> tuple[Postponed, ...]:
         """Commit each assignment with its addresses, and each reason; return those that capacity or state refused.
 
         A refusal of one (checked by the database itself) leaves the others. Applying the same assignment twice makes
-        one placement.
+        one placement. Raises `Fenced` when ``term`` is over; what was committed before that stays.
         """

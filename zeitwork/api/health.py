@@ -29,30 +29,43 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class Leader(msgspec.Struct, frozen=True, kw_only=True):
+    """The node whose host leads the cluster; ``epoch`` numbers its term and grows with each election."""
+
+    node_id: UUID
+    hostname: str
+    epoch: int
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """Answered with 200 when all is ok and with 503 when not."""
+    """Answered with 200 when all is ok and with 503 when not. ``leader`` is null when nobody is known to lead."""
 
     status: Verdict
     version: str
     node_id: UUID
     parts: dict[str, Part]
+    leader: Leader | None
 
 
 async def health(call: Call) -> Answer:
     """GET /health."""
-    store = await _store(call)
+    store, leader = await _store(call)
     parts = {"store": store}
     status = Verdict.OK if all(part.status is Verdict.OK for part in parts.values()) else Verdict.DEGRADED
-    view = Health(status=status, version=call.deps.version, node_id=call.deps.node_id, parts=parts)
+    view = Health(status=status, version=call.deps.version, node_id=call.deps.node_id, parts=parts, leader=leader)
     return Answer(view, status=200 if status is Verdict.OK else 503)
 
 
-async def _store(call: Call) -> Part:
+async def _store(call: Call) -> tuple[Part, Leader | None]:
     try:
         with trio.fail_after(STORE_DEADLINE_S):
             await call.deps.store.ping()
+            row = await call.deps.store.election.leader()
     except trio.TooSlowError:
-        return Part(status=Verdict.DEGRADED, detail=f"the database did not answer within {STORE_DEADLINE_S:g} s")
+        detail = f"the database did not answer within {STORE_DEADLINE_S:g} s"
+        return Part(status=Verdict.DEGRADED, detail=detail), None
     except Problem as problem:
-        return Part(status=Verdict.DEGRADED, detail=problem.detail)
-    return Part(status=Verdict.OK, detail="")
+        return Part(status=Verdict.DEGRADED, detail=problem.detail), None
+    leading = row is not None and row.leading
+    leader = Leader(node_id=row.node_id, hostname=row.hostname, epoch=row.epoch) if row and leading else None
+    return Part(status=Verdict.OK, detail=""), leader

@@ -103,6 +103,10 @@ OVERHEAD_CHARGED = Metric(
 )
 NODE_PLACEMENTS = Metric("zeitwork_node_placements", _G, "Placements on a node that are not removed.", _NODE)
 NODE_CLOSED = Metric("zeitwork_node_closed", _G, "1 while memory pressure closes a node to new work, else 0.", _NODE)
+LEADER = Metric("zeitwork_leader", _G, "1 for the node whose host leads the cluster, else 0.", _NODE)
+LEADER_EPOCH = Metric(
+    "zeitwork_leader_epoch", _G, "Number of the present or last leader's term; grows with each election."
+)
 NODES = Metric("zeitwork_nodes", _G, "Nodes that are not terminated, by state.", ("state",))
 INSTANCES = Metric("zeitwork_instances", _G, "Instances by observed state.", ("state",))
 IMAGES = Metric("zeitwork_images", _G, "Images that are not deleted, by status.", ("status",))
@@ -155,6 +159,8 @@ CATALOGUE: tuple[Metric, ...] = (
     OVERHEAD_CHARGED,
     NODE_PLACEMENTS,
     NODE_CLOSED,
+    LEADER,
+    LEADER_EPOCH,
     INSTANCES,
     IMAGES,
     SNAPSHOTS,

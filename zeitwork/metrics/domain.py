@@ -16,6 +16,7 @@ from actors.model.states import ImageStatus, InstanceState, NodeState, Placement
 from actors.model.units import MIB
 from zeitwork.metrics import catalogue
 from zeitwork.metrics.families import family
+from zeitwork.store.election import LeaderRow
 from zeitwork.store.rows import ResourcesRow
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Domain:
     placements: dict[PlacementState, int]
     health: dict[HealthState, int]
     pools: tuple[PoolUsage, ...]
+    leader: LeaderRow | None
 
 
 async def read(store: Store, node_id: UUID) -> Domain:
@@ -52,6 +54,7 @@ async def read(store: Store, node_id: UUID) -> Domain:
         placements={state: placements[state] for state in PlacementState if state is not PlacementState.REMOVED},
         health={state: health[state] for state in HealthState},
         pools=await store.leases.usage(node_id),
+        leader=await store.election.leader(),
     )
 
 
@@ -72,6 +75,10 @@ def families(domain: Domain) -> Iterator[Family]:
     yield family(catalogue.OVERHEAD_CHARGED, {labels: one.memory_overhead * MIB for labels, one in known.items()})
     yield family(catalogue.NODE_PLACEMENTS, {labels: row.placements for labels, row in rows.items()})
     yield family(catalogue.NODE_CLOSED, {labels: 1 if row.closed_reason else 0 for labels, row in rows.items()})
+    leader = domain.leader
+    leads = str(leader.node_id) if leader is not None and leader.leading else None
+    yield family(catalogue.LEADER, {labels: 1 if labels[0] == leads else 0 for labels in rows})
+    yield family(catalogue.LEADER_EPOCH, leader.epoch if leader is not None else 0)
     states = Counter(row.state for row in domain.resources)
     yield family(
         catalogue.NODES, {(state.value,): states[state] for state in NodeState if state is not NodeState.TERMINATED}

@@ -64,6 +64,11 @@ def lock_node(cursor: Cursor, node_id: UUID) -> dict[str, Any] | None:
     return cursor.fetchone()
 
 
+def report_epoch(cursor: Cursor, node_id: UUID, epoch: int) -> None:
+    """Write the highest epoch that a host has seen; it only grows."""
+    cursor.execute("update nodes set epoch_seen = %s where id = %s and epoch_seen < %s", (epoch, node_id, epoch))
+
+
 def resource_rows(cursor: Cursor, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
     """Return what is free on one node, or on each that is not terminated."""
     cursor.execute(

@@ -17,7 +17,16 @@ from zeitwork.store.problems import first_line
 
 #: The channels; a payload is the id of what changed. What is wanted of placements, and what hosts observed of them, are
 #: apart: a host that follows the one does not hear its own words in the other.
-CHANNELS = ("zw_instances", "zw_placements", "zw_observed", "zw_images", "zw_nodes", "zw_snapshots", "zw_events")
+CHANNELS = (
+    "zw_instances",
+    "zw_placements",
+    "zw_observed",
+    "zw_images",
+    "zw_nodes",
+    "zw_snapshots",
+    "zw_events",
+    "zw_leader",
+)
 #: Ids that a subscriber may have waiting; with more of them it is told to read everything.
 MAX_IDS = 256
 #: First and largest wait in seconds between attempts to reconnect.

@@ -11,6 +11,7 @@ import trio
 from actors.model.errors import Failed
 from zeitwork.store.cluster import ensure_cluster
 from zeitwork.store.connections import CONNECT_TIMEOUT
+from zeitwork.store.election import STATEMENT_TIMEOUT as ELECTION_TIMEOUT
 from zeitwork.store.leases import REST
 from zeitwork.store.metrics import StoreMetrics
 from zeitwork.store.migrate import migrate
@@ -47,15 +48,24 @@ async def open_store(
         application_name=application_name,
         metrics=metrics,
     )
+    reserved = Units(
+        dsn,
+        size=1,
+        statement_timeout=ELECTION_TIMEOUT,
+        application_name=f"{application_name} election",
+        metrics=metrics,
+    )
     try:
         await migrate(units)
         await units.run(ensure_cluster, name="cluster.ensure")
         yield Store(
             units,
             Notifications(dsn, application_name=f"{application_name} listen", metrics=metrics),
+            reserved=reserved,
             rest=rest,
         )
     finally:
+        reserved.close()
         units.close()
 
 

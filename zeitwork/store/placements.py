@@ -45,14 +45,16 @@ def insert_placement(
     v4: IPv4Address,
     v6: IPv6Address | None,
     snapshot_id: UUID | None = None,
+    *,
+    epoch: int,
 ) -> None:
     """Place an instance's present generation, which goes on from ``snapshot_id`` unless that is None.
 
-    Raises `CapacityExceeded`, from the database itself.
+    ``epoch`` is the deciding leader's. Raises `CapacityExceeded`, from the database itself.
     """
     cursor.execute(
-        "insert into placements (id, instance_id, generation, node_id, vcpu, memory, disk, v4, v6, snapshot_id) "
-        "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        "insert into placements (id, instance_id, generation, node_id, vcpu, memory, disk, v4, v6, snapshot_id, "
+        "epoch) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         (
             placement_id,
             instance["id"],
@@ -64,6 +66,7 @@ def insert_placement(
             v4,
             v6,
             snapshot_id,
+            epoch,
         ),
     )
 

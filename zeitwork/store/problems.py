@@ -62,6 +62,9 @@ def translate(error: psycopg.Error, where: str = "the database") -> Exception:
         return CapacityExceeded(error.diag.message_primary or str(error))
     if isinstance(error, errors.DiskFull):
         return full_disk(where)
+    # Both end the session, and so undid what was under way; a process that was paused finds this when it goes on.
+    if error.sqlstate in ("25P03", "25P04"):
+        return Unavailable("the database gave up a transaction that took too long", code="database-slow", fix=AWAY_FIX)
     if isinstance(error, errors.QueryCanceled):
         return Unavailable("the database took too long to answer", code="database-slow", fix=AWAY_FIX)
     if isinstance(error, errors.LockNotAvailable):

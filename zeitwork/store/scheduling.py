@@ -10,6 +10,8 @@ from actors.model.records import PendingInstance
 from actors.model.resources import Resources
 from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeState, SnapshotState
 from actors.scheduler.store import Assignment, NodeView, Plan, Postponed, Snapshot
+from runtime.lease import Term
+from zeitwork.store.election import fence
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.instance_rows import has_live_placement, lock_instance, restored_from, write_observed
 from zeitwork.store.journal import announce, record
@@ -83,19 +85,20 @@ class Scheduling:
 
         return await self._units.read(unit, name="scheduling.snapshot")
 
-    async def apply_plan(self, plan: Plan) -> tuple[Postponed, ...]:
+    async def apply_plan(self, plan: Plan, term: Term) -> tuple[Postponed, ...]:
         """Commit each assignment with its addresses, and each reason; return those that were refused.
 
         A refusal of one (checked by the database itself) leaves the others. Applying the same assignment twice makes
-        one placement.
+        one placement. Raises `Fenced` when ``term`` is over; transactions before that one stay.
         """
         refused: list[Postponed] = []
         for begin in range(0, len(plan.assignments), TOGETHER):
-            refused += await self._assign_together(plan.assignments[begin : begin + TOGETHER])
+            refused += await self._assign_together(plan.assignments[begin : begin + TOGETHER], term)
         reasons = (*plan.postponed, *refused)
         if reasons:
 
             def unit(cursor: Cursor) -> None:
+                fence(cursor, term)
                 # In one order everywhere, or two of these could wait for each other.
                 for postponed in sorted(reasons, key=lambda one: one.instance_id):
                     _postpone(cursor, postponed)
@@ -103,12 +106,15 @@ class Scheduling:
             await self._units.run(unit, name="scheduling.postpone")
         return tuple(refused)
 
-    async def _assign_together(self, assignments: Sequence[Assignment]) -> list[Postponed]:
+    async def _assign_together(self, assignments: Sequence[Assignment], term: Term) -> list[Postponed]:
         """Make placements in one transaction; return those that were refused."""
 
         def unit(cursor: Cursor) -> list[Postponed]:
+            fence(cursor, term)
             # In one order everywhere, or two of these could wait for each other.
-            found = [(one, _assign(cursor, one)) for one in sorted(assignments, key=lambda one: one.instance_id)]
+            found = [
+                (one, _assign(cursor, one, term.epoch)) for one in sorted(assignments, key=lambda one: one.instance_id)
+            ]
             return [Postponed(one.instance_id, one.generation, reason) for one, reason in found if reason is not None]
 
         try:
@@ -117,10 +123,10 @@ class Scheduling:
             if len(assignments) == 1:
                 return [Postponed(assignments[0].instance_id, assignments[0].generation, str(refusal))]
         # That of one undid all, and a plan is seldom wrong: then each has a transaction of its own.
-        return [postponed for one in assignments for postponed in await self._assign_together((one,))]
+        return [postponed for one in assignments for postponed in await self._assign_together((one,), term)]
 
 
-def _assign(cursor: Cursor, assignment: Assignment) -> str | None:
+def _assign(cursor: Cursor, assignment: Assignment, epoch: int) -> str | None:
     """Place an instance, or return why not."""
     instance = lock_instance(cursor, assignment.instance_id)
     if (
@@ -154,7 +160,7 @@ def _assign(cursor: Cursor, assignment: Assignment) -> str | None:
     assert isinstance(v4, IPv4Address)
     v6_pool, v6 = pick(cursor, assignment.node_id, 6) if node["ipv6"] else (None, None)
     assert v6 is None or isinstance(v6, IPv6Address)
-    insert_placement(cursor, placement_id, instance, assignment.node_id, v4, v6, snapshot_id)
+    insert_placement(cursor, placement_id, instance, assignment.node_id, v4, v6, snapshot_id, epoch=epoch)
     lease(cursor, v4_pool, v4, assignment.node_id, placement_id)
     if v6 is not None and v6_pool is not None:
         lease(cursor, v6_pool, v6, assignment.node_id, placement_id)

@@ -7,6 +7,7 @@ import trio
 
 from actors.model.errors import Unavailable
 from zeitwork.store.cluster import Cluster
+from zeitwork.store.election import Election
 from zeitwork.store.events import Events
 from zeitwork.store.history import History
 from zeitwork.store.idempotency import Idempotency
@@ -35,12 +36,14 @@ class Store:
     Any method may raise `actors.model.errors.Unavailable` while Postgres is away. A write whose answer was lost
     raises `zeitwork.store.problems.OutcomeUnknown` (an `Unavailable`): read again, or repeat it where that is said
     to be harmless. A cancelled call is in the same position. ``rest`` is how long released addresses rest (seconds).
+    ``reserved`` is for the election alone: no lease is lost because its renewal waited behind other work.
     """
 
-    def __init__(self, units: Units, notifications: Notifications, *, rest: float = REST) -> None:
+    def __init__(self, units: Units, notifications: Notifications, *, reserved: Units, rest: float = REST) -> None:
         self.units = units
         self.notifications = notifications
         self.cluster = Cluster(units)
+        self.election = Election(units, reserved)
         self.nodes = Nodes(units)
         self.images = Images(units)
         self.instances = Instances(units)

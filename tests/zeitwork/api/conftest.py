@@ -19,6 +19,7 @@ from actors.model.resources import Capacity
 from actors.model.states import NodeState, PlacementState
 from actors.scheduler.plan import evaluate
 from runtime.system import System
+from tests.zeitwork.store.world import apply_plan
 from zeitwork.api.app import build_app
 from zeitwork.api.deps import ApiDeps, fresh_id
 from zeitwork.api.server import Listening, serve
@@ -65,7 +66,7 @@ class World:
 
     async def place(self) -> list[UUID]:
         """Do what the scheduler does; return this host's placements."""
-        await self.store.scheduling.apply_plan(evaluate(await self.store.scheduling.snapshot()))
+        await apply_plan(self.store, evaluate(await self.store.scheduling.snapshot()))
         return [placement.id for placement in await self.store.placements.placements(self.node.id)]
 
     async def observe(self, placement: UUID, state: PlacementState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.model.errors import Unavailable
+from runtime.lease import Candidate, Term
 from tests.zeitwork.api.conftest import World
 from zeitwork.api.table import ENDPOINTS
 from zeitwork.metrics.catalogue import CATALOGUE
@@ -187,7 +189,24 @@ async def test_health(world: World) -> None:
         "version": "0.1.0",
         "node_id": str(world.node.id),
         "parts": {"store": {"status": "ok", "detail": ""}},
+        "leader": None,
     }
+
+
+async def test_health_and_metrics_say_who_leads(world: World) -> None:
+    candidate = Candidate(world.node.id, world.node.generation, UUID(int=1))
+    granted = await world.store.election.acquire(candidate, ttl=1000)
+    me = {"node_id": str(world.node.id), "hostname": world.node.hostname}
+    assert (await world.client.get("/health")).json()["leader"] == {**me, "epoch": granted.epoch}
+    labels = f'{{hostname="{me["hostname"]}",node_id="{me["node_id"]}"}}'
+    metrics = (await world.client.get("/metrics")).text
+    assert f"zeitwork_leader{labels} 1.0\n" in metrics
+    assert f"zeitwork_leader_epoch {granted.epoch:.1f}\n" in metrics
+    await world.store.election.resign(Term(granted.epoch, candidate.boot, 1000))
+    assert (await world.client.get("/health")).json()["leader"] is None
+    metrics = (await world.client.get("/metrics")).text
+    assert f"zeitwork_leader{labels} 0.0\n" in metrics
+    assert f"zeitwork_leader_epoch {granted.epoch:.1f}\n" in metrics
 
 
 async def test_each_request_is_one_line_in_the_log(world: World) -> None:

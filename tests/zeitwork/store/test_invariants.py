@@ -18,7 +18,7 @@ from actors.model.records import Observation, SnapshotMade
 from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState, SnapshotState
 from actors.scheduler.plan import evaluate
 from tests.conftest import TEMPLATE
-from tests.zeitwork.store.world import instance, ready_image, ready_node
+from tests.zeitwork.store.world import apply_plan, instance, ready_image, ready_node
 from zeitwork.store import Store, open_store
 from zeitwork.store.embedded import EmbeddedServer
 from zeitwork.store.rows import ImageRow, NodeRow
@@ -69,7 +69,7 @@ class World:
             assert memory > 3900
 
     async def evaluate(self) -> None:
-        await self.store.scheduling.apply_plan(evaluate(await self.store.scheduling.snapshot()))
+        await apply_plan(self.store, evaluate(await self.store.scheduling.snapshot()))
 
     async def desire(self, index: int, desired: InstanceDesired, force: bool) -> None:
         if not self.instances:

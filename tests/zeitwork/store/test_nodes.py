@@ -15,6 +15,7 @@ from actors.model.states import NodeDesired, NodeState
 from tests.zeitwork.store.world import (
     CAPACITY,
     STOPPED,
+    apply_plan,
     assign,
     host,
     instance,
@@ -242,11 +243,11 @@ async def test_a_closed_host_stays_closed_across_its_starts_and_takes_nothing(st
     assert node.closed_since is not None
     (view,) = (await store.scheduling.snapshot()).nodes
     assert view.closed == node.closed_reason
-    (refused,) = await store.scheduling.apply_plan(assign(row, node))
+    (refused,) = await apply_plan(store, assign(row, node))
     assert refused.reason == "the host is closed: memory pressure: a lot"
     await store.nodes.record_closed(node.id, "")
     assert (await store.nodes.get(node.id)).closed_since is None
-    assert await store.scheduling.apply_plan(assign(row, node)) == ()
+    assert await apply_plan(store, assign(row, node)) == ()
     told = [event.what for event in await store.events.list(subject=node.id) if event.who == "resource-monitor"]
     assert told == ["node.capacity", "node.closed", "node.opened"]
 
@@ -316,10 +317,10 @@ async def test_the_database_itself_places_nothing_into_what_monitors_take(store:
     found, free = await overhead(store, node)
     assert found.excess == 9000 - 24
     assert free == 0
-    refused = await store.scheduling.apply_plan(assign(await instance(store, image), node))
+    refused = await apply_plan(store, assign(await instance(store, image), node))
     assert "0 of 4096 MiB free" in refused[0].reason
     await store.nodes.record_overhead(node.id, {placement.id: 24 * 1024 + 3700 * 1024}, {})
     # 4096 - 152 - 3700 = 244 MiB are left.
-    refused = await store.scheduling.apply_plan(assign(await instance(store, image, memory=221), node))
+    refused = await apply_plan(store, assign(await instance(store, image, memory=221), node))
     assert "244 of 4096 MiB free" in refused[0].reason
-    assert await store.scheduling.apply_plan(assign(await instance(store, image, memory=220), node)) == ()
+    assert await apply_plan(store, assign(await instance(store, image, memory=220), node)) == ()

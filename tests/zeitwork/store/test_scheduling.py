@@ -17,6 +17,7 @@ from tests.zeitwork.store.world import (
     CAPACITY,
     EXITED,
     STOPPED,
+    apply_plan,
     assign,
     host,
     instance,
@@ -53,7 +54,7 @@ async def test_a_failed_image_fails_its_instances_until_someone_starts_them_agai
     await store.images.failed(image.id, "no such host", None, None)
     plan = evaluate(await store.scheduling.snapshot())
     assert plan.postponed[0].final
-    assert await store.scheduling.apply_plan(plan) == ()
+    assert await apply_plan(store, plan) == ()
     failed = await store.instances.get(row.id)
     assert (failed.state, failed.reason) == (InstanceState.FAILED, "its image failed: no such host")
     assert (await store.scheduling.snapshot()).pending == ()
@@ -65,11 +66,11 @@ async def test_a_failed_image_fails_its_instances_until_someone_starts_them_agai
 async def test_a_reason_is_written_once(store: Store) -> None:
     row = await instance(store, await store.images.create("later"))
     plan = evaluate(await store.scheduling.snapshot())
-    await store.scheduling.apply_plan(plan)
+    await apply_plan(store, plan)
     waiting = await store.instances.get(row.id)
     assert (waiting.state, waiting.reason) == (InstanceState.PENDING, "waiting for its image")
     before = await store.events.list()
-    await store.scheduling.apply_plan(plan)
+    await apply_plan(store, plan)
     assert await store.events.list() == before
 
 
@@ -77,7 +78,7 @@ async def test_applying_twice_makes_one_placement(store: Store) -> None:
     node = await ready_node(store)
     row = await instance(store, await ready_image(store, node))
     first = await place(store, row, node)
-    assert await store.scheduling.apply_plan(assign(row, node)) == ()
+    assert await apply_plan(store, assign(row, node)) == ()
     assert await live(store, node, row.id) == first
     starting = await store.instances.get(row.id)
     assert (starting.state, starting.observed_generation, starting.v4) == (InstanceState.STARTING, 1, first.lease.v4)
@@ -93,9 +94,9 @@ async def test_a_plan_that_was_overtaken_is_refused(store: Store) -> None:
     newer = await store.instances.restart(removing.id)
     stranger = Assignment(uuid4(), 1, node.id)
     plan = Plan((*assign(stopped, node).assignments, *assign(restarted, node).assignments, stranger))
-    refused = await store.scheduling.apply_plan(plan)
+    refused = await apply_plan(store, plan)
     assert [one.reason for one in refused] == ["it is not wanted any more as it was planned"] * 3
-    (refusal,) = await store.scheduling.apply_plan(assign(newer, node))
+    (refusal,) = await apply_plan(store, assign(newer, node))
     assert refusal.reason == "its earlier placement is still being removed"
     assert (await store.instances.get(stopped.id)).state is InstanceState.STOPPED
 
@@ -104,7 +105,7 @@ async def test_a_host_that_takes_nothing_is_refused(store: Store) -> None:
     node = await ready_node(store)
     row = await instance(store, await ready_image(store, node))
     await store.nodes.set_desired(node.id, NodeDesired.DRAINING)
-    (refusal,) = await store.scheduling.apply_plan(assign(row, node))
+    (refusal,) = await apply_plan(store, assign(row, node))
     assert refusal == Postponed(row.id, 1, "the host is draining")
     assert (await store.instances.get(row.id)).reason == "the host is draining"
 
@@ -114,7 +115,7 @@ async def test_a_refusal_of_one_leaves_the_others(store: Store) -> None:
     image = await ready_image(store, node)
     rows = [await instance(store, image, memory=memory) for memory in (3000, 2000, 1000)]
     plan = Plan(tuple(Assignment(row.id, 1, node.id) for row in rows))
-    (refusal,) = await store.scheduling.apply_plan(plan)
+    (refusal,) = await apply_plan(store, plan)
     assert refusal.instance_id == rows[1].id
     assert "2024 MiB asked for (24 MiB of them for the VMM), 1072 of 4096 MiB free" in refusal.reason
     placed = {one.instance_id for one in await store.placements.placements(node.id)}
@@ -125,10 +126,10 @@ async def test_a_shrunken_host_takes_nothing_and_recovers(store: Store) -> None:
     node, _, placement = await running(store, memory=1000)
     row = await instance(store, await ready_image(store, node), memory=10)
     await store.nodes.record_capacity(node.id, replace(CAPACITY, memory_total=900))
-    (refusal,) = await store.scheduling.apply_plan(assign(row, node))
+    (refusal,) = await apply_plan(store, assign(row, node))
     assert "0 of 900 MiB free" in refusal.reason
     await see(store, placement, STOPPED)
-    assert await store.scheduling.apply_plan(assign(row, node)) == ()
+    assert await apply_plan(store, assign(row, node)) == ()
 
 
 async def test_an_unknown_capacity_takes_nothing(store: Store) -> None:
@@ -136,7 +137,7 @@ async def test_an_unknown_capacity_takes_nothing(store: Store) -> None:
     node = await store.nodes.register(host())
     await store.nodes.set_state(node.id, NodeState.READY)
     row = await instance(store, image)
-    (refusal,) = await store.scheduling.apply_plan(assign(row, node))
+    (refusal,) = await apply_plan(store, assign(row, node))
     assert "not known yet" in refusal.reason
 
 
@@ -157,7 +158,7 @@ async def test_an_exhausted_pool_refuses_with_the_numbers(store: Store) -> None:
     first = await place(store, rows[0], node)
     await place(store, rows[1], node)
     await see(store, first, STOPPED)
-    (refusal,) = await store.scheduling.apply_plan(assign(rows[2], node))
+    (refusal,) = await apply_plan(store, assign(rows[2], node))
     assert refusal.reason == "no free IPv4 address in 192.168.9.0/30: 1 leased, 1 resting"
     assert await live(store, node, rows[2].id) is None
 
@@ -186,7 +187,7 @@ async def test_contention_never_exceeds_capacity_and_never_doubles_an_address(da
             mine = store if index % 2 else other
             for _ in range(12):
                 for row in rows[index::6]:
-                    if await mine.scheduling.apply_plan(assign(row, node)):
+                    if await apply_plan(mine, assign(row, node)):
                         continue
                     placement = await live(mine, node, row.id)
                     if placement is not None and index < 2:
@@ -219,7 +220,7 @@ async def test_many_threads_take_every_address_of_a_pool_once(database_url: str,
 
         async def one(index: int) -> None:
             for row in rows[index::workers]:
-                refused.extend(await store.scheduling.apply_plan(assign(row, node)))
+                refused.extend(await apply_plan(store, assign(row, node)))
 
         async with trio.open_nursery() as nursery:
             for index in range(workers):
@@ -236,7 +237,7 @@ async def test_the_same_assignment_from_many_sides_is_one_placement(database_url
         row = await instance(store, await ready_image(store, node))
         async with trio.open_nursery() as nursery:
             for _ in range(8):
-                nursery.start_soon(store.scheduling.apply_plan, assign(row, node))
+                nursery.start_soon(apply_plan, store, assign(row, node))
         assert len(await store.instances.placements(row.id)) == 1
         (v4, _) = await store.leases.usage(node.id)
         assert v4.leased == 1
@@ -249,7 +250,7 @@ async def test_stop_and_placement_at_once_leave_a_true_state(database_url: str) 
         for _ in range(15):
             row = await instance(store, image)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(store.scheduling.apply_plan, assign(row, node))
+                nursery.start_soon(apply_plan, store, assign(row, node))
                 nursery.start_soon(store.instances.delete, row.id)
             placement = await live(store, node, row.id)
             after = await store.instances.get(row.id)

@@ -20,6 +20,7 @@ from tests.zeitwork.store.world import (
     CAPACITY,
     EXITED,
     STOPPED,
+    apply_plan,
     assign,
     instance,
     live,
@@ -406,7 +407,7 @@ async def test_a_new_instance_goes_on_from_a_snapshot_where_it_is(store: Store) 
     plain = await instance(store, await store.images.get(row.image_id))
     made = await store.instances.create(copy_of(snapshot, name="copy"))
     assert (made.snapshot_id, made.pinned_node_id, made.environment) == (snapshot.id, None, {"A": "1"})
-    assert await store.scheduling.apply_plan(evaluate(await store.scheduling.snapshot())) == ()
+    assert await apply_plan(store, evaluate(await store.scheduling.snapshot())) == ()
     assert await live(store, smaller, plain.id) is not None
     placement = await live(store, node, made.id)
     assert placement is not None
@@ -442,7 +443,7 @@ async def test_an_instance_goes_back_to_a_snapshot(store: Store) -> None:
     (pending,) = (await store.scheduling.snapshot()).pending
     assert pending.node_id == node.id
     elsewhere = await ready_node(store)
-    refused = await store.scheduling.apply_plan(assign(await store.instances.get(row.id), elsewhere))
+    refused = await apply_plan(store, assign(await store.instances.get(row.id), elsewhere))
     assert [one.reason for one in refused] == ["its snapshot is on another host"]
     following = await place(store, await store.instances.get(row.id), node)
     assert (following.restore, following.generation) == (snapshot.id, 2)

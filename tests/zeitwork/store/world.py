@@ -12,8 +12,10 @@ from actors.model.image import ImageConfig
 from actors.model.records import Observation, Placement
 from actors.model.resources import Capacity, Resources
 from actors.model.states import NodeState, Outcome, PlacementState
-from actors.scheduler.store import Assignment, Plan
+from actors.scheduler.store import Assignment, Plan, Postponed
+from runtime.lease import Term
 from zeitwork.store import Store
+from zeitwork.store.cursor import Cursor
 from zeitwork.store.rows import HostRegistration, ImageRow, InstanceRow, NewInstance, NodeRow
 
 CAPACITY = Capacity(
@@ -26,6 +28,8 @@ CAPACITY = Capacity(
     memory_overhead=24,
 )
 CONFIG = ImageConfig(entrypoint=("/bin/app",), cmd=("serve",), env=("A=1",), user="app", exposed_ports=(8080,))
+#: The process that leads in tests that are not about elections.
+LEADER = UUID(int=1)
 EXITED = Observation(PlacementState.REMOVED, outcome=Outcome.EXITED, exit_status=1)
 STOPPED = Observation(PlacementState.REMOVED, outcome=Outcome.STOPPED)
 
@@ -68,8 +72,33 @@ async def instance(
     return await store.instances.create(new)
 
 
+async def apply_plan(store: Store, plan: Plan) -> tuple[Postponed, ...]:
+    """Apply a plan as the leader, whichever store of the test it comes through."""
+    return await store.scheduling.apply_plan(plan, await leading(store))
+
+
+async def leading(store: Store) -> Term:
+    """Return the term of the one leader that all stores of a database share, put into office when there was none."""
+    nodes = (await store.nodes.list(limit=1)).items
+    node_id = nodes[0].id if nodes else (await store.nodes.create("leader")).id
+
+    def unit(cursor: Cursor) -> int:
+        # Not elected: several ask at the same time, and none of them shall end another's term.
+        cursor.execute(
+            "insert into leadership (epoch, node_id, generation, boot, expires_at) "
+            "values (1, %s, 1, %s, 'infinity') on conflict do nothing",
+            (node_id, LEADER),
+        )
+        cursor.execute("select epoch from leadership")
+        row = cursor.fetchone()
+        assert row is not None
+        return int(row["epoch"])
+
+    return Term(await store.units.run(unit, name="test.lead"), LEADER, 30.0)
+
+
 async def place(store: Store, row: InstanceRow, node: NodeRow) -> Placement:
-    assert await store.scheduling.apply_plan(assign(row, node)) == ()
+    assert await apply_plan(store, assign(row, node)) == ()
     found = await live(store, node, row.id)
     assert found is not None
     return found
