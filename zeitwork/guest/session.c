@@ -14,6 +14,7 @@
 #define HANG_UP_MS 2000
 #define KILL_EACH_MS 50
 #define KILL_ROUNDS 40
+#define LOOK_PAUSES 4
 #define CREDIT_STEP (8 * 1024)
 #define MOST_CREDIT (1 << 30)
 /* What is still taken from an output that others hold open when its time is up: what a pipe holds. */
@@ -65,29 +66,31 @@ static void send_number(const struct session *session, enum kind kind, uint32_t 
 /* The processes of a kernel's session. */
 struct crowd {
 	pid_t session;
-	int signal; /* 0: only count them */
-	size_t alive;
+	int signal;
 };
+
+static int64_t look_at; /* when to look again what is left of the sessions that close */
+
+static bool lives(const struct process *process)
+{
+	return process->state != 'Z' && process->state != 'X';
+}
 
 static void meet(const struct process *process, void *context)
 {
-	struct crowd *crowd = context;
+	const struct crowd *crowd = context;
 
-	if (process->session != crowd->session || process->state == 'Z' || process->state == 'X')
-		return;
-	crowd->alive++;
-	if (crowd->signal != 0)
+	if (process->session == crowd->session && lives(process))
 		kill(process->pid, crowd->signal);
 }
 
-static size_t signal_all(const struct session *session, int signal)
+static void signal_all(const struct session *session, int signal)
 {
 	struct crowd crowd = {.session = session->pid, .signal = signal};
 
-	if (signal != 0 && !session->over && session->outcome >= 0)
+	if (!session->over && session->outcome >= 0)
 		kill(session->pid, signal); /* it may not have its session yet */
 	processes_visit(meet, &crowd);
-	return crowd.alive;
 }
 
 void session_kill(const struct session *session)
@@ -101,6 +104,7 @@ static void hang_up(struct session *session)
 	if (session->closing)
 		return;
 	session->closing = true;
+	session->gone = false;
 	session->kill_at = now_ms() + HANG_UP_MS;
 	close_stream(&session->input);
 	signal_all(session, session->outcome >= 0 ? SIGKILL : SIGHUP);
@@ -204,8 +208,8 @@ static bool frozen_start(const struct session *session)
 
 static int64_t next_time(const struct session *session)
 {
-	if (session->closing && session->over && session->look_at < session->kill_at)
-		return session->look_at;
+	if (session->closing && session->over && look_at < session->kill_at)
+		return look_at;
 	if (session->closing)
 		return session->kill_at;
 	if (session->over && session->output.left >= 0)
@@ -337,16 +341,13 @@ static void kill_rest(struct session *session, int64_t now)
 	signal_all(session, SIGKILL);
 }
 
-static bool finished(struct session *session, int64_t now)
+static bool finished(const struct session *session)
 {
 	if (session->kill_rounds > KILL_ROUNDS) /* not even SIGKILL ends it: stuck in the kernel */
 		return true;
 	if (!session->over || !session->closing)
 		return session->over && session->output.fd < 0 && session->errors.fd < 0;
-	if (now < session->look_at)
-		return false;
-	session->look_at = now + KILL_EACH_MS;
-	return signal_all(session, 0) == 0;
+	return session->gone;
 }
 
 static void say_exit(const struct session *session)
@@ -374,16 +375,36 @@ static void handle(struct session *session, const struct pollset *set, int64_t n
 		pump(session, &session->errors, ERRORS);
 	if (session->closing)
 		kill_rest(session, now);
-	if (session->outcome < 0 && (channel_answer_room() || !session->told) && finished(session, now)) {
+	if (session->outcome < 0 && (channel_answer_room() || !session->told) && finished(session)) {
 		say_exit(session);
 		session_release(session);
 	}
+}
+
+static void find(const struct process *process, void *context)
+{
+	(void)context;
+	for (size_t i = 0; i < SLOTS; i++)
+		if (sessions[i].pid == process->session && lives(process))
+			sessions[i].gone = false;
+}
+
+/* One look for all of them, and then a pause several times as long as it took: the host's requests wait meanwhile. */
+static void look(int64_t began)
+{
+	for (size_t i = 0; i < SLOTS; i++)
+		sessions[i].gone = true;
+	processes_visit(find, NULL);
+	look_at = now_ms() + KILL_EACH_MS + LOOK_PAUSES * (now_ms() - began);
 }
 
 void sessions_handle(const struct pollset *set)
 {
 	int64_t now = now_ms();
 
+	for (size_t i = 0; i < SLOTS && now >= look_at; i++)
+		if (sessions[i].used && sessions[i].closing && sessions[i].over)
+			look(now);
 	first = (first + 1) % SLOTS;
 	for (size_t i = 0; i < SLOTS; i++) {
 		struct session *session = &sessions[(first + i) % SLOTS];

@@ -27,7 +27,8 @@ struct session {
 	uint32_t owed; /* taken by the command, not yet granted to the host again */
 	int64_t credit; /* what the host still takes */
 	int64_t deadline; /* of the start, then of what follows the command's end */
-	int64_t kill_at, look_at; /* while closing: when to SIGKILL (again), when to look what is left */
+	int64_t kill_at; /* while closing: when to SIGKILL (again) */
+	bool gone; /* while closing: nothing of it was left at the last look */
 	int kill_rounds;
 };
 
