@@ -22,6 +22,8 @@ SLOW_TIMER, _DEADLINE = 15.0, 10.0
 #: When hints come faster than they can be read: readings that fit between two, as each is of all placements; and the
 #: seconds that it may be at most.
 _SPARE, _LONGEST_PAUSE = 3, 0.5
+#: Seconds from a hint to the reading: the start of a machine is told in four, and only the last is of a running app.
+_GATHER = 0.1
 #: Seconds until a change that could not be written is written again.
 _WRITE_AGAIN = 2.0
 
@@ -38,7 +40,7 @@ class _ReadFailed(Message):
 
 @dataclass(frozen=True, slots=True)
 class _Rested(Message):
-    """The time between two readings is over."""
+    """The time before a reading, or between two, is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Health(Actor):
         """Follow which apps run, probe them, and tell what changed."""
         match message:
             case Wake():
-                self._read()
+                self._hinted()
             case _Read(placements=placements):
                 self._follow(placements)
                 self._ended_reading()
@@ -110,7 +112,6 @@ class Health(Actor):
                 self.ctx.log.warning("placements could not be read", error=str(error))
                 self._ended_reading()
             case _Rested():
-                self._busy = False
                 self._read()
             case _Due(placement_id=key, life=life):
                 if (target := self._target(key, life)) is not None:
@@ -130,10 +131,14 @@ class Health(Actor):
 
     # --- which apps
 
-    def _read(self) -> None:
+    def _hinted(self) -> None:
         if self._busy:
             self._again = True
             return
+        self._busy = True
+        self.ctx.after(_GATHER, _Rested())
+
+    def _read(self) -> None:
         self._busy, self._again = True, False
         self._began = self.ctx.env.monotonic()
         self.ctx.effect(
