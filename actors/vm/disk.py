@@ -31,15 +31,13 @@ async def make_disk(path: Path, mib: int, templates: Path) -> None:
     when it is missing: copying takes a tenth of formatting. Raises `Problem` when the disk is full or mke2fs is
     missing. A cancelled or failed attempt leaves nothing under the final name.
     """
-    if await trio.Path(path).exists():
-        return
     mib = max(MIN_DISK, mib)
     template = templates / f"ext4-{mib}.template"
     temporary = path.with_name(f".{path.name}.new")
     try:
-        if not await trio.Path(template).exists():
+        if not await trio.to_thread.run_sync(_take, template, temporary, path):
             await _make_template(template, mib)
-        await trio.to_thread.run_sync(_publish_copy, template, temporary, path)
+            await trio.to_thread.run_sync(_publish_copy, template, temporary, path)
     except OSError as error:
         raise _problem(error.strerror or str(error), path) from error
     finally:
@@ -91,6 +89,16 @@ async def save_disk(path: Path, target: Path) -> None:
         await trio.to_thread.run_sync(copy_sparse, path, target)
     except OSError as error:
         raise _problem(error.strerror or str(error), target) from error
+
+
+def _take(template: Path, temporary: Path, path: Path) -> bool:
+    """Copy a template unless the disk is there already; False when there is no template."""
+    if path.exists():
+        return True
+    if not template.exists():
+        return False
+    _publish_copy(template, temporary, path)
+    return True
 
 
 def _publish_copy(template: Path, temporary: Path, path: Path) -> None:

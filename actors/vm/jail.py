@@ -221,9 +221,11 @@ def _same(source: Path, target: Path) -> None:
 def _mounts(base: Path) -> list[Path]:
     """Return what is mounted below ``base``, in the order in which it was."""
     found = []
-    base = base.resolve()
+    below = f"{base.resolve()}/"
     for line in _MOUNTINFO.read_text().splitlines():
-        path = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.split(" ")[4]))
-        if base in path.parents:
-            found.append(path)
+        place = line.split(" ", 5)[4]
+        if "\\" in place:
+            place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place)
+        if place.startswith(below):
+            found.append(Path(place))
     return found
