@@ -37,25 +37,28 @@ async def connect(path: Path, deadline: float, name: str) -> trio.SocketStream:
     wait = _FIRST
     with trio.move_on_after(deadline):
         while True:
-            socket = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
             try:
                 held = _hold(path)
                 try:
-                    await socket.connect(f"/proc/self/fd/{held}")
+                    return trio.SocketStream(await _connect(held))
                 finally:
                     os.close(held)
             except OSError as error:
-                socket.close()
                 if error.errno not in _NOT_YET:
                     raise Failed(f"{name} can't be reached at {path}: {error.strerror}") from error
-            except BaseException:
-                socket.close()
-                raise
-            else:
-                return trio.SocketStream(socket)
             await trio.sleep(wait)
             wait = min(_LARGEST, wait * 1.25)
     raise Failed(f"{name} does not listen on {path} after {deadline:g} s")
+
+
+async def _connect(held: int) -> trio.socket.SocketType:
+    socket = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    try:
+        await socket.connect(f"/proc/self/fd/{held}")
+    except BaseException:
+        socket.close()
+        raise
+    return socket
 
 
 def _hold(path: Path) -> int:
