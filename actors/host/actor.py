@@ -367,8 +367,8 @@ class Host(Actor):
         del self._entries[entry.placement.id]
         if entry.tap is not None:
             tap = entry.tap
-            # What was refused would be refused again: the reading that follows a refusal has its own time. An actor that
-            # came to its end has left nothing that would have to be looked for.
+            # What was refused would be refused again: the reading that follows a refusal has its own time. An actor
+            # that came to its end has left nothing that would have to be looked for.
             wake = None if entry.disowned else Wake("a machine has ended", quick=not failed)
             self.ctx.effect(
                 partial(self.ctx.stop_child, tap),
