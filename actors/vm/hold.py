@@ -66,6 +66,7 @@ async def hold_frozen(hypervisor: Hypervisor, run: Path, link: AgentLink) -> Non
     """
     if await hypervisor.paused(run):
         await hypervisor.resume(run)
+    await link.wait_connected(_ANSWER)
     await _surely(link, lambda: link.freeze(_FREEZE), _FREEZE)
     await hypervisor.pause(run)
 

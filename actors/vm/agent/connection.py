@@ -192,7 +192,11 @@ def _refusal(text: str) -> Problem:
         return Failed(text, field="command", code="command-not-found", fix="name a program that is in the image")
     if text == "the guest is frozen" or text.startswith("too many commands"):
         return Unavailable(text, code="guest-busy", fix="try again in a moment")
-    return Failed(text, field="command", code="command-refused", fix="see the command, its user and its directory")
+    if "working directory" in text:
+        return Failed(text, field="cwd", code="command-refused", fix="name a directory that is in the instance")
+    if text.startswith(("the image has no user", "the image has no group", "cannot become user")):
+        return Failed(text, field="user", code="command-refused", fix="name a user of the image, or a number")
+    return Failed(text, field="command", code="command-refused", fix="see the command and its environment")
 
 
 def _gone(reason: str) -> Unavailable:

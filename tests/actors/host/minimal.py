@@ -65,7 +65,8 @@ class Voice:
         _, found, said = text.rpartition(b"[zeitwork] next start ")
         if found and not said.startswith(intent.nonce.encode()):
             return  # that intent is of an earlier start than the console's end
-        line = f"[zeitwork {intent.nonce}] started pid=1\n".encode()
+        # A line of its own: the guest writes byte by byte, and may be in the middle of one.
+        line = f"\n[zeitwork {intent.nonce}] started pid=1\n".encode()
         if b"guest: READY" in said and line not in said:
             # Without O_CREAT: what was removed stays so.
             with console.open("r+b") as file:

@@ -99,6 +99,25 @@ async def test_a_command_with_everything(agent: Path) -> None:
             assert await collect(session) == (b"word b=c /tmp 2\n", b"err\n", Exit(status=7))
 
 
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (CommandSpec(("no-such-command",)), "command"),
+        (CommandSpec(("/etc/passwd",)), "command"),
+        (CommandSpec(("true",), user="nobody-here"), "user"),
+        (CommandSpec(("true",), user="0:no-such-group"), "user"),
+        (CommandSpec(("true",), cwd="/missing"), "cwd"),
+        (CommandSpec(("true",), cwd="/etc/passwd"), "cwd"),
+    ],
+)
+async def test_a_refusal_names_what_was_wrong(agent: Path, spec: CommandSpec, field: str) -> None:
+    async with linked(agent) as link:
+        with pytest.raises(Failed) as caught:
+            async with link.open(spec):
+                pass
+    assert caught.value.field == field
+
+
 async def test_much_both_ways_at_once(agent: Path) -> None:
     sent = os.urandom(INITIAL_CREDIT * 20)
     async with linked(agent) as link, link.open(CommandSpec(("cat",))) as session, trio.open_nursery() as nursery:
