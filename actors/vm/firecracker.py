@@ -34,6 +34,8 @@ _LISTEN, _REACH, _START = 5.0, 1.0, 20.0
 _OPEN, _AGAIN = 2.0, 0.01
 #: Seconds to write a snapshot, and more of them for each MiB of memory: disks of 20 MiB/s are slow enough.
 _SAVE, _SAVE_MIB = 20.0, 0.05
+#: Seconds for a snapshot that was given up to come to its end.
+_SETTLE = 30.0
 #: A fault message is a sentence; anything longer is not from Firecracker.
 _MAX_RESPONSE = 256 * 1024
 #: "OK" and a port.
@@ -208,7 +210,17 @@ class Firecracker:
         ):
             size = (await api.call(SIZE)).get("mem_size_mib")
             deadline = _SAVE + _SAVE_MIB * (size if isinstance(size, int) else 0)
-            await api.call(create_snapshot(offer.known(STATE), offer.known(MEMORY), deadline))
+            try:
+                await api.call(create_snapshot(offer.known(STATE), offer.known(MEMORY), deadline))
+            except BaseException:
+                await self._settled(run)
+                raise
+
+    async def _settled(self, run: Path) -> None:
+        """Wait for the end of a snapshot that was given up: it would make files of its own once ours are gone."""
+        with trio.move_on_after(_SETTLE, shield=True), suppress(Failed):
+            async with await Api.connect(run / SOCKET, _REACH) as api:
+                await api.call(replace(INFO, deadline=_SETTLE))
 
     @property
     def lasting_channel(self) -> bool:
