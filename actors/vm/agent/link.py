@@ -112,9 +112,13 @@ class AgentLink:
             await self._env.sleep_until(self._env.monotonic() + wait)
 
     def reset(self) -> None:
-        """Give the present connection up, if there is one, and connect anew: it may be dead at its other end only."""
+        """Give the present connection up, if there is one, and connect anew: it may be dead at its other end only.
+
+        There is none from now on: whoever waits for one does not get this one again before its task has ended.
+        """
         if self._connection is not None:
             self._scope.cancel()
+            self._dropped(self._connection, "this host ended it")
 
     async def ping(self, deadline: float = 5.0) -> float:
         """Return the seconds that the guest's init took to answer.
@@ -225,11 +229,15 @@ class AgentLink:
             reason = await connection.run(patience)
         finally:
             self._reason = reason
-            if self._connection is connection:
-                self._connection = None
-                log.info("a guest's agent is not connected any more", guest=self._name, reason=reason)
-                self._tell()
+            self._dropped(connection, reason)
         return said_hello
+
+    def _dropped(self, connection: Connection, reason: str) -> None:
+        if self._connection is connection:
+            self._connection = None
+            self._reason = reason
+            log.info("a guest's agent is not connected any more", guest=self._name, reason=reason)
+            self._tell()
 
     def _heard(self) -> None:
         self._heard_at = self._env.monotonic()

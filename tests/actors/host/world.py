@@ -196,7 +196,10 @@ class World:
 
     def fetch(self, host: str, path: str = "index.html") -> str:
         command = self.inside(sys.executable, "-I", "-c", FETCH, f"http://{host}/{path}")
-        return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        if done.returncode:
+            pytest.fail(f"{host} does not serve: {done.stderr[-2000:]}\n{self.log.read_text()[-8000:]}")
+        return done.stdout
 
     def echo(self, host: str, data: bytes, port: int = 7, tries: int = 10) -> bytes:
         """Return what the bare guest answers to a datagram, sent again every second."""

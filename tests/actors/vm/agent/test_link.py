@@ -195,6 +195,22 @@ async def test_a_break_is_said_to_all_who_wait_and_healed() -> None:
     assert changes == [True, False, True, False]
 
 
+async def test_one_that_was_given_up_is_not_had_again() -> None:
+    """Whoever asks in a loop over connections would otherwise find the dead one, and never let it end."""
+    guest = Guest()
+    changes: list[bool] = []
+    async with linked(guest, changes=changes) as link:
+        await greeted(guest, link)
+        link.reset()
+        assert not link.connected
+        with pytest.raises(Unavailable, match="this host ended it"):
+            await link.ping()
+        link.reset()  # of none
+        await greeted(guest, link)
+        await link.wait_connected(1)
+    assert changes == [True, False, True, False]
+
+
 @pytest.mark.parametrize("lasting", [False, True])
 async def test_a_lasting_stream_begins_with_a_preamble(lasting: bool) -> None:
     guest = Guest()
