@@ -10,6 +10,7 @@ from actors.model.image import ImageConfig
 from actors.model.network import Lease
 from actors.model.resources import Resources
 from actors.model.restart import NEVER, RestartPolicy
+from actors.model.scheduling import ANYWHERE, DEFAULT_PRIORITY, Requirements
 from actors.model.states import ImageStatus, InstanceDesired, Outcome, PlacementState
 
 
@@ -104,7 +105,11 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class PendingInstance:
-    """An instance that wants to run and has no placement of its generation yet."""
+    """An instance that wants to run and has no placement of its generation yet.
+
+    ``waiting`` is the seconds since it wants to be placed, ``reason`` what it says about that now. ``singleton``: two
+    of it must never run at once.
+    """
 
     id: UUID
     generation: int
@@ -114,3 +119,9 @@ class PendingInstance:
     image_error: str | None
     resources: Resources
     desired: InstanceDesired = InstanceDesired.RUNNING
+    priority: int = DEFAULT_PRIORITY
+    requirements: Requirements = ANYWHERE
+    group_id: UUID | None = None
+    singleton: bool = False
+    waiting: float = 0.0
+    reason: str = ""

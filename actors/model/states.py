@@ -64,7 +64,8 @@ class NodeDesired(StrEnum):
     """What a person asked a node to be."""
 
     READY = "ready"
-    DRAINING = "draining"
+    CORDONED = "cordoned"  # nothing new is placed on it
+    DRAINING = "draining"  # nor does what is on it stay
 
 
 class NodeState(StrEnum):

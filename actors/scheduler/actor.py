@@ -71,7 +71,7 @@ class Scheduler(Actor):
             self._request()
 
     async def _evaluate(self) -> Evaluated:
-        plan = evaluate(await self._store.snapshot())
+        plan = evaluate(await self._store.pending(), await self._store.nodes())
         if not plan.assignments and not plan.postponed:
             return Evaluated(0, 0)
         # Asked now, not when the evaluation began: that may be long ago.

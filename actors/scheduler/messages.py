@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actors.scheduler.store import Snapshot
 from runtime import Message
 
 
@@ -28,6 +27,3 @@ class EvaluationFailed(Message):
     """An evaluation could not be done; it is tried again with back-off."""
 
     error: Exception
-
-
-__all__ = ["Evaluate", "Evaluated", "EvaluationFailed", "Snapshot"]

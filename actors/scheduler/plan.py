@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
 from actors.model.records import PendingInstance
 from actors.model.states import ImageStatus, NodeState
-from actors.scheduler.store import Assignment, NodeView, Plan, Postponed, Snapshot
+from actors.scheduler.store import Assignment, NodeView, Pending, Plan, Postponed
 
 
 @dataclass(slots=True)
@@ -20,16 +20,16 @@ class _Room:
     memory: int
 
 
-def evaluate(snapshot: Snapshot) -> Plan:
+def evaluate(pending: Pending, nodes: Iterable[NodeView]) -> Plan:
     """Assign every pending instance that fits, oldest first, and say of each other one why not.
 
     Bin-packs: of the nodes that fit, the one with the least memory left afterwards, so that large requests keep
     finding room; the node's id decides ties, so that equal snapshots give equal plans.
     """
-    rooms = {node.id: _Room(node, node.vcpu_free, node.memory_free) for node in snapshot.nodes}
+    rooms = {node.id: _Room(node, node.vcpu_free, node.memory_free) for node in nodes}
     assignments: list[Assignment] = []
     postponed: list[Postponed] = []
-    for instance in snapshot.pending:
+    for instance in pending.instances:
         obstacle = _image_obstacle(instance)
         if obstacle is not None:
             postponed.append(obstacle)

@@ -14,6 +14,7 @@ from actors.model.image import ImageConfig
 from actors.model.network import HostNetwork, OwnAddress
 from actors.model.resources import Capacity, Resources
 from actors.model.restart import ALWAYS, RestartPolicy
+from actors.model.scheduling import ANYWHERE, DEFAULT_PRIORITY, Requirements
 from actors.model.states import (
     ImageStatus,
     InstanceDesired,
@@ -203,7 +204,8 @@ class NewInstance:
 
     ``environment`` adds to the image's, ``command`` replaces its entrypoint and cmd when not empty, ``stop_timeout``
     is in seconds. ``snapshot_id`` makes its first generation go on from that snapshot, which must be of the same
-    image, resources, environment and command, on the snapshot's host.
+    image, resources, environment and command, on the snapshot's host. ``singleton``: two of it must never run at once,
+    so one whose host is dead is not replaced before that host says so, or somebody forces it.
     """
 
     image_id: UUID
@@ -218,6 +220,41 @@ class NewInstance:
     restart: RestartPolicy = ALWAYS
     health: HealthCheck = NO_CHECK
     snapshot_id: UUID | None = None
+    priority: int = DEFAULT_PRIORITY
+    singleton: bool = False
+    requirements: Requirements = ANYWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class NewGroup:
+    """A group that someone wants: ``replicas`` instances like ``template``.
+
+    The template's ``name``, ``id`` and ``node_id`` count for nothing. ``id`` makes creating it again harmless.
+    """
+
+    name: str
+    template: NewInstance
+    replicas: int = 1
+    id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """A group: ``replicas`` are wanted, ``members`` are its instances that are not terminated, ``running`` those that
+    run. ``failures`` is how often in a row members failed for good, ``retry_at`` when those are made anew."""
+
+    id: UUID
+    name: str
+    template: NewInstance
+    replicas: int
+    generation: int
+    members: int
+    running: int
+    failures: int
+    retry_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

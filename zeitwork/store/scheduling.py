@@ -9,8 +9,20 @@ from uuid import UUID
 from actors.model.records import PendingInstance
 from actors.model.resources import Resources
 from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeState, SnapshotState
-from actors.scheduler.store import Assignment, NodeView, Plan, Postponed, Snapshot
+from actors.scheduler.store import (
+    After,
+    Assignment,
+    Displaced,
+    GroupChange,
+    GroupView,
+    Moved,
+    NodeView,
+    Pending,
+    Plan,
+    Postponed,
+)
 from runtime.lease import Term
+from zeitwork.store import groups, relocation
 from zeitwork.store.election import fence
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.instance_rows import has_live_placement, lock_instance, restored_from, write_observed
@@ -23,8 +35,6 @@ from zeitwork.store.problems import CapacityExceeded, PoolExhausted
 from zeitwork.store.snapshot_rows import lock_snapshot
 from zeitwork.store.units import Cursor, Units
 
-#: Instances that one evaluation looks at, oldest first.
-MAX_PENDING = 5000
 #: Assignments that share a transaction: more of them would hold its locks for too long.
 TOGETHER = 32
 
@@ -50,24 +60,11 @@ class Scheduling:
     def __init__(self, units: Units) -> None:
         self._units = units
 
-    async def snapshot(self) -> Snapshot:
-        """Return pending instances and the nodes that could take them."""
+    async def nodes(self) -> tuple[NodeView, ...]:
+        """Return every node that is not terminated, with what is free on it."""
 
-        def unit(cursor: Cursor) -> Snapshot:
-            cursor.execute(_PENDING, (MAX_PENDING,))
-            pending = tuple(
-                PendingInstance(
-                    id=row["id"],
-                    generation=row["generation"],
-                    node_id=row["node_id"],
-                    image_id=row["image_id"],
-                    image_status=ImageStatus(row["status"]),
-                    image_error=row["error"],
-                    resources=Resources(row["vcpu"], row["memory"], row["disk"]),
-                )
-                for row in cursor
-            )
-            nodes = tuple(
+        def unit(cursor: Cursor) -> tuple[NodeView, ...]:
+            return tuple(
                 NodeView(
                     id=row.node_id,
                     hostname=row.hostname,
@@ -81,9 +78,56 @@ class Scheduling:
                 )
                 for row in resource_rows(cursor)
             )
-            return Snapshot(pending, nodes)
 
-        return await self._units.read(unit, name="scheduling.snapshot")
+        return await self._units.read(unit, name="scheduling.nodes")
+
+    async def pending(self, after: After | None = None, limit: int = 5000) -> Pending:  # noqa: ARG002
+        """Return instances that want to be placed, by priority (highest first), then age (oldest first)."""
+
+        def unit(cursor: Cursor) -> Pending:
+            cursor.execute(_PENDING, (limit,))
+            return Pending(
+                tuple(
+                    PendingInstance(
+                        id=row["id"],
+                        generation=row["generation"],
+                        node_id=row["node_id"],
+                        image_id=row["image_id"],
+                        image_status=ImageStatus(row["status"]),
+                        image_error=row["error"],
+                        resources=Resources(row["vcpu"], row["memory"], row["disk"]),
+                    )
+                    for row in cursor
+                )
+            )
+
+        return await self._units.read(unit, name="scheduling.pending")
+
+    async def groups(self) -> tuple[GroupView, ...]:
+        """Return groups whose members are not what is wanted, in part or whole."""
+        return await self._units.read(groups.views, name="scheduling.groups")
+
+    async def apply_groups(self, changes: tuple[GroupChange, ...], term: Term) -> int:
+        """Create and terminate members; return how many. A change of a group that was changed meanwhile is left out."""
+
+        def unit(cursor: Cursor) -> int:
+            fence(cursor, term)
+            return groups.apply(cursor, changes)
+
+        return await self._units.run(unit, name="scheduling.apply_groups")
+
+    async def displaced(self) -> tuple[Displaced, ...]:
+        """Return placements that have to be decided about because of their nodes."""
+        return await self._units.read(relocation.displaced, name="scheduling.displaced")
+
+    async def apply_moves(self, moves: tuple[Moved, ...], term: Term) -> int:
+        """Carry out moves whose instance, placement and node are still as they were seen; return how many."""
+
+        def unit(cursor: Cursor) -> int:
+            fence(cursor, term)
+            return relocation.apply(cursor, moves)
+
+        return await self._units.run(unit, name="scheduling.apply_moves")
 
     async def apply_plan(self, plan: Plan, term: Term) -> tuple[Postponed, ...]:
         """Commit each assignment with its addresses, and each reason; return those that were refused.

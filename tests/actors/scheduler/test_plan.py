@@ -12,7 +12,7 @@ from actors.model.records import PendingInstance
 from actors.model.resources import Resources
 from actors.model.states import ImageStatus, NodeState
 from actors.scheduler.plan import evaluate
-from actors.scheduler.store import NodeView, Snapshot
+from actors.scheduler.store import NodeView, Pending
 
 
 def node(number: int, *, vcpu: int = 4, memory: int = 4096, state: NodeState = NodeState.READY) -> NodeView:
@@ -64,7 +64,7 @@ instances = st.lists(
 def test_every_instance_gets_exactly_one_decision_and_no_node_is_overfilled(
     views: list[NodeView], waiting: list[PendingInstance]
 ) -> None:
-    plan = evaluate(Snapshot(tuple(waiting), tuple(views)))
+    plan = evaluate(Pending(tuple(waiting)), views)
     decided = [a.instance_id for a in plan.assignments] + [p.instance_id for p in plan.postponed]
     assert sorted(decided) == sorted(i.id for i in waiting)
     by_id = {i.id: i for i in waiting}
@@ -83,7 +83,7 @@ def test_every_instance_gets_exactly_one_decision_and_no_node_is_overfilled(
 def test_an_instance_is_postponed_only_when_no_node_had_room_after_the_plan(
     views: list[NodeView], waiting: list[PendingInstance]
 ) -> None:
-    plan = evaluate(Snapshot(tuple(waiting), tuple(views)))
+    plan = evaluate(Pending(tuple(waiting)), views)
     by_id = {i.id: i for i in waiting}
     free = {v.id: [v.vcpu_free, v.memory_free] for v in views}
     for assignment in plan.assignments:
@@ -100,37 +100,37 @@ def test_an_instance_is_postponed_only_when_no_node_had_room_after_the_plan(
             assert not (eligible and fits)
 
 
-def reason(snapshot: Snapshot) -> str:
-    (refusal,) = evaluate(snapshot).postponed
+def reason(waiting: tuple, views: tuple) -> str:
+    (refusal,) = evaluate(Pending(waiting), views).postponed
     return refusal.reason
 
 
 def test_reasons_count_the_hosts_by_what_each_lacks() -> None:
     views = (node(1, state=NodeState.DRAINING), node(2, state=NodeState.DRAINING), node(3, memory=1000))
-    assert reason(Snapshot((pending(1, memory=1480),), views)) == "3 hosts: 2 draining, 1 lacks 512 MiB"
+    assert reason((pending(1, memory=1480),), views) == "3 hosts: 2 draining, 1 lacks 512 MiB"
 
 
 def test_an_instance_whose_image_failed_is_refused_for_good_with_the_images_own_words() -> None:
     waiting = pending(1, image_status=ImageStatus.FAILED, image_error="no such tag")
-    (refusal,) = evaluate(Snapshot((waiting,), (node(1),))).postponed
+    (refusal,) = evaluate(Pending((waiting,)), (node(1),)).postponed
     assert refusal.final
     assert refusal.reason == "its image failed: no such tag"
 
 
 def test_without_nodes_and_with_an_absent_pinned_node_the_reason_says_so() -> None:
-    assert reason(Snapshot((pending(1),), ())) == "there are no nodes"
+    assert reason((pending(1),), ()) == "there are no nodes"
     pinned = pending(1, node_id=UUID(int=9))
-    assert reason(Snapshot((pinned,), (node(1),))) == "the node it is pinned to is not here"
+    assert reason((pinned,), (node(1),)) == "the node it is pinned to is not here"
 
 
 def test_it_packs_onto_the_fuller_node() -> None:
-    (assignment,) = evaluate(Snapshot((pending(1),), (node(1), node(2, memory=512)))).assignments
+    (assignment,) = evaluate(Pending((pending(1),)), (node(1), node(2, memory=512))).assignments
     assert assignment.node_id == UUID(int=2)
 
 
 def test_nothing_goes_to_a_host_that_closed_itself() -> None:
     closed = replace(node(1), closed="memory pressure: tasks waited for memory 40 % of 10 s")
-    assert evaluate(Snapshot((pending(1),), (closed, node(2)))).assignments[0].node_id == node(2).id
-    plan = evaluate(Snapshot((pending(1),), (closed, replace(closed, id=UUID(int=3), closed="memory pressure: 50 %"))))
+    assert evaluate(Pending((pending(1),)), (closed, node(2))).assignments[0].node_id == node(2).id
+    plan = evaluate(Pending((pending(1),)), (closed, replace(closed, id=UUID(int=3), closed="memory pressure: 50 %")))
     assert plan.assignments == ()
     assert plan.postponed[0].reason == "2 hosts: 2 closed (memory pressure)"

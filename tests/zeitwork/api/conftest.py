@@ -66,7 +66,9 @@ class World:
 
     async def place(self) -> list[UUID]:
         """Do what the scheduler does; return this host's placements."""
-        await apply_plan(self.store, evaluate(await self.store.scheduling.snapshot()))
+        await apply_plan(
+            self.store, evaluate(await self.store.scheduling.pending(), await self.store.scheduling.nodes())
+        )
         return [placement.id for placement in await self.store.placements.placements(self.node.id)]
 
     async def observe(self, placement: UUID, state: PlacementState) -> None:

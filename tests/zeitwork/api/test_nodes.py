@@ -71,7 +71,7 @@ async def test_draining_and_back(world: World) -> None:
     for state in ("booting", "down", "terminated", "error", "unknown"):
         refused = await world.client.put(path, json={"state": state})
         assert refused.status_code == 409
-        assert refused.json()["fix"] == "ask for one of: ready, draining"
+        assert refused.json()["fix"] == "ask for one of: ready, cordoned, draining"
     assert (await world.client.put(path, json={"state": "asleep"})).status_code == 422
 
 

@@ -27,7 +27,7 @@ def _say(line: str) -> None:
 async def _main(dsn: str, boot: str, epoch: str, ttl: str, how: str) -> None:
     term = Term(int(epoch), UUID(boot), float(ttl))
     async with open_store(dsn) as store:
-        plan = evaluate(await store.scheduling.snapshot())
+        plan = evaluate(await store.scheduling.pending(), await store.scheduling.nodes())
         assert plan.assignments
 
         def unit(cursor: Cursor) -> None:

@@ -104,7 +104,7 @@ async def test_stop_waits_for_the_host_and_start_is_a_new_generation(store: Stor
     await see(store, placement, STOPPED)
     stopped = await store.instances.get(row.id)
     assert (stopped.state, stopped.reason, stopped.placement_id) == (InstanceState.STOPPED, "stopped as asked", None)
-    assert (await store.scheduling.snapshot()).pending == ()
+    assert (await store.scheduling.pending()).instances == ()
     started = await store.instances.set_desired(row.id, InstanceDesired.RUNNING)
     assert (started.state, started.generation, started.reason) == (InstanceState.PENDING, 2, "")
     again = await place(store, started, node)
@@ -121,10 +121,10 @@ async def test_restart_stops_the_present_one_first(store: Store) -> None:
     old = await live(store, node, row.id)
     assert old is not None
     assert not old.wanted
-    assert (await store.scheduling.snapshot()).pending == ()  # one instance never runs twice
+    assert (await store.scheduling.pending()).instances == ()  # one instance never runs twice
     await see(store, placement, STOPPED)
     assert (await store.instances.get(row.id)).state is InstanceState.PENDING
-    (pending,) = (await store.scheduling.snapshot()).pending
+    (pending,) = (await store.scheduling.pending()).instances
     assert (pending.id, pending.generation) == (row.id, 2)
 
 
@@ -174,9 +174,9 @@ async def test_an_end_that_nobody_asked_for(
     assert (ended.state, ended.reason) == (state, reason)
     assert (ended.outcome, ended.exit_status) == (observation.outcome, observation.exit_status)
     # It is not started again by itself, but by whoever asks.
-    assert (await store.scheduling.snapshot()).pending == ()
+    assert (await store.scheduling.pending()).instances == ()
     assert (await store.instances.set_desired(row.id, InstanceDesired.RUNNING)).generation == 2
-    assert len((await store.scheduling.snapshot()).pending) == 1
+    assert len((await store.scheduling.pending()).instances) == 1
 
 
 async def test_terminated_is_confirmed_by_the_host_hidden_and_final(store: Store) -> None:
@@ -204,7 +204,7 @@ async def test_what_was_never_placed_stops_at_once(store: Store) -> None:
     one, other = await instance(store, image), await instance(store, image)
     assert (await store.instances.set_desired(one.id, InstanceDesired.STOPPED)).state is InstanceState.STOPPED
     assert (await store.instances.delete(other.id)).state is InstanceState.TERMINATED
-    assert (await store.scheduling.snapshot()).pending == ()
+    assert (await store.scheduling.pending()).instances == ()
     # Whoever waits for it waits for its generation: nothing will ever tell of it again.
     assert (await store.instances.get(one.id)).observed_generation == 1
     assert (await store.instances.get(other.id)).observed_generation == 1

@@ -69,7 +69,9 @@ class World:
             assert memory > 3900
 
     async def evaluate(self) -> None:
-        await apply_plan(self.store, evaluate(await self.store.scheduling.snapshot()))
+        await apply_plan(
+            self.store, evaluate(await self.store.scheduling.pending(), await self.store.scheduling.nodes())
+        )
 
     async def desire(self, index: int, desired: InstanceDesired, force: bool) -> None:
         if not self.instances:

@@ -241,7 +241,7 @@ async def test_a_closed_host_stays_closed_across_its_starts_and_takes_nothing(st
     node = await store.nodes.set_state(node.id, NodeState.READY)
     assert (node.closed_reason, await store.nodes.closed(node.id)) == ("memory pressure: a lot",) * 2
     assert node.closed_since is not None
-    (view,) = (await store.scheduling.snapshot()).nodes
+    (view,) = await store.scheduling.nodes()
     assert view.closed == node.closed_reason
     (refused,) = await apply_plan(store, assign(row, node))
     assert refused.reason == "the host is closed: memory pressure: a lot"

@@ -35,13 +35,12 @@ async def test_the_snapshot_is_what_there_is_to_decide(store: Store) -> None:
     node, _, _ = await running(store, memory=1000, vcpu=2)
     waiting = await store.images.create("later")
     row = await instance(store, waiting, memory=64, node_id=node.id)
-    snapshot = await store.scheduling.snapshot()
-    (pending,) = snapshot.pending
+    (pending,) = (await store.scheduling.pending()).instances
     assert (pending.id, pending.generation, pending.node_id) == (row.id, 1, node.id)
     assert (pending.image_status, pending.resources, pending.desired) == (
         ImageStatus.PENDING, row.resources, InstanceDesired.RUNNING,
     )  # fmt: skip
-    (view,) = snapshot.nodes
+    (view,) = await store.scheduling.nodes()
     assert (view.id, view.hostname, view.state) == (node.id, node.hostname, NodeState.READY)
     assert (view.vcpu, view.memory, view.vcpu_free, view.memory_free, view.memory_overhead) == (16, 4096, 14, 3072, 24)
 
@@ -52,20 +51,20 @@ async def test_a_failed_image_fails_its_instances_until_someone_starts_them_agai
     row = await instance(store, image)
     await store.images.claim_pending(node.id)
     await store.images.failed(image.id, "no such host", None, None)
-    plan = evaluate(await store.scheduling.snapshot())
+    plan = evaluate(await store.scheduling.pending(), await store.scheduling.nodes())
     assert plan.postponed[0].final
     assert await apply_plan(store, plan) == ()
     failed = await store.instances.get(row.id)
     assert (failed.state, failed.reason) == (InstanceState.FAILED, "its image failed: no such host")
-    assert (await store.scheduling.snapshot()).pending == ()
+    assert (await store.scheduling.pending()).instances == ()
     await store.instances.set_desired(row.id, InstanceDesired.RUNNING)
-    (pending,) = (await store.scheduling.snapshot()).pending
+    (pending,) = (await store.scheduling.pending()).instances
     assert pending.generation == 2
 
 
 async def test_a_reason_is_written_once(store: Store) -> None:
     row = await instance(store, await store.images.create("later"))
-    plan = evaluate(await store.scheduling.snapshot())
+    plan = evaluate(await store.scheduling.pending(), await store.scheduling.nodes())
     await apply_plan(store, plan)
     waiting = await store.instances.get(row.id)
     assert (waiting.state, waiting.reason) == (InstanceState.PENDING, "waiting for its image")

@@ -407,7 +407,7 @@ async def test_a_new_instance_goes_on_from_a_snapshot_where_it_is(store: Store) 
     plain = await instance(store, await store.images.get(row.image_id))
     made = await store.instances.create(copy_of(snapshot, name="copy"))
     assert (made.snapshot_id, made.pinned_node_id, made.environment) == (snapshot.id, None, {"A": "1"})
-    assert await apply_plan(store, evaluate(await store.scheduling.snapshot())) == ()
+    assert await apply_plan(store, evaluate(await store.scheduling.pending(), await store.scheduling.nodes())) == ()
     assert await live(store, smaller, plain.id) is not None
     placement = await live(store, node, made.id)
     assert placement is not None
@@ -440,7 +440,7 @@ async def test_an_instance_goes_back_to_a_snapshot(store: Store) -> None:
     assert old is not None
     assert (old.wanted, old.stop_timeout, old.restore) == (False, 2.0, None)
     await see(store, placement, STOPPED)
-    (pending,) = (await store.scheduling.snapshot()).pending
+    (pending,) = (await store.scheduling.pending()).instances
     assert pending.node_id == node.id
     elsewhere = await ready_node(store)
     refused = await apply_plan(store, assign(await store.instances.get(row.id), elsewhere))

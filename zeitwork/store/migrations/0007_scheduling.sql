@@ -1,0 +1,68 @@
+-- Groups of instances, what instances ask of hosts, and what becomes of placements whose host is dead or emptied.
+
+create table instance_groups (
+    id uuid primary key,
+    name text not null check (name <> ''),
+    image_id uuid not null references images,
+    -- What each member is made of: the fields of an instance but its name and id.
+    template jsonb not null check (jsonb_typeof(template) = 'object'),
+    replicas integer not null check (replicas between 0 and 1000),
+    generation bigint not null default 1 check (generation > 0),
+    -- How often in a row members failed for good, and when slots of those may be filled again.
+    failures integer not null default 0 check (failures >= 0),
+    retry_at timestamptz,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    deleted_at timestamptz,
+    -- Deleted, and without members.
+    gone_at timestamptz,
+    check (gone_at is null or deleted_at is not null)
+);
+create unique index instance_groups_name on instance_groups (name) where gone_at is null;
+create index instance_groups_image on instance_groups (image_id) where gone_at is null;
+
+alter table instances
+    add column group_id uuid references instance_groups,
+    add column slot integer check (slot >= 0),
+    add column priority smallint not null default 50 check (priority between 0 and 100),
+    -- Two of it must never run at once.
+    add column singleton boolean not null default false,
+    add column requirements jsonb not null default '{}' check (jsonb_typeof(requirements) = 'object'),
+    -- Since when it wants to be placed and is not.
+    add column pending_since timestamptz not null default now(),
+    add constraint instances_group check (num_nulls(group_id, slot) in (0, 2));
+create unique index instances_slot on instances (group_id, slot) where state <> 'terminated';
+
+alter table placements
+    -- Serves on, although a newer generation is wanted, until that one runs.
+    add column kept boolean not null default false,
+    -- Its host was found dead. It holds what it holds until the host confirms that nothing of it is left.
+    add column lost_at timestamptz,
+    add constraint placements_kept check (not kept or state <> 'removed');
+
+alter table nodes
+    drop constraint nodes_desired_check,
+    add constraint nodes_desired_check check (desired in ('ready', 'cordoned', 'draining')),
+    add column labels jsonb not null default '{}' check (jsonb_typeof(labels) = 'object'),
+    add column taints jsonb not null default '[]' check (jsonb_typeof(taints) = 'array'),
+    add column hypervisor text,
+    add column architecture text not null default 'x86_64',
+    -- The share of the last minutes in which its tasks waited for a CPU.
+    add column pressure real not null default 0 check (pressure between 0 and 1),
+    -- While it is down: since when, and from when on what ran there is replaced.
+    add column down_since timestamptz,
+    add column replace_after timestamptz,
+    add constraint nodes_down check (num_nulls(down_since, replace_after) in (0, 2));
+
+-- Which hosts have which image in their cache: a hint for the scheduler.
+create table node_images (
+    node_id uuid not null references nodes on delete cascade,
+    image_id uuid not null references images on delete cascade,
+    primary key (image_id, node_id)
+);
+create index node_images_node on node_images (node_id);
+
+alter table events
+    drop constraint events_subject_kind_check,
+    add constraint events_subject_kind_check check (subject_kind in ('instance', 'placement', 'image', 'node', 'region',
+        'cluster', 'snapshot', 'group'));
