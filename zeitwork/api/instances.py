@@ -11,7 +11,7 @@ import msgspec
 from actors.host.messages import NAME as HOST
 from actors.host.messages import Vms
 from actors.model.errors import Conflict, InvalidInput
-from actors.model.health import HealthState, HealthType
+from actors.model.health import HealthCheck, HealthState, HealthType
 from actors.model.ids import short_id
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode
@@ -23,6 +23,7 @@ from zeitwork.api.decode import Input
 from zeitwork.api.desired import wish
 from zeitwork.api.events import InstanceEventQuery, page_of
 from zeitwork.api.paging import PageQuery
+from zeitwork.api.requirements import GivenRequirements, given_requirements
 from zeitwork.api.spool import shown_source
 from zeitwork.store.rows import InstanceRow, Page, PlacementRow
 
@@ -42,6 +43,7 @@ class InstanceQuery(PageQuery):
 
     state: InstanceState | None = None
     node_id: UUID | None = None
+    group_id: UUID | None = None
     all: bool = False
 
 
@@ -123,7 +125,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     ``node_id``, ``placement_id`` and the addresses are those of its live placement. ``outcome`` and ``exit_status``
     tell how the last one ended. ``restarts`` counts the new starts of its placement after it ended by itself; while it
     waits for another, ``next_try_at`` says when that is. ``paused`` is whether it is wanted paused; ``snapshot_id`` is
-    what its present generation went on from instead of booting.
+    what its present generation went on from instead of booting. ``group`` is the name of the group that keeps it,
+    ``slot`` its place there.
     """
 
     id: UUID
@@ -143,6 +146,12 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool
     generation: int
     snapshot_id: UUID | None
+    priority: int
+    singleton: bool
+    requirements: GivenRequirements
+    group_id: UUID | None
+    group: str | None
+    slot: int | None
     state: InstanceState
     observed_generation: int
     reason: str
@@ -217,12 +226,18 @@ def present(row: InstanceRow) -> Instance:
         command=list(row.command),
         stop_timeout=row.stop_timeout,
         restart_policy=GivenRestart(mode=row.restart.mode, max_attempts=row.restart.max_attempts),
-        health=_given_health(row),
+        health=given_health(row.health_check),
         health_status=row.health,
         desired_state=row.desired,
         paused=row.paused,
         generation=row.generation,
         snapshot_id=row.snapshot_id,
+        priority=row.priority,
+        singleton=row.singleton,
+        requirements=given_requirements(row.requirements),
+        group_id=row.group_id,
+        group=row.group_name,
+        slot=row.slot,
         state=row.state,
         observed_generation=row.observed_generation,
         reason=row.reason,
@@ -265,7 +280,7 @@ async def health(call: Call) -> Answer:
             status=row.health,
             reason=row.health_reason,
             changed_at=row.health_changed_at,
-            check=_given_health(row),
+            check=given_health(row.health_check),
             restarts=row.restarts,
             next_try_at=row.next_try_at,
             guest_heard_at=datetime.fromtimestamp(seen.heard_at, UTC) if seen and seen.heard_at else None,
@@ -351,7 +366,9 @@ async def _page(call: Call, query: InstanceQuery) -> Page[InstanceRow]:
     cursor, state = query.cursor, query.state
     if query.all and cursor is not None and cursor.startswith(_TERMINATED_PART):
         cursor, state = cursor.removeprefix(_TERMINATED_PART) or None, InstanceState.TERMINATED
-    page = await instances.list(state=state, node_id=query.node_id, limit=query.limit, cursor=cursor)
+    page = await instances.list(
+        state=state, node_id=query.node_id, group_id=query.group_id, limit=query.limit, cursor=cursor
+    )
     if not query.all:
         return page
     if state is InstanceState.TERMINATED:
@@ -378,8 +395,8 @@ async def confirm(call: Call, confirmed: bool, doing: str, how: str) -> None:
         )
 
 
-def _given_health(row: InstanceRow) -> GivenHealth:
-    check = row.health_check
+def given_health(check: HealthCheck) -> GivenHealth:
+    """Return a health check as the API shows it."""
     return GivenHealth(
         type=check.type,
         path=check.path,

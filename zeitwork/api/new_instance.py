@@ -12,10 +12,12 @@ from actors.model.errors import InvalidInput, NotFound
 from actors.model.health import HealthCheck, HealthType
 from actors.model.resources import Resources
 from actors.model.restart import ALWAYS, RestartMode, RestartPolicy
+from actors.model.scheduling import DEFAULT_PRIORITY, MAX_PRIORITY
 from actors.model.units import parse_mib
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
 from zeitwork.api.instances import StopTimeout, present
+from zeitwork.api.requirements import WantedRequirements, requirements_of
 from zeitwork.store.rows import NewInstance, SnapshotRow
 
 T = TypeVar("T")
@@ -33,6 +35,10 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,254}$(?!\n)")]
 VariableValue = Annotated[str, msgspec.Meta(max_length=65536)]
 Word = Annotated[str, msgspec.Meta(max_length=65536)]
+Environment = Annotated[dict[VariableName, VariableValue], msgspec.Meta(max_length=1024)]
+Command = Annotated[list[Word], msgspec.Meta(max_length=1024)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Priority = Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY, description="what is higher is placed first")]
 
 
 class WantedResources(Input):
@@ -70,22 +76,24 @@ class NewInstanceBody(Input):
 
     It boots from ``image_id``, and then ``resources`` and ``default_port`` must be there; or it goes on from
     ``snapshot_id``, and what is left out is what the snapshot was made of. Resources, variables and command can't be
-    others then, the host is the snapshot's.
+    others then, the host is the snapshot's. ``singleton``: two of it must never run at once, so one whose host is dead
+    is not replaced before that host says so, or somebody forces it.
     """
 
     image_id: UUID | UnsetType = UNSET
     snapshot_id: UUID | UnsetType = UNSET
     resources: WantedResources | UnsetType = UNSET
-    default_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | UnsetType = UNSET
+    default_port: Port | UnsetType = UNSET
     node_id: UUID | None = None
     name: Name | None = None
-    environment_variables: Annotated[dict[VariableName, VariableValue], msgspec.Meta(max_length=1024)] | UnsetType = (
-        UNSET
-    )
-    command: Annotated[list[Word], msgspec.Meta(max_length=1024)] | UnsetType = UNSET
+    environment_variables: Environment | UnsetType = UNSET
+    command: Command | UnsetType = UNSET
     stop_timeout: StopTimeout | UnsetType = UNSET
     restart_policy: WantedRestart | UnsetType = UNSET
     health: WantedHealth | UnsetType | None = UNSET
+    priority: Priority = DEFAULT_PRIORITY
+    singleton: bool = False
+    requirements: WantedRequirements | None = None
 
     def __post_init__(self) -> None:
         """Check what depends on where it comes from. Raises `InvalidInput`."""
@@ -110,11 +118,12 @@ async def create(call: Call) -> Answer:
     if body.snapshot_id is not UNSET:
         new = _from_snapshot(body, await _snapshot(call, body.snapshot_id), call.token)
     else:
-        new = _from_image(body, call.token)
+        new = from_image(body, call.token)
     return Answer(present(await call.deps.store.instances.create(new)), status=201)
 
 
-def _from_image(body: NewInstanceBody, token: UUID) -> NewInstance:
+def from_image(body: NewInstanceBody, token: UUID) -> NewInstance:
+    """Return the instance that a request without a snapshot asks for. Raises `InvalidInput`."""
     assert body.image_id is not UNSET
     assert body.resources is not UNSET
     assert body.default_port is not UNSET
@@ -132,6 +141,9 @@ def _from_image(body: NewInstanceBody, token: UUID) -> NewInstance:
         id=token,
         restart=ALWAYS if body.restart_policy is UNSET else _restart(body.restart_policy),
         health=_health(_or(body.health, None)),
+        priority=body.priority,
+        singleton=body.singleton,
+        requirements=requirements_of(body.requirements),
     )
 
 
@@ -150,6 +162,9 @@ def _from_snapshot(body: NewInstanceBody, snapshot: SnapshotRow, token: UUID) ->
         restart=snapshot.restart if body.restart_policy is UNSET else _restart(body.restart_policy),
         health=snapshot.health_check if body.health is UNSET else _health(body.health),
         snapshot_id=snapshot.id,
+        priority=body.priority,
+        singleton=body.singleton,
+        requirements=requirements_of(body.requirements),
     )
 
 

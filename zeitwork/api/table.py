@@ -5,6 +5,7 @@ from __future__ import annotations
 from zeitwork.api import (
     events,
     exec,
+    groups,
     guest,
     health,
     images,
@@ -18,9 +19,10 @@ from zeitwork.api import (
     snapshots,
 )
 from zeitwork.api.call import Endpoint
+from zeitwork.api.paging import PageQuery
 from zeitwork.metrics.exposition import CONTENT_TYPE
 
-_NODE, _INSTANCE, _IMAGE, _SNAPSHOT = "node", "instance", "image", "snapshot"
+_NODE, _INSTANCE, _IMAGE, _SNAPSHOT, _GROUP = "node", "instance", "image", "snapshot", "group"
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/health", health.health, "Whether this host can do its work", health.Health, errors=(503,)),
@@ -243,6 +245,58 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Every try to run an instance",
         instances.PlacementPage,
         noun=_INSTANCE,
+    ),
+    Endpoint("GET", "/api/v1/groups", groups.listing, "List groups", groups.GroupPage, query=groups.GroupQuery),
+    Endpoint(
+        "POST",
+        "/api/v1/groups",
+        groups.create,
+        "Create a group, whose instances are kept at their number",
+        groups.Group,
+        201,
+        body=groups.NewGroupBody,
+        errors=(409,),
+    ),
+    Endpoint("GET", "/api/v1/groups/{id}", groups.get, "Show a group", groups.Group, noun=_GROUP),
+    Endpoint(
+        "DELETE",
+        "/api/v1/groups/{id}",
+        groups.delete,
+        "Remove a group and its instances",
+        groups.Group,
+        202,
+        query=groups.DeleteGroupQuery,
+        noun=_GROUP,
+        errors=(409,),
+    ),
+    Endpoint(
+        "PUT",
+        "/api/v1/groups/{id}/replicas",
+        groups.put_replicas,
+        "Say how many instances a group shall have",
+        groups.Group,
+        202,
+        body=groups.Scaling,
+        noun=_GROUP,
+        errors=(409,),
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/groups/{id}/instances",
+        groups.instances,
+        "The instances of a group",
+        instances.InstancePage,
+        query=PageQuery,
+        noun=_GROUP,
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/groups/{id}/events",
+        groups.events,
+        "What happened to a group and its instances",
+        events.EventPage,
+        query=events.InstanceEventQuery,
+        noun=_GROUP,
     ),
     Endpoint(
         "GET",

@@ -21,7 +21,8 @@ from zeitwork.store.units import Cursor, Units
 
 _SELECT = """
 select i.*, (select count(*) from instances where image_id = i.id and state <> 'terminated')
-    + (select count(*) from snapshots where image_id = i.id and state in ('creating', 'ready')) as used_by
+    + (select count(*) from snapshots where image_id = i.id and state in ('creating', 'ready'))
+    + (select count(*) from instance_groups where image_id = i.id and gone_at is null) as used_by
 from images i
 """
 #: Instances that a refusal names.
@@ -147,7 +148,7 @@ class Images:
         return await self._units.read(unit, name="images.list")
 
     async def delete(self, image_id: UUID, *, who: str = "api") -> ImageRow:
-        """Delete an image. Raises `Conflict` with the instances or snapshots that use it; twice is harmless."""
+        """Delete an image. Raises `Conflict` with the groups, instances or snapshots that use it; twice is harmless."""
 
         def unit(cursor: Cursor) -> ImageRow:
             cursor.execute("select deleted_at from images where id = %s for update", (image_id,))
@@ -285,6 +286,20 @@ class Images:
 
 
 def _refuse_while_used(cursor: Cursor, image_id: UUID) -> None:
+    # First the groups: whoever deletes their members gets them again.
+    cursor.execute(
+        "select name, count(*) over () as total from instance_groups "
+        "where image_id = %s and gone_at is null order by id limit %s",
+        (image_id, _NAMED),
+    )
+    rows = cursor.fetchall()
+    if rows:
+        named = ", ".join(row["name"] for row in rows)
+        more = rows[0]["total"] - len(rows)
+        raise Conflict(
+            f"the image is used by group {named}{f' and {more} more' if more else ''}",
+            fix="remove it first: `zeitwork groups` lists them",
+        )
     cursor.execute(
         "select coalesce(name, id::text) as name, count(*) over () as total from instances "
         "where image_id = %s and state <> 'terminated' order by id limit %s",

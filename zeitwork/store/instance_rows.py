@@ -16,14 +16,15 @@ from actors.model.states import InstanceDesired, InstanceState, Outcome
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.health import check_from_json, check_to_json
 from zeitwork.store.journal import announce, record
+from zeitwork.store.requirements import requirements_from_json, requirements_to_json
 from zeitwork.store.rows import InstanceRow, NewInstance
 
 SELECT = """
-select i.*, m.source as image_source, p.id as placement_id, p.node_id, p.v4, p.v6,
+select i.*, m.source as image_source, g.name as group_name, p.id as placement_id, p.node_id, p.v4, p.v6,
     coalesce(p.health, 'unknown') as health_state, coalesce(p.health_reason, '') as health_reason, p.health_changed_at,
     coalesce(p.restarts, 0) as restarts, case when i.state in ('starting', 'crash_loop')
         and (i.retry_asked_at > p.updated_at) is not true then p.next_try_at end as next_try_at
-from instances i join images m on m.id = i.image_id left join lateral (
+from instances i join images m on m.id = i.image_id left join instance_groups g on g.id = i.group_id left join lateral (
     select id, node_id, v4, v6, restarts, next_try_at, updated_at, health, health_reason, health_changed_at
     from placements where instance_id = i.id and state <> 'removed' order by generation desc limit 1) p on true
 """
@@ -105,6 +106,12 @@ def instance_row(row: Mapping[str, Any]) -> InstanceRow:
         paused=row["paused"],
         generation=row["generation"],
         snapshot_id=restored_from(row),
+        priority=row["priority"],
+        singleton=row["singleton"],
+        requirements=requirements_from_json(row["requirements"]),
+        group_id=row["group_id"],
+        group_name=row["group_name"],
+        slot=row["slot"],
         state=InstanceState(row["state"]),
         observed_generation=row["observed_generation"],
         reason=row["reason"],
@@ -134,14 +141,16 @@ def get_instance(cursor: Cursor, instance_id: UUID) -> InstanceRow:
     return instance_row(row)
 
 
-def insert_instance(cursor: Cursor, instance_id: UUID, new: NewInstance) -> bool:
-    """Write a new instance; False, and nothing written, when its id or name is taken."""
+def insert_instance(
+    cursor: Cursor, instance_id: UUID, new: NewInstance, *, group_id: UUID | None = None, slot: int | None = None
+) -> bool:
+    """Write a new instance, of a group's slot or of none; False, and nothing written, when its id or name is taken."""
     check = check_to_json(new.health)
     cursor.execute(
         "insert into instances (id, name, image_id, pinned_node_id, vcpu, memory, disk, default_port, "
         "environment, command, stop_timeout, restart_mode, restart_max_attempts, health, snapshot_id, "
-        "snapshot_generation) "
-        "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "snapshot_generation, priority, singleton, requirements, group_id, slot) "
+        "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
         "on conflict do nothing",
         (
             instance_id,
@@ -160,9 +169,34 @@ def insert_instance(cursor: Cursor, instance_id: UUID, new: NewInstance) -> bool
             None if check is None else Jsonb(check),
             new.snapshot_id,
             None if new.snapshot_id is None else 1,
+            new.priority,
+            new.singleton,
+            Jsonb(requirements_to_json(new.requirements)),
+            group_id,
+            slot,
         ),
     )
     return cursor.rowcount == 1
+
+
+def record_created(
+    cursor: Cursor,
+    who: str,
+    instance_id: UUID,
+    new: NewInstance,
+    *,
+    group_id: UUID | None = None,
+    slot: int | None = None,
+) -> None:
+    """Tell of a new instance, and wake the scheduler for it."""
+    # Not the environment: it may hold secrets, and events are shown to everyone.
+    data: dict[str, Any] = {"name": new.name, "image_id": str(new.image_id)}
+    if new.snapshot_id is not None:
+        data["snapshot_id"] = str(new.snapshot_id)
+    if group_id is not None:
+        data |= {"group_id": str(group_id), "slot": slot}
+    record(cursor, who, "instance.created", "instance", instance_id, data)
+    announce(cursor, "zw_instances", instance_id)
 
 
 #: The reason of an instance that is tried again because somebody asked.

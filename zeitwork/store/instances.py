@@ -20,12 +20,12 @@ from zeitwork.store.instance_rows import (
     instance_row,
     lock_alive,
     next_generation,
+    record_created,
     refuse_unless_running,
     set_paused,
     try_now,
     waits,
 )
-from zeitwork.store.journal import announce, record
 from zeitwork.store.nodes import resource_rows
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.placement_rows import placement_row
@@ -55,12 +55,7 @@ class Instances:
             check_image(cursor, new.image_id)
             _check_new(cursor, new)
             if insert_instance(cursor, instance_id, new):
-                # Not the environment: it may hold secrets, and events are shown to everyone.
-                data = {"name": new.name, "image_id": str(new.image_id)}
-                if new.snapshot_id is not None:
-                    data["snapshot_id"] = str(new.snapshot_id)
-                record(cursor, who, "instance.created", "instance", instance_id, data)
-                announce(cursor, "zw_instances", instance_id)
+                record_created(cursor, who, instance_id, new)
             else:
                 cursor.execute("select from instances where id = %s", (instance_id,))
                 if cursor.fetchone() is None:
@@ -94,10 +89,14 @@ class Instances:
         *,
         state: InstanceState | None = None,
         node_id: UUID | None = None,
+        group_id: UUID | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[InstanceRow]:
-        """Return instances, oldest first; terminated ones only when ``state`` asks for them."""
+        """Return instances, oldest first; terminated ones only when ``state`` asks for them.
+
+        ``node_id`` and ``group_id`` leave those on a node and of a group.
+        """
         after = parse_cursor(cursor)
         check_limit(limit)
 
@@ -105,8 +104,8 @@ class Instances:
             shown = "i.state <> 'terminated'" if state is None else "i.state = %(state)s"
             cursor.execute(
                 f"{SELECT} where i.id > %(after)s and {shown} and (%(node)s::uuid is null or p.node_id = %(node)s) "
-                "order by i.id limit %(limit)s".encode(),
-                {"after": after, "state": state, "node": node_id, "limit": limit + 1},
+                "and (%(group)s::uuid is null or i.group_id = %(group)s) order by i.id limit %(limit)s".encode(),
+                {"after": after, "state": state, "node": node_id, "group": group_id, "limit": limit + 1},
             )
             return page(cursor.fetchall(), limit, instance_row)
 

@@ -167,7 +167,7 @@ class SampleRow:
 class ImageRow:
     """An image. ``percent`` and ``message`` tell how far it is.
 
-    ``used_by`` counts instances that are not terminated, and snapshots that can be restored or are being taken.
+    ``used_by`` counts instances that are not terminated, snapshots that can be restored or are being taken, and groups.
     """
 
     id: UUID
@@ -241,20 +241,27 @@ class NewGroup:
 @dataclass(frozen=True, slots=True)
 class GroupRow:
     """A group: ``replicas`` are wanted, ``members`` are its instances that are not terminated, ``running`` those that
-    run. ``failures`` is how often in a row members failed for good, ``retry_at`` when those are made anew."""
+    run, ``alive`` those that have something to lose; ``reason`` is what keeps the others back. ``failures`` is how
+    often in a row members failed for good, ``retry_at`` when those are made anew. ``gone_at`` is since when nothing is
+    left of a deleted one.
+    """
 
     id: UUID
     name: str
     template: NewInstance
+    image_source: str
     replicas: int
     generation: int
     members: int
     running: int
+    alive: int
+    reason: str
     failures: int
     retry_at: datetime | None
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None
+    gone_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +272,7 @@ class InstanceRow:
     ``pinned_node_id`` is the user's wish. ``outcome`` and ``exit_status`` tell how it last ended. ``restarts`` counts
     new starts of its present placement, ``next_try_at`` is when the next one is due, None when none is. ``health`` is
     what the probes by ``health_check`` say. ``paused`` is whether it is wanted paused, ``snapshot_id`` what its present
-    generation went on from, None when it booted.
+    generation went on from, None when it booted. ``slot`` is its place in its group, None when it is in none.
     """
 
     id: UUID
@@ -284,6 +291,12 @@ class InstanceRow:
     paused: bool
     generation: int
     snapshot_id: UUID | None
+    priority: int
+    singleton: bool
+    requirements: Requirements
+    group_id: UUID | None
+    group_name: str | None
+    slot: int | None
     state: InstanceState
     observed_generation: int
     reason: str
@@ -380,7 +393,7 @@ class EventRow:
     at: datetime
     who: str
     what: str
-    subject_kind: str  # instance, placement, image, node, region, snapshot
+    subject_kind: str  # instance, placement, image, node, region, snapshot, group
     subject_id: UUID
     data: dict[str, Any]
 

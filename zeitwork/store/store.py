@@ -9,6 +9,7 @@ from actors.model.errors import Unavailable
 from zeitwork.store.cluster import Cluster
 from zeitwork.store.election import Election
 from zeitwork.store.events import Events
+from zeitwork.store.groups import Groups
 from zeitwork.store.history import History
 from zeitwork.store.idempotency import Idempotency
 from zeitwork.store.images import Images
@@ -47,6 +48,7 @@ class Store:
         self.nodes = Nodes(units)
         self.images = Images(units)
         self.instances = Instances(units)
+        self.groups = Groups(units)
         self.placements = Placements(units, rest=rest)
         self.snapshots = Snapshots(units)
         self.scheduling = Scheduling(units)

@@ -27,6 +27,8 @@ DESIGNED = """
     GET /api/v1/instances/{id}/health | GET /api/v1/instances/{id}/logs
     GET /api/v1/instances/{id}/exec | GET /api/v1/instances/{id}/metrics
     GET /api/v1/instances/{id}/events | GET /api/v1/instances/{id}/placements
+    GET POST /api/v1/groups | GET DELETE /api/v1/groups/{id} | PUT /api/v1/groups/{id}/replicas
+    GET /api/v1/groups/{id}/instances | GET /api/v1/groups/{id}/events
     GET POST /api/v1/images | GET DELETE /api/v1/images/{id} | GET /api/v1/images/{id}/history
     GET /api/v1/resources | GET /api/v1/events
 """
