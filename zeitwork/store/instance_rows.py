@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -68,6 +69,64 @@ def write_observed(
     data = {"from": instance["state"], "to": state, "reason": reason, "generation": generation}
     # The journal tells of it. No hint for the scheduler: what it looks for is what is wanted, or removed.
     record(cursor, who, "instance.state", "instance", instance["id"], data)
+
+
+def lock_instances(cursor: Cursor, instance_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
+    """Return instances' rows by id, locked until the transaction ends. In the order of ids, as everyone locks several.
+
+    Only what deciding about placements needs, not what people gave them: that may be large.
+    """
+    cursor.execute(_LOCK_SEVERAL, (list(instance_ids),))
+    return {row["id"]: row for row in cursor}
+
+
+_LOCK_SEVERAL = """
+select id, generation, desired, singleton, image_id, vcpu, memory, disk, snapshot_id, snapshot_generation, state,
+    reason, observed_generation
+from instances where id = any(%s) order by id for no key update
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an instance (its locked row) is now, without an end: for `write_all_observed`."""
+
+    instance: Mapping[str, Any]
+    state: InstanceState
+    reason: str
+    generation: int
+
+
+def write_all_observed(cursor: Cursor, seen: Iterable[Seen], *, who: str) -> None:
+    """Do what `write_observed` does, for many instances in one statement."""
+    changed = [
+        one
+        for one in seen
+        if (one.instance["state"], one.instance["reason"], one.instance["observed_generation"])
+        != (one.state, one.reason, one.generation)
+    ]
+    if not changed:
+        return
+    cursor.execute(
+        _WRITE_SEVERAL,
+        (
+            [one.instance["id"] for one in changed],
+            [one.state for one in changed],
+            [one.reason for one in changed],
+            [one.generation for one in changed],
+        ),
+    )
+    for one in changed:
+        data = {"from": one.instance["state"], "to": one.state, "reason": one.reason, "generation": one.generation}
+        record(cursor, who, "instance.state", "instance", one.instance["id"], data)
+
+
+_WRITE_SEVERAL = """
+update instances i set state = c.state, reason = c.reason, observed_generation = c.generation, outcome = null,
+    exit_status = null, updated_at = now(),
+    state_changed_at = case when i.state = c.state then i.state_changed_at else now() end
+from unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[]) as c (id, state, reason, generation) where i.id = c.id
+"""
 
 
 def has_live_placement(cursor: Cursor, instance_id: UUID) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from collections.abc import Collection
+from dataclasses import dataclass
 from uuid import UUID
 
 from actors.ipam_lease.store import PoolUsage
@@ -12,23 +13,38 @@ from zeitwork.store.units import Cursor, Units
 REST = 60.0
 
 
-def lease(
-    cursor: Cursor,
-    network: IPv4Network | IPv6Network,
-    address: IPv4Address | IPv6Address,
-    node_id: UUID,
-    placement_id: UUID,
-) -> None:
-    """Lease an address that `zeitwork.store.pools.pick` chose, taking over a row whose rest is over."""
+@dataclass(frozen=True, slots=True)
+class NewLease:
+    """An address of a node's pool for a placement."""
+
+    address: str
+    pool: str
+    node_id: UUID
+    placement_id: UUID
+
+
+def lease(cursor: Cursor, leases: Collection[NewLease]) -> None:
+    """Lease addresses that `zeitwork.store.pools` chose, taking over rows whose rest is over."""
     cursor.execute(
-        "insert into leases (address, pool, node_id, placement_id) values (%s, %s, %s, %s) "
-        "on conflict (address) do update set state = 'leased', rest_until = null, leased_at = now(), "
-        "node_id = excluded.node_id, placement_id = excluded.placement_id, pool = excluded.pool "
-        "where leases.state = 'resting' and leases.rest_until <= now()",
-        (address, network, node_id, placement_id),
+        _LEASE,
+        (
+            [one.address for one in leases],
+            [one.pool for one in leases],
+            [one.node_id for one in leases],
+            [one.placement_id for one in leases],
+        ),
     )
-    if cursor.rowcount != 1:
-        raise AssertionError(f"{address} was chosen although it is in use")
+    if cursor.rowcount != len(leases):
+        raise AssertionError("an address was chosen although it is in use")
+
+
+_LEASE = """
+insert into leases (address, pool, node_id, placement_id)
+select * from unnest(%s::inet[], %s::cidr[], %s::uuid[], %s::uuid[])
+on conflict (address) do update set state = 'leased', rest_until = null, leased_at = now(),
+    node_id = excluded.node_id, placement_id = excluded.placement_id, pool = excluded.pool
+    where leases.state = 'resting' and leases.rest_until <= now()
+"""
 
 
 def release(cursor: Cursor, placement_id: UUID, rest: float = REST) -> None:

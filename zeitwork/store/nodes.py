@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from typing import Any
 from uuid import UUID
@@ -32,13 +32,26 @@ select n.*, r.name as region_name, r.v6 as region_v6, r.v4 as region_v4,
     (select network from pools where node_id = n.id and family = 6) as pool_v6
 from nodes n join regions r on r.id = n.region_id
 """
+# One pass over what is placed, when all nodes are asked about: so many of those as there are would take longer.
 _RESOURCES = """
 select n.*, coalesce(u.vcpu, 0) as vcpu_used, coalesce(u.memory, 0) as memory_used, coalesce(u.count, 0) as count,
     coalesce(u.overhead, 0) as overhead_allocated
-from nodes n left join lateral (
-    select sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory, count(*) as count,
+from nodes n left join (
+    select node_id, sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory, count(*) as count,
         sum(memory_overhead) as overhead
-    from placements where node_id = n.id and state <> 'removed') u on true
+    from placements where state <> 'removed' {of_one} group by node_id) u on u.node_id = n.id
+where {which} order by n.id
+"""
+_RESOURCES_OF_ALL = _RESOURCES.format(of_one="", which="n.state <> 'terminated'").encode()
+_RESOURCES_OF_ONE = _RESOURCES.format(of_one="and node_id = %(id)s", which="n.id = %(id)s").encode()
+_LOCK_SEVERAL = """
+select id, hostname, state, desired, closed_since, closed_reason, ipv6, vcpu_capacity, memory_capacity,
+    coalesce(memory_overhead, 0) as memory_overhead, overhead_excess
+from nodes where id = any(%s) order by id for no key update
+"""
+_USE = """
+select node_id, sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory
+from placements where node_id = any(%s) and state <> 'removed' group by node_id
 """
 _CAPACITY_FIELDS = (
     "vcpu_total",
@@ -64,6 +77,18 @@ def lock_node(cursor: Cursor, node_id: UUID) -> dict[str, Any] | None:
     return cursor.fetchone()
 
 
+def lock_nodes(cursor: Cursor, node_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
+    """Return nodes' rows by id, locked until the transaction ends. In the order of ids, as everyone locks several."""
+    cursor.execute(_LOCK_SEVERAL, (list(node_ids),))
+    return {row["id"]: row for row in cursor}
+
+
+def use_of(cursor: Cursor, node_ids: Collection[UUID]) -> dict[UUID, tuple[int, int]]:
+    """Return the vCPU and MiB that placements hold on nodes. True until the transaction ends if those are locked."""
+    cursor.execute(_USE, (list(node_ids),))
+    return {row["node_id"]: (row["vcpu"], row["memory"]) for row in cursor}
+
+
 def report_epoch(cursor: Cursor, node_id: UUID, epoch: int) -> None:
     """Write the highest epoch that a host has seen; it only grows."""
     cursor.execute("update nodes set epoch_seen = %s where id = %s and epoch_seen < %s", (epoch, node_id, epoch))
@@ -71,10 +96,10 @@ def report_epoch(cursor: Cursor, node_id: UUID, epoch: int) -> None:
 
 def resource_rows(cursor: Cursor, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
     """Return what is free on one node, or on each that is not terminated."""
-    cursor.execute(
-        f"{_RESOURCES} where n.id = %(id)s or (%(id)s::uuid is null and n.state <> 'terminated') order by 1".encode(),
-        {"id": node_id},
-    )
+    if node_id is None:
+        cursor.execute(_RESOURCES_OF_ALL)
+    else:
+        cursor.execute(_RESOURCES_OF_ONE, {"id": node_id})
     return tuple(_resources_row(row) for row in cursor)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -37,38 +37,53 @@ where p.node_id = %s and p.state <> 'removed' order by p.id
 """
 
 
-def insert_placement(
-    cursor: Cursor,
-    placement_id: UUID,
-    instance: Mapping[str, Any],
-    node_id: UUID,
-    v4: IPv4Address,
-    v6: IPv6Address | None,
-    snapshot_id: UUID | None = None,
-    *,
-    epoch: int,
-) -> None:
-    """Place an instance's present generation, which goes on from ``snapshot_id`` unless that is None.
+@dataclass(frozen=True, slots=True)
+class NewPlacement:
+    """A generation of an instance (its locked row) on a node, with its addresses.
+
+    ``snapshot_id`` is what it goes on from unless that is None; ``overhead`` is the MiB that its node charges for its
+    monitor.
+    """
+
+    id: UUID
+    instance: Mapping[str, Any]
+    node_id: UUID
+    overhead: int
+    v4: str
+    v6: str | None
+    snapshot_id: UUID | None
+
+
+def insert_placements(cursor: Cursor, placements: Collection[NewPlacement], *, epoch: int) -> None:
+    """Place instances' present generations; their addresses are still to be leased.
 
     ``epoch`` is the deciding leader's. Raises `CapacityExceeded`, from the database itself.
     """
     cursor.execute(
-        "insert into placements (id, instance_id, generation, node_id, vcpu, memory, disk, v4, v6, snapshot_id, "
-        "epoch) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        _INSERT,
         (
-            placement_id,
-            instance["id"],
-            instance["generation"],
-            node_id,
-            instance["vcpu"],
-            instance["memory"],
-            instance["disk"],
-            v4,
-            v6,
-            snapshot_id,
             epoch,
+            [one.id for one in placements],
+            [one.instance["id"] for one in placements],
+            [one.instance["generation"] for one in placements],
+            [one.node_id for one in placements],
+            [one.instance["vcpu"] for one in placements],
+            [one.instance["memory"] for one in placements],
+            [one.instance["disk"] for one in placements],
+            [one.overhead for one in placements],
+            [one.v4 for one in placements],
+            [one.v6 for one in placements],
+            [one.snapshot_id for one in placements],
         ),
     )
+
+
+_INSERT = """
+insert into placements (epoch, id, instance_id, generation, node_id, vcpu, memory, disk, memory_overhead, v4, v6,
+    snapshot_id)
+select %s::bigint, * from unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::uuid[], %s::integer[], %s::integer[],
+    %s::integer[], %s::integer[], %s::inet[], %s::inet[], %s::uuid[])
+"""
 
 
 def _for_host(row: Mapping[str, Any]) -> Placement:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import TypeVar
 from uuid import UUID
 
 from actors.model.errors import Conflict
-from zeitwork.store.problems import PoolExhausted
 from zeitwork.store.rows import RegionRow
 from zeitwork.store.units import Cursor
 
@@ -60,61 +60,99 @@ def drop_pools(cursor: Cursor, node_id: UUID) -> None:
     cursor.execute("delete from pools where node_id = %s", (node_id,))
 
 
-def pick(cursor: Cursor, node_id: UUID, family: int) -> tuple[IPv4Network | IPv6Network, IPv4Address | IPv6Address]:
-    """Choose an address of a node's pool that nobody has and that does not rest; return it with its pool.
+@dataclass(slots=True)
+class Supply:
+    """Free addresses of one locked pool, in the order in which they are to be given; each is given once."""
 
-    The search begins after the last one chosen, so an address comes again as late as possible. The pool stays locked
-    until the transaction ends: the choice is ours. Raises `PoolExhausted` with the numbers.
+    network: IPv4Network | IPv6Network
+    offsets: list[int]
+    given: int = 0
+
+    def peek(self) -> str | None:
+        """Return the next free address, None when there is none left. It is taken by counting it as ``given``."""
+        return self.address(self.offsets[self.given]) if self.given < len(self.offsets) else None
+
+    def address(self, offset: int) -> str:
+        """Return an address of the pool."""
+        return str(self.network.network_address + offset)
+
+
+def find_free(cursor: Cursor, wanted: Mapping[tuple[UUID, int], int]) -> dict[tuple[UUID, int], Supply]:
+    """Find so many addresses of each node and family as are wanted, or as are free, that nobody has and none rests.
+
+    A search begins after the last address given, so that each comes again as late as possible. The pools stay locked
+    until the transaction ends: the choice is ours. What was taken must be told to `keep_places`. A node without a pool
+    of that family is left out.
     """
-    cursor.execute(
-        "select network, first_offset, last_offset, next_offset from pools "
-        "where node_id = %s and family = %s for update",
-        (node_id, family),
-    )
-    pool = cursor.fetchone()
-    if pool is None:
-        raise PoolExhausted(f"the host has no IPv{family} pool")
-    offset = _free(cursor, pool, pool["next_offset"])
-    if offset is None:
-        offset = _free(cursor, pool, pool["first_offset"])
-    network: IPv4Network | IPv6Network = pool["network"]
-    if offset is None:
-        cursor.execute(
-            "select count(*) filter (where state = 'leased') as leased, "
-            "count(*) filter (where state = 'resting') as resting from leases where pool = %s",
-            (network,),
-        )
-        counts = cursor.fetchone()
-        assert counts is not None
-        raise PoolExhausted(
-            f"no free IPv{family} address in {network}: {counts['leased']} leased, {counts['resting']} resting"
-        )
-    cursor.execute("update pools set next_offset = %s where network = %s", (offset + 1, network))
-    return network, network.network_address + offset
+    cursor.execute(_LOCK_POOLS, ([node for node, _ in wanted], [family for _, family in wanted]))
+    supplies: dict[tuple[UUID, int], Supply] = {}
+    asked: list[str] = []
+    for row in cursor:
+        key = (row["node_id"], row["family"])
+        first, size = row["first_offset"], row["last_offset"] - row["first_offset"] + 1
+        begin = row["next_offset"] - first
+        offsets = [first + (begin + step) % size for step in range(min(wanted[key], size))]
+        supply = supplies[key] = Supply(row["network"], offsets)
+        asked += map(supply.address, offsets)
+    cursor.execute(_TAKEN, (asked,))
+    networks = {row["pool"] for row in cursor}
+    if networks:
+        # Some of the next ones are taken.
+        short = {supply.network: (key, supply) for key, supply in supplies.items() if supply.network in networks}
+        counts = [wanted[key] for key, _ in short.values()]
+        cursor.execute(_FREE, {"networks": [str(network) for network in short], "counts": counts})
+        for row in cursor:
+            short[row["network"]][1].offsets = row["free"]
+    return supplies
 
 
-def _free(cursor: Cursor, pool: Mapping[str, Any], start: int) -> int | None:
-    """Return the lowest free offset from ``start`` on, None when there is none.
+def keep_places(cursor: Cursor, supplies: Iterable[Supply]) -> None:
+    """Begin the next search in each pool after what was taken from it now."""
+    used = [supply for supply in supplies if supply.given]
+    cursor.execute(_KEEP, ([str(one.network) for one in used], [one.offsets[one.given - 1] + 1 for one in used]))
 
-    It is ``start`` itself or the one after an occupied address, so nothing needs to count through the whole pool.
-    """
-    cursor.execute(
-        """
-        with occupied as materialized (
-            select address - network(%(network)s::cidr)::inet as place from leases
-            where pool = %(network)s and (state = 'leased' or rest_until > now()))
-        select min(candidate) as free from (
-            select %(start)s::bigint as candidate
-            union all
-            select place + 1 from occupied where place >= %(start)s) candidates
-        where candidate <= %(last)s and candidate not in (select place from occupied)
-        """,
-        {"network": pool["network"], "start": start, "last": pool["last_offset"]},
-    )
+
+def exhausted(cursor: Cursor, supply: Supply) -> str:
+    """Return what to say about a pool of which all that was free is given."""
+    cursor.execute(_COUNT, (str(supply.network),))
     row = cursor.fetchone()
     assert row is not None
-    free: int | None = row["free"]
-    return free
+    leased = row["leased"] + supply.given
+    return f"no free IPv{supply.network.version} address in {supply.network}: {leased} leased, {row['resting']} resting"
+
+
+_LOCK_POOLS = """
+select network, node_id, family, first_offset, last_offset, next_offset from pools
+where (node_id, family) in (select * from unnest(%s::uuid[], %s::smallint[])) order by node_id, family for no key update
+"""
+_TAKEN = """
+select distinct pool from leases where address = any(%s::inet[]) and (state = 'leased' or rest_until > now())
+"""
+# In a pool of which n addresses are taken, n more than are wanted hold enough that are free: nothing needs to look
+# through the whole pool.
+_FREE = """
+with taken as materialized (
+    select pool, address - network(pool)::inet as place from leases
+    where pool = any(%(networks)s::cidr[]) and (state = 'leased' or rest_until > now()))
+select p.network, array(
+    select c.place from (
+        select step, p.first_offset + (p.next_offset - p.first_offset + step) %% p.size as place
+        from generate_series(0, least(p.size, w.count + (select count(*) from taken where pool = p.network)) - 1)
+            as step) c
+    where not exists (select from taken where pool = p.network and place = c.place)
+    order by c.step limit w.count) as free
+from unnest(%(networks)s::cidr[], %(counts)s::bigint[]) as w (network, count)
+    join (select *, last_offset - first_offset + 1 as size from pools) p on p.network = w.network
+"""
+_KEEP = """
+update pools p set next_offset = u.next from unnest(%s::cidr[], %s::bigint[]) as u (network, next)
+where p.network = u.network
+"""
+_COUNT = """
+select count(*) filter (where state = 'leased') as leased,
+    count(*) filter (where state = 'resting' and rest_until > now()) as resting
+from leases where pool = %s::cidr
+"""
 
 
 def _insert(cursor: Cursor, network: IPv4Network | IPv6Network, node_id: UUID, first: int, last: int) -> None:

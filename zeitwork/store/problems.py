@@ -21,10 +21,6 @@ class CapacityExceeded(Exception):
     """A node has no room for a placement; the message has the numbers. Raised by a trigger (SQLSTATE ZW001)."""
 
 
-class PoolExhausted(Exception):
-    """A node's pool has no address to give."""
-
-
 AWAY_FIX = "try again in a moment; `zeitwork doctor` tells what is wrong with the database"
 
 

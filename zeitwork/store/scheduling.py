@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 from uuid import UUID
 
 from actors.model.records import PendingInstance
 from actors.model.resources import Resources
-from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeState, SnapshotState
+from actors.model.states import ImageStatus, NodeDesired, NodeState
 from actors.scheduler.store import (
     After,
     Assignment,
@@ -23,34 +24,54 @@ from actors.scheduler.store import (
 )
 from runtime.lease import Term
 from zeitwork.store import groups, relocation
-from zeitwork.store.election import fence
-from zeitwork.store.identifiers import new_id
-from zeitwork.store.instance_rows import has_live_placement, lock_instance, restored_from, write_observed
-from zeitwork.store.journal import announce, record
-from zeitwork.store.leases import lease
-from zeitwork.store.nodes import lock_node, resource_rows
-from zeitwork.store.placements import insert_placement
-from zeitwork.store.pools import pick
-from zeitwork.store.problems import CapacityExceeded, PoolExhausted
-from zeitwork.store.snapshot_rows import lock_snapshot
+from zeitwork.store.assignments import assign, postpone
+from zeitwork.store.election import FENCED_SHARE, fence
+from zeitwork.store.problems import CapacityExceeded
+from zeitwork.store.requirements import requirements_from_json, taints_from_json
 from zeitwork.store.units import Cursor, Units
 
-#: Assignments that share a transaction: more of them would hold its locks for too long.
-TOGETHER = 32
+T = TypeVar("T")
 
-# An earlier placement must be gone first: one instance never runs twice. An instance that failed for good before it
-# was placed (its image failed) stays failed until someone starts its next generation. One that goes on from a snapshot
-# can do so on the snapshot's host only.
+#: Decisions that share a transaction at first, at least and at most. What one costs beside them is spread over more
+#: with more of them; but it holds locks for as long as it takes, and must stay far below what a leader's may take.
+TOGETHER, FEWEST, MOST = 400, 16, 1000
+#: The share of the time that a leader's transaction may take, from which on fewer decisions share the next one.
+_SLOW = 0.2
+
+_NODES = """
+select n.id, n.hostname, n.state, coalesce(n.vcpu_capacity, 0) as vcpu, coalesce(n.memory_capacity, 0) as memory,
+    greatest(0, coalesce(n.vcpu_capacity, 0) - coalesce(u.vcpu, 0)) as vcpu_free,
+    greatest(0, coalesce(n.memory_capacity, 0) - coalesce(u.memory, 0) - n.overhead_excess) as memory_free,
+    coalesce(n.memory_overhead, 0) as memory_overhead, n.closed_reason, n.desired, r.name as region, n.labels, n.taints,
+    n.hypervisor, n.architecture, n.pressure
+from nodes n join regions r on r.id = n.region_id left join (
+    select node_id, sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory
+    from placements where state <> 'removed' group by node_id) u on u.node_id = n.id
+where n.state <> 'terminated' order by n.id
+"""
+# An earlier placement must be gone first: one instance never runs twice, but where that was decided (one that serves
+# on, or whose host is dead), and never when it is to be one at a time. An instance that failed for good before it was
+# placed (its image failed) stays failed until someone starts its next generation. One that goes on from a snapshot can
+# do so on the snapshot's host only.
 _PENDING = """
 select i.id, i.generation, coalesce(s.node_id, i.pinned_node_id) as node_id, i.image_id, i.vcpu, i.memory, i.disk,
-    m.status, m.error
+    m.status, m.error, i.priority, i.requirements, i.group_id, i.singleton, i.reason,
+    extract(epoch from clock_timestamp() - i.pending_since)::float8 as waiting
 from instances i join images m on m.id = i.image_id
     left join snapshots s on s.id = i.snapshot_id and i.snapshot_generation = i.generation
-where i.desired = 'running' and i.state <> 'terminated'
-    and not exists (select from placements where instance_id = i.id
-        and (generation = i.generation or state <> 'removed'))
-    and not (i.state = 'failed' and i.observed_generation = i.generation)
-order by i.id limit %s
+where i.desired = 'running' and i.observed_generation < i.generation
+    and (- i.priority, i.id) > (%s::smallint, %s::uuid)
+    and not exists (select from placements where instance_id = i.id and generation = i.generation)
+    and not exists (select from placements where instance_id = i.id and state <> 'removed'
+        and (i.singleton or not kept and lost_at is null))
+order by - i.priority, i.id limit %s
+"""
+#: Before the first page.
+_BEGIN = (-32768, UUID(int=0))
+_IMAGES = "select image_id, array_agg(node_id) as nodes from node_images where image_id = any(%s) group by image_id"
+_GROUPS = """
+select i.group_id, p.node_id, count(*) as count from instances i join placements p on p.instance_id = i.id
+where i.group_id = any(%s) and i.state <> 'terminated' and p.state <> 'removed' group by i.group_id, p.node_id
 """
 
 
@@ -64,42 +85,65 @@ class Scheduling:
         """Return every node that is not terminated, with what is free on it."""
 
         def unit(cursor: Cursor) -> tuple[NodeView, ...]:
+            cursor.execute(_NODES)
             return tuple(
                 NodeView(
-                    id=row.node_id,
-                    hostname=row.hostname,
-                    state=row.state,
-                    vcpu=row.vcpu,
-                    memory=row.memory,
-                    vcpu_free=row.vcpu_free,
-                    memory_free=row.memory_free,
-                    memory_overhead=row.capacity.memory_overhead if row.capacity else 0,
-                    closed=row.closed_reason,
+                    id=row["id"],
+                    hostname=row["hostname"],
+                    state=NodeState(row["state"]),
+                    vcpu=row["vcpu"],
+                    memory=row["memory"],
+                    vcpu_free=row["vcpu_free"],
+                    memory_free=row["memory_free"],
+                    memory_overhead=row["memory_overhead"],
+                    closed=row["closed_reason"],
+                    desired=NodeDesired(row["desired"]),
+                    region=row["region"],
+                    labels=row["labels"],
+                    taints=taints_from_json(row["taints"]),
+                    hypervisor=row["hypervisor"],
+                    architecture=row["architecture"],
+                    pressure=row["pressure"],
                 )
-                for row in resource_rows(cursor)
+                for row in cursor
             )
 
         return await self._units.read(unit, name="scheduling.nodes")
 
-    async def pending(self, after: After | None = None, limit: int = 5000) -> Pending:  # noqa: ARG002
+    async def pending(self, after: After | None = None, limit: int = 5000) -> Pending:
         """Return instances that want to be placed, by priority (highest first), then age (oldest first)."""
 
         def unit(cursor: Cursor) -> Pending:
-            cursor.execute(_PENDING, (limit,))
-            return Pending(
-                tuple(
-                    PendingInstance(
-                        id=row["id"],
-                        generation=row["generation"],
-                        node_id=row["node_id"],
-                        image_id=row["image_id"],
-                        image_status=ImageStatus(row["status"]),
-                        image_error=row["error"],
-                        resources=Resources(row["vcpu"], row["memory"], row["disk"]),
-                    )
-                    for row in cursor
+            begin = _BEGIN if after is None else (-after.priority, after.id)
+            cursor.execute(_PENDING, (*begin, limit + 1))
+            instances = tuple(
+                PendingInstance(
+                    id=row["id"],
+                    generation=row["generation"],
+                    node_id=row["node_id"],
+                    image_id=row["image_id"],
+                    image_status=ImageStatus(row["status"]),
+                    image_error=row["error"],
+                    resources=Resources(row["vcpu"], row["memory"], row["disk"]),
+                    priority=row["priority"],
+                    requirements=requirements_from_json(row["requirements"]),
+                    group_id=row["group_id"],
+                    singleton=row["singleton"],
+                    waiting=max(0.0, row["waiting"]),
+                    reason=row["reason"],
                 )
+                for row in cursor
             )
+            more = len(instances) > limit
+            instances = instances[:limit]
+            cursor.execute(_IMAGES, (list({one.image_id for one in instances}),))
+            images = {row["image_id"]: frozenset(row["nodes"]) for row in cursor}
+            members: dict[UUID, dict[UUID, int]] = {}
+            cursor.execute(_GROUPS, (list({one.group_id for one in instances if one.group_id is not None}),))
+            for row in cursor:
+                members.setdefault(row["group_id"], {})[row["node_id"]] = row["count"]
+            last = After(instances[-1].priority, instances[-1].id) if more else None
+            return Pending(instances, images, members, last)
 
         return await self._units.read(unit, name="scheduling.pending")
 
@@ -136,18 +180,13 @@ class Scheduling:
         one placement. Raises `Fenced` when ``term`` is over; transactions before that one stay.
         """
         refused: list[Postponed] = []
-        for begin in range(0, len(plan.assignments), TOGETHER):
-            refused += await self._assign_together(plan.assignments[begin : begin + TOGETHER], term)
-        reasons = (*plan.postponed, *refused)
-        if reasons:
-
-            def unit(cursor: Cursor) -> None:
-                fence(cursor, term)
-                # In one order everywhere, or two of these could wait for each other.
-                for postponed in sorted(reasons, key=lambda one: one.instance_id):
-                    _postpone(cursor, postponed)
-
-            await self._units.run(unit, name="scheduling.postpone")
+        batches = _Batches(term)
+        for assignments in batches.of(plan.assignments):
+            with batches:
+                refused += await self._assign_together(assignments, term)
+        for reasons in batches.of((*plan.postponed, *refused)):
+            with batches:
+                await self._postpone_together(reasons, term)
         return tuple(refused)
 
     async def _assign_together(self, assignments: Sequence[Assignment], term: Term) -> list[Postponed]:
@@ -155,104 +194,50 @@ class Scheduling:
 
         def unit(cursor: Cursor) -> list[Postponed]:
             fence(cursor, term)
-            # In one order everywhere, or two of these could wait for each other.
-            found = [
-                (one, _assign(cursor, one, term.epoch)) for one in sorted(assignments, key=lambda one: one.instance_id)
-            ]
-            return [Postponed(one.instance_id, one.generation, reason) for one, reason in found if reason is not None]
+            return assign(cursor, assignments, term.epoch)
 
         try:
             return await self._units.run(unit, name="scheduling.assign")
-        except (CapacityExceeded, PoolExhausted) as refusal:
+        except CapacityExceeded as refusal:
             if len(assignments) == 1:
                 return [Postponed(assignments[0].instance_id, assignments[0].generation, str(refusal))]
-        # That of one undid all, and a plan is seldom wrong: then each has a transaction of its own.
-        return [postponed for one in assignments for postponed in await self._assign_together((one,), term)]
+        # The database refused what our own check let pass, and that of one undid all: it is found by halves.
+        half = len(assignments) // 2
+        return [
+            postponed
+            for part in (assignments[:half], assignments[half:])
+            for postponed in await self._assign_together(part, term)
+        ]
+
+    async def _postpone_together(self, reasons: Sequence[Postponed], term: Term) -> None:
+        """Write reasons in one transaction."""
+
+        def unit(cursor: Cursor) -> None:
+            fence(cursor, term)
+            postpone(cursor, reasons)
+
+        await self._units.run(unit, name="scheduling.postpone")
 
 
-def _assign(cursor: Cursor, assignment: Assignment, epoch: int) -> str | None:
-    """Place an instance, or return why not."""
-    instance = lock_instance(cursor, assignment.instance_id)
-    if (
-        instance is None
-        or instance["generation"] != assignment.generation
-        or instance["desired"] != InstanceDesired.RUNNING
-    ):
-        return "it is not wanted any more as it was planned"
-    cursor.execute(
-        "select from placements where instance_id = %s and generation = %s",
-        (assignment.instance_id, assignment.generation),
-    )
-    if cursor.fetchone() is not None:
-        return None  # applied before, and the answer was lost
-    if has_live_placement(cursor, assignment.instance_id):
-        return "its earlier placement is still being removed"
-    cursor.execute("select status, deleted_at from images where id = %s", (instance["image_id"],))
-    image = cursor.fetchone()
-    if image is None or image["status"] != ImageStatus.READY:
-        return "waiting for its image"
-    node = lock_node(cursor, assignment.node_id)
-    if node is None or node["state"] != NodeState.READY:
-        return f"the host is {node['state'] if node else 'gone'}"
-    if node["closed_since"] is not None:
-        return f"the host is closed: {node['closed_reason']}"
-    snapshot_id = restored_from(instance)
-    if snapshot_id is not None and (obstacle := _snapshot_obstacle(cursor, snapshot_id, assignment.node_id)):
-        return obstacle
-    placement_id = new_id()
-    v4_pool, v4 = pick(cursor, assignment.node_id, 4)
-    assert isinstance(v4, IPv4Address)
-    v6_pool, v6 = pick(cursor, assignment.node_id, 6) if node["ipv6"] else (None, None)
-    assert v6 is None or isinstance(v6, IPv6Address)
-    insert_placement(cursor, placement_id, instance, assignment.node_id, v4, v6, snapshot_id, epoch=epoch)
-    lease(cursor, v4_pool, v4, assignment.node_id, placement_id)
-    if v6 is not None and v6_pool is not None:
-        lease(cursor, v6_pool, v6, assignment.node_id, placement_id)
-    _announce_placement(cursor, placement_id, instance["id"], assignment, v4, v6)
-    write_observed(cursor, instance, InstanceState.STARTING, "", generation=assignment.generation, who="scheduler")
-    return None
+class _Batches:
+    """How many decisions share a transaction: fewer after one that was slow, and slowly more again."""
 
+    def __init__(self, term: Term) -> None:
+        self._limit = term.ttl * FENCED_SHARE * _SLOW
+        self._size = TOGETHER
+        self._began = 0.0
 
-def _snapshot_obstacle(cursor: Cursor, snapshot_id: UUID, node_id: UUID) -> str | None:
-    """Return why a machine can't go on from a snapshot on this node, or None: then it stays until the commit."""
-    snapshot = lock_snapshot(cursor, snapshot_id, to_use=True)
-    assert snapshot is not None  # a foreign key holds it
-    if snapshot["state"] != SnapshotState.READY:
-        return f"its snapshot is {snapshot['state']}"
-    return None if snapshot["node_id"] == node_id else "its snapshot is on another host"
+    def of(self, decisions: Sequence[T]) -> Iterator[Sequence[T]]:
+        """Return the decisions in batches; each batch's work goes into a ``with``."""
+        begin = 0
+        while begin < len(decisions):
+            batch = decisions[begin : begin + self._size]
+            begin += len(batch)
+            yield batch
 
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
 
-def _announce_placement(
-    cursor: Cursor,
-    placement_id: UUID,
-    instance_id: UUID,
-    assignment: Assignment,
-    v4: IPv4Address,
-    v6: IPv6Address | None,
-) -> None:
-    data = {
-        "instance_id": str(instance_id),
-        "node_id": str(assignment.node_id),
-        "generation": assignment.generation,
-        "v4": str(v4),
-        "v6": str(v6) if v6 else None,
-    }
-    record(cursor, "scheduler", "placement.assigned", "placement", placement_id, data)
-    announce(cursor, "zw_placements", placement_id)
-
-
-def _postpone(cursor: Cursor, postponed: Postponed) -> None:
-    """Write why an instance still waits, or that it never will run, unless it has changed since."""
-    instance = lock_instance(cursor, postponed.instance_id)
-    if (
-        instance is None
-        or instance["generation"] != postponed.generation
-        or instance["desired"] != InstanceDesired.RUNNING
-        or has_live_placement(cursor, postponed.instance_id)
-    ):
-        return
-    if postponed.final:
-        state, generation = InstanceState.FAILED, postponed.generation
-    else:
-        state, generation = InstanceState.PENDING, instance["observed_generation"]
-    write_observed(cursor, instance, state, postponed.reason, generation=generation, who="scheduler")
+    def __exit__(self, *_: object) -> None:
+        slow = time.perf_counter() - self._began > self._limit
+        self._size = max(FEWEST, self._size // 2) if slow else min(MOST, self._size * 5 // 4)

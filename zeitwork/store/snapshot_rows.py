@@ -5,7 +5,7 @@ Locks are taken in one order everywhere: the instance, its placement, the node, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -102,6 +102,12 @@ def lock_snapshot(cursor: Cursor, snapshot_id: UUID, *, to_use: bool = False) ->
         (snapshot_id,),
     )
     return cursor.fetchone()
+
+
+def lock_snapshots(cursor: Cursor, snapshot_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
+    """Return snapshots' rows by id, locked to be used."""
+    cursor.execute("select * from snapshots where id = any(%s) order by id for share", (list(snapshot_ids),))
+    return {row["id"]: row for row in cursor}
 
 
 def insert_snapshot(

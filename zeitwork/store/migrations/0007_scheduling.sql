@@ -66,3 +66,72 @@ alter table events
     drop constraint events_subject_kind_check,
     add constraint events_subject_kind_check check (subject_kind in ('instance', 'placement', 'image', 'node', 'region',
         'cluster', 'snapshot', 'group'));
+
+-- Placing. What wants to be placed is found by this index however much runs: whatever is placed is observed as of its
+-- generation in the same transaction, unless an older placement serves on meanwhile.
+create index instances_unplaced on instances ((- priority), id)
+    where desired = 'running' and observed_generation < generation;
+
+create function instances_set_pending_since() returns trigger language plpgsql as $$
+begin
+    new.pending_since := now();
+    return new;
+end
+$$;
+create trigger instances_pending_since before update of generation on instances
+    for each row when (new.generation <> old.generation) execute function instances_set_pending_since();
+
+-- A placement is charged what its node's monitors take now.
+create function placements_set_overhead() returns trigger language plpgsql as $$
+begin
+    new.memory_overhead := coalesce((select memory_overhead from nodes where id = new.node_id), 0);
+    return new;
+end
+$$;
+create trigger placements_overhead before insert on placements
+    for each row when (new.memory_overhead = 0) execute function placements_set_overhead();
+
+-- As before, but once for a statement with any number of placements. The locks on their nodes make concurrent ones take
+-- turns, and the second statement sees what was committed before they were had.
+drop trigger placements_capacity on placements;
+create or replace function placements_check_capacity() returns trigger language plpgsql as $$
+declare
+    broken record;
+begin
+    -- In one order everywhere, or two of these could wait for each other.
+    perform from nodes where id in (select node_id from placed where state <> 'removed') order by id
+        for no key update;
+    select n.hostname, n.vcpu_capacity, n.memory_capacity, n.memory_overhead, asked.*,
+        used.vcpu - asked.vcpu as vcpu_used, used.memory - asked.memory + n.overhead_excess as memory_used
+        into broken
+        from (select node_id, sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory,
+                sum(memory_overhead) as overhead, min(memory_overhead) as least
+            from placed where state <> 'removed' group by node_id) asked
+        join nodes n on n.id = asked.node_id
+        cross join lateral (select sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory
+            from placements where node_id = n.id and state <> 'removed') used
+        where n.vcpu_capacity is null or asked.least < n.memory_overhead or used.vcpu > n.vcpu_capacity
+            or used.memory + n.overhead_excess > n.memory_capacity
+        order by n.id limit 1;
+    if not found then
+        return null;
+    elsif broken.vcpu_capacity is null then
+        raise exception using errcode = 'ZW001',
+            message = format('%s: its capacity is not known yet', broken.hostname);
+    elsif broken.least < broken.memory_overhead then
+        raise exception using errcode = 'ZW001', message = format(
+            '%s: a placement is charged %s MiB for its VMM, which takes %s MiB',
+            broken.hostname, broken.least, broken.memory_overhead);
+    elsif broken.vcpu_used + broken.vcpu > broken.vcpu_capacity then
+        raise exception using errcode = 'ZW001', message = format(
+            '%s: %s vCPU asked for, %s of %s free', broken.hostname, broken.vcpu,
+            greatest(0, broken.vcpu_capacity - broken.vcpu_used), broken.vcpu_capacity);
+    else
+        raise exception using errcode = 'ZW001', message = format(
+            '%s: %s MiB asked for (%s MiB of them for the VMM), %s of %s MiB free', broken.hostname, broken.memory,
+            broken.overhead, greatest(0, broken.memory_capacity - broken.memory_used), broken.memory_capacity);
+    end if;
+end
+$$;
+create trigger placements_capacity after insert on placements
+    referencing new table as placed for each statement execute function placements_check_capacity();
