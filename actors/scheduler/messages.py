@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from actors.scheduler.evaluation import Result
 from runtime import Message
 
 
@@ -16,10 +17,9 @@ class Evaluate(Message):
 
 @dataclass(frozen=True, slots=True)
 class Evaluated(Message):
-    """An evaluation ended: so many placed, so many that have to wait."""
+    """An evaluation ended."""
 
-    placed: int
-    postponed: int
+    result: Result
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,95 +1,179 @@
-"""The scheduler's decision as a pure function of one snapshot."""
+"""The scheduler's decision as a pure function of one look at the nodes and of what is pending."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
 from uuid import UUID
 
 from actors.model.records import PendingInstance
-from actors.model.states import ImageStatus, NodeState
+from actors.model.scheduling import Requirements, Strategy
+from actors.model.states import ImageStatus
+from actors.scheduler.feasibility import obstacle
+from actors.scheduler.fleet import Fleet, Room
+from actors.scheduler.kind import Holders, Kind
+from actors.scheduler.queue import STARVED, in_turn
+from actors.scheduler.reasons import NO_PIN, same, sentence, shortage
+from actors.scheduler.reserve import Reservations
+from actors.scheduler.sample import Counts
 from actors.scheduler.store import Assignment, NodeView, Pending, Plan, Postponed
 
-
-@dataclass(slots=True)
-class _Room:
-    """What is left on a node while this plan is made."""
-
-    node: NodeView
-    vcpu: int
-    memory: int
+#: So many reasons are worked out in one evaluation: each looks at all hosts. As many again are for instances that have
+#: none yet, so that in the end each has one.
+REASONS = 200
+#: So many instances that have a reason get another one in one evaluation. Reasons hold the moment's figures: where many
+#: wait, each placement would have all of theirs written anew.
+REWRITES = 1000
 
 
 def evaluate(pending: Pending, nodes: Iterable[NodeView]) -> Plan:
-    """Assign every pending instance that fits, oldest first, and say of each other one why not.
+    """Assign every pending instance of one page that fits, and say of each other one why not."""
+    planner = Planner(nodes)
+    planner.learn(pending)
+    return planner.plan(in_turn(pending.instances))
 
-    Bin-packs: of the nodes that fit, the one with the least memory left afterwards, so that large requests keep
-    finding room; the node's id decides ties, so that equal snapshots give equal plans.
+
+class Planner:
+    """Places instances on one view of the nodes, one after the other; what it gives away is taken from that view.
+
+    The same input in the same order gives the same plan. ``avoid`` names nodes that refused something lately: they are
+    taken when no other one fits.
     """
-    rooms = {node.id: _Room(node, node.vcpu_free, node.memory_free) for node in nodes}
-    assignments: list[Assignment] = []
-    postponed: list[Postponed] = []
-    for instance in pending.instances:
-        obstacle = _image_obstacle(instance)
-        if obstacle is not None:
-            postponed.append(obstacle)
-            continue
-        room = _best_room(instance, rooms)
+
+    def __init__(self, nodes: Iterable[NodeView], avoid: Container[UUID] = ()) -> None:
+        self._fleet = Fleet(nodes, avoid)
+        self._kinds: dict[Requirements, Kind] = {}
+        self._holders: dict[UUID, Holders] = {}
+        self._counts: dict[UUID | None, Counts] = {}
+        self._reservations = Reservations(self._fleet.size)
+        self._explained = 0
+        self._rewritten = 0
+
+    def learn(self, pending: Pending) -> None:
+        """Take note of where a page's images and groups are. To be done before anything of it is planned."""
+        by_id = self._fleet.by_id
+        for image, nodes in pending.images.items():
+            rooms = sorted((by_id[node] for node in nodes if node in by_id), key=lambda room: room.id)
+            self._holders[image] = Holders(rooms, frozenset(room.id for room in rooms))
+        for group, placed in pending.groups.items():
+            if group in self._counts:
+                continue  # by an earlier page, and what was planned since is counted there
+            counts = self._counts[group] = Counts()
+            for node, count in placed.items():
+                if node in by_id:
+                    counts.add(by_id[node], count)
+
+    def plan(self, instances: Iterable[PendingInstance]) -> Plan:
+        """Decide about these instances, in this order (`in_turn`).
+
+        One that was postponed before and would say the same again is not in the plan.
+        """
+        assignments: list[Assignment] = []
+        postponed: list[Postponed] = []
+        for instance in instances:
+            if instance.image_status is ImageStatus.READY:
+                room = self._choose(instance)
+                if room is not None:
+                    assignments.append(Assignment(instance.id, instance.generation, room.node.id))
+                    continue
+                reason = self._why(instance)
+                if instance.waiting > STARVED:
+                    self._reserve(instance)
+                if reason is None:
+                    continue
+                refusal = Postponed(instance.id, instance.generation, reason)
+            else:
+                refusal = _image_obstacle(instance)
+            if self._to_be_told(instance, refusal):
+                postponed.append(refusal)
+        return Plan(tuple(assignments), tuple(postponed))
+
+    def take(self, instance: PendingInstance) -> UUID | None:
+        """Take the room for this instance and return its node, or None when it fits nowhere now."""
+        room = self._choose(instance)
+        return None if room is None else room.node.id
+
+    def why(self, instance: PendingInstance) -> str:
+        """Return why an instance that was just refused fits nowhere."""
+        if instance.node_id is not None:
+            return self._why_not_there(instance, instance.node_id)
+        return self._kind(instance).reason(instance.resources.vcpu, instance.resources.memory)
+
+    def _kind(self, instance: PendingInstance) -> Kind:
+        kind = self._kinds.get(instance.requirements)
+        if kind is None:
+            kind = self._kinds[instance.requirements] = Kind(self._fleet, instance.requirements)
+        return kind
+
+    def _choose(self, instance: PendingInstance) -> Room | None:
+        """Return a host that fits, with the room on it taken."""
+        vcpu, memory = instance.resources.vcpu, instance.resources.memory
+        group = instance.group_id
+        counts = self._counts.get(group)
+        if counts is None:
+            counts = self._counts[group] = Counts()
+        if instance.node_id is not None:
+            room = self._pinned(instance, instance.node_id)
+            if room is None or not room.fits(vcpu, memory):
+                return None
+        else:
+            strategy = instance.requirements.strategy
+            if strategy is None:
+                strategy = Strategy.BINPACK if group is None else Strategy.SPREAD
+            holders = self._holders.get(instance.image_id, _NOBODY)
+            found = self._kind(instance).choose(vcpu, memory, strategy, instance.image_id, holders, counts)
+            if found is None:
+                return None
+            room = found
+        room.take(vcpu, memory)
+        counts.add(room)
+        return room
+
+    def _pinned(self, instance: PendingInstance, node: UUID) -> Room | None:
+        """Return the node that it is pinned to, None when that is not here or not what it asks for."""
+        room = self._fleet.by_id.get(node)
+        return room if room is not None and obstacle(room.node, instance.requirements) is None else None
+
+    def _reserve(self, instance: PendingInstance) -> None:
+        """Keep a host for an instance that has waited for too long."""
+        vcpu, memory = instance.resources.vcpu, instance.resources.memory
+        if instance.node_id is None:
+            self._reservations.one_of(self._kind(instance).rooms, vcpu, memory)
+        elif (room := self._pinned(instance, instance.node_id)) is not None:
+            self._reservations.this(room, vcpu, memory)
+
+    def _why(self, instance: PendingInstance) -> str | None:
+        """Return the reason, None when there were too many already to find out another one now."""
+        if instance.node_id is None:
+            vcpu, memory = instance.resources.vcpu, instance.resources.memory
+            if not self._kind(instance).explained(vcpu, memory):
+                if self._explained >= (REASONS if instance.reason else 2 * REASONS):
+                    return None
+                self._explained += 1
+        return self.why(instance)
+
+    def _to_be_told(self, instance: PendingInstance, refusal: Postponed) -> bool:
+        if refusal.final or not instance.reason:
+            return True
+        if self._rewritten >= REWRITES or same(instance.reason, refusal.reason):
+            return False
+        self._rewritten += 1
+        return True
+
+    def _why_not_there(self, instance: PendingInstance, node: UUID) -> str:
+        room = self._fleet.by_id.get(node)
         if room is None:
-            reason = _why_nowhere(instance, rooms)
-            postponed.append(Postponed(instance.id, instance.generation, reason))
-            continue
-        room.vcpu -= instance.resources.vcpu
-        room.memory -= instance.resources.memory + room.node.memory_overhead
-        assignments.append(Assignment(instance.id, instance.generation, room.node.id))
-    return Plan(tuple(assignments), tuple(postponed))
+            return NO_PIN
+        found = obstacle(room.node, instance.requirements)
+        if found is not None:
+            return sentence({found: 1})
+        return sentence(shortage((room,), instance.resources.vcpu, instance.resources.memory))
 
 
-def _image_obstacle(instance: PendingInstance) -> Postponed | None:
-    match instance.image_status:
-        case ImageStatus.READY:
-            return None
-        case ImageStatus.FAILED:
-            reason = f"its image failed: {instance.image_error or 'no reason was recorded'}"
-            return Postponed(instance.id, instance.generation, reason, final=True)
-        case _:
-            return Postponed(instance.id, instance.generation, "waiting for its image")
+_NOBODY = Holders()
 
 
-def _candidates(instance: PendingInstance, rooms: Mapping[UUID, _Room]) -> list[_Room]:
-    if instance.node_id is None:
-        return list(rooms.values())
-    return [rooms[instance.node_id]] if instance.node_id in rooms else []
-
-
-def _best_room(instance: PendingInstance, rooms: Mapping[UUID, _Room]) -> _Room | None:
-    fitting = [room for room in _candidates(instance, rooms) if _obstacle(instance, room) is None]
-    return min(fitting, key=lambda room: (room.memory, room.vcpu, room.node.id), default=None)
-
-
-def _obstacle(instance: PendingInstance, room: _Room) -> str | None:
-    """Return why ``instance`` cannot go to this node now, or None."""
-    if room.node.state is not NodeState.READY:
-        return room.node.state.value
-    if room.node.closed:
-        # What comes after the colon are the moment's figures: each host's are others, and equal obstacles are counted.
-        return f"closed ({room.node.closed.partition(':')[0]})"
-    if instance.resources.vcpu > room.vcpu:
-        return f"lacks {instance.resources.vcpu - max(0, room.vcpu)} vCPU"
-    needed = instance.resources.memory + room.node.memory_overhead
-    if needed > room.memory:
-        return f"lacks {needed - max(0, room.memory)} MiB"
-    return None
-
-
-def _why_nowhere(instance: PendingInstance, rooms: Mapping[UUID, _Room]) -> str:
-    candidates = _candidates(instance, rooms)
-    if not candidates:
-        return "the node it is pinned to is not here" if instance.node_id else "there are no nodes"
-    counts: dict[str, int] = {}
-    for room in candidates:
-        obstacle = _obstacle(instance, room) or "full"
-        counts[obstacle] = counts.get(obstacle, 0) + 1
-    listed = ", ".join(f"{count} {obstacle}" for obstacle, count in sorted(counts.items(), key=lambda i: (-i[1], i[0])))
-    noun = "host" if len(candidates) == 1 else "hosts"
-    return f"{len(candidates)} {noun}: {listed}"
+def _image_obstacle(instance: PendingInstance) -> Postponed:
+    if instance.image_status is ImageStatus.FAILED:
+        reason = f"its image failed: {instance.image_error or 'no reason was recorded'}"
+        return Postponed(instance.id, instance.generation, reason, final=True)
+    return Postponed(instance.id, instance.generation, "waiting for its image")

@@ -150,7 +150,7 @@ class Displaced:
     """A current placement, wanted running, on a node that is down for long enough, or draining.
 
     ``bound`` says why it can run on that node only (``pinned to it`` or ``its snapshot is there``), empty when it can
-    run elsewhere. ``state`` and ``reason`` are its instance's.
+    run elsewhere. ``name`` is what people call the instance, empty when it has no name.
     """
 
     instance: PendingInstance
@@ -161,6 +161,7 @@ class Displaced:
     singleton: bool
     bound: str
     lost: bool  # decided about before
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,151 @@
+"""Finds hosts for one shape of one class of requirements by looking at few of them, however many there are.
+
+Two things keep the cost of a placement flat. Looking ends once enough hosts that fit were seen; and a host that did not
+fit is never looked at again for this shape, since what is free only shrinks while an evaluation lasts. So a search may
+go through all hosts when few have room, and the next one does not have to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from actors.scheduler.fleet import Room
+from actors.scheduler.score import evenness, fullness
+
+#: So many hosts that fit are compared with each other.
+SAMPLE = 12
+#: So many of those that have the image are compared with them.
+HOLDERS = 4
+#: So many failure domains are looked into for one placement.
+DOMAINS = 8
+#: So many hosts of one domain are looked at in any case.
+INSIDE = 4
+#: So many hosts without any of a group are compared with each other.
+_EQUALS = 3
+
+
+class Counts:
+    """How many of a group there are, by host and by failure domain."""
+
+    __slots__ = ("domains", "hosts")
+
+    def __init__(self) -> None:
+        self.hosts: dict[int, int] = {}
+        self.domains: dict[str, int] = {}
+
+    def add(self, room: Room, count: int = 1) -> None:
+        """Count so many more."""
+        self.hosts[room.id] = self.hosts.get(room.id, 0) + count
+        self.domains[room.domain] = self.domains.get(room.domain, 0) + count
+
+
+class Packed:
+    """Hosts for one shape; the fullest that fits is taken, or one that is nearly so and has the image."""
+
+    def __init__(self, rooms: Sequence[Room], vcpu: int, memory: int) -> None:
+        self._rooms = list(rooms)  # the fullest last
+        self._vcpu = vcpu
+        self._memory = memory
+        self._turn = 0
+
+    def choose(self, holders: Sequence[Room], held: Container[int]) -> Room | None:
+        """Return the best one of those that it looked at, None when nothing fits.
+
+        ``holders`` are feasible hosts with the image, ``held`` the ids of all that have it.
+        """
+        rooms, vcpu, memory = self._rooms, self._vcpu, self._memory
+        best: Room | None = None
+        lowest = 0.0
+        seen, at = 0, len(rooms) - 1
+        while at >= 0 and seen < SAMPLE:
+            room = rooms[at]
+            if room.fits(vcpu, memory):
+                score = fullness(room, room.share(vcpu, memory), held)
+                if best is None or score < lowest:
+                    best, lowest = room, score
+                seen += 1
+            else:
+                del rooms[at]
+            at -= 1
+        if best is not None and holders and best.id not in held:
+            for offset in range(min(HOLDERS, len(holders))):
+                room = holders[(self._turn + offset) % len(holders)]
+                if room.fits(vcpu, memory):
+                    score = fullness(room, room.share(vcpu, memory), held)
+                    if score < lowest:
+                        best, lowest = room, score
+            self._turn += HOLDERS
+        return best
+
+
+class _Domain:
+    """The hosts of one failure domain, looked at in turn."""
+
+    __slots__ = ("at", "name", "number", "rooms")
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name = name
+        self.number = number
+        self.rooms: list[Room] = []
+        self.at = 0
+
+
+class Spread:
+    """Hosts for one shape; one with the fewest of the same group is taken, of those one in the emptiest domain."""
+
+    def __init__(self, rooms: Sequence[Room], vcpu: int, memory: int) -> None:
+        self._vcpu = vcpu
+        self._memory = memory
+        domains: dict[str, _Domain] = {}
+        for room in rooms:
+            domain = domains.get(room.domain)
+            if domain is None:
+                domain = domains[room.domain] = _Domain(room.domain, len(domains))
+            domain.rooms.append(room)
+        self._domains = list(domains.values())
+        self._turn = 0
+
+    def choose(self, counts: Counts, held: Container[int]) -> Room | None:
+        """Return the best one of those that it looked at, None when nothing fits."""
+        best: Room | None = None
+        lowest = (False, 0, 0, 0.0)
+        domains = self._in_order(counts)
+        most = max(INSIDE, SAMPLE // max(1, len(domains)))
+        for number, domain in enumerate(domains):
+            if best is not None and (number >= DOMAINS or lowest[:2] == (False, 0)):
+                # Enough were looked at, or no other domain has fewer.
+                break
+            inside = counts.domains.get(domain.name, 0)
+            seen = equals = 0
+            # Each host of a domain is looked at once; those that do not fit go.
+            left = len(domain.rooms)
+            while left and seen < most and equals < _EQUALS:
+                left -= 1
+                if domain.at >= len(domain.rooms):
+                    domain.at = 0
+                room = domain.rooms[domain.at]
+                if not room.fits(self._vcpu, self._memory):
+                    del domain.rooms[domain.at]
+                    continue
+                domain.at += 1
+                seen += 1
+                count = counts.hosts.get(room.id, 0)
+                if count == 0 and not room.avoided:
+                    equals += 1
+                score = (room.avoided, count, inside, evenness(room, held))
+                if best is None or score < lowest:
+                    best, lowest = room, score
+        return best
+
+    def _in_order(self, counts: Counts) -> list[_Domain]:
+        """Return the domains, those with the fewest of the group first; of very many another part each time."""
+        self._domains = [domain for domain in self._domains if domain.rooms]
+        domains = self._domains
+        if len(domains) < 2:
+            return domains
+        if len(domains) <= DOMAINS:
+            return sorted(domains, key=lambda domain: (counts.domains.get(domain.name, 0), domain.number))
+        self._turn = (self._turn + DOMAINS) % len(domains)
+        turned = domains[self._turn :] + domains[: self._turn]
+        some = sorted(turned[:DOMAINS], key=lambda domain: (counts.domains.get(domain.name, 0), domain.number))
+        return some + turned[DOMAINS:]
