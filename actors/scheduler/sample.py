@@ -7,6 +7,7 @@ go through all hosts when few have room, and the next one does not have to.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container, Sequence
 
 from actors.scheduler.fleet import Room
@@ -22,6 +23,9 @@ DOMAINS = 8
 INSIDE = 4
 #: So many hosts without any of a group are compared with each other.
 _EQUALS = 3
+
+#: Whether it refused something lately, how many of the group are on it and in its domain, and its own merits.
+_Score = tuple[bool, int, int, float]
 
 
 class Counts:
@@ -79,15 +83,14 @@ class Packed:
 
 
 class _Domain:
-    """The hosts of one failure domain, looked at in turn."""
+    """The hosts of one failure domain, those first that were not taken for the longest time."""
 
-    __slots__ = ("at", "name", "number", "rooms")
+    __slots__ = ("name", "number", "rooms")
 
     def __init__(self, name: str, number: int) -> None:
         self.name = name
         self.number = number
-        self.rooms: list[Room] = []
-        self.at = 0
+        self.rooms: deque[Room] = deque()
 
 
 class Spread:
@@ -107,40 +110,55 @@ class Spread:
 
     def choose(self, counts: Counts, held: Container[int]) -> Room | None:
         """Return the best one of those that it looked at, None when nothing fits."""
-        best: Room | None = None
-        lowest = (False, 0, 0, 0.0)
         domains = self._in_order(counts)
         most = max(INSIDE, SAMPLE // max(1, len(domains)))
+        best: Room | None = None
+        lowest: _Score = (True, 0, 0, 0.0)
+        source: _Domain | None = None
+        beside: list[tuple[_Score, Room]] = []
         for number, domain in enumerate(domains):
             if best is not None and (number >= DOMAINS or lowest[:2] == (False, 0)):
                 # Enough were looked at, or no other domain has fewer.
                 break
-            inside = counts.domains.get(domain.name, 0)
-            seen = equals = 0
-            # Each host of a domain is looked at once; those that do not fit go.
-            left = len(domain.rooms)
-            while left and seen < most and equals < _EQUALS:
-                left -= 1
-                if domain.at >= len(domain.rooms):
-                    domain.at = 0
-                room = domain.rooms[domain.at]
-                if not room.fits(self._vcpu, self._memory):
-                    del domain.rooms[domain.at]
-                    continue
-                domain.at += 1
-                seen += 1
-                count = counts.hosts.get(room.id, 0)
+            seen = self._look(domain, counts, held, most)
+            if not seen:
+                continue
+            score, room = min(seen, key=lambda one: one[0])
+            if best is None or score < lowest:
+                if source is not None:
+                    source.rooms.extendleft(other for _, other in reversed(beside))
+                best, lowest, source, beside = room, score, domain, seen
+            else:
+                domain.rooms.extendleft(other for _, other in reversed(seen))
+        if source is not None:
+            # As good ones are next in line; the chosen one, and what has more than it had, is behind all others.
+            source.rooms.extendleft(
+                room for score, room in reversed(beside) if score[:3] == lowest[:3] and room is not best
+            )
+            source.rooms.extend(room for score, room in beside if score[:3] != lowest[:3] or room is best)
+        return best
+
+    def _look(self, domain: _Domain, counts: Counts, held: Container[int], most: int) -> list[tuple[_Score, Room]]:
+        """Take some hosts that fit from the front of a domain's, with how good each is. Those that do not fit go."""
+        rooms, vcpu, memory = domain.rooms, self._vcpu, self._memory
+        inside = counts.domains.get(domain.name, 0)
+        hosts = counts.hosts
+        seen: list[tuple[_Score, Room]] = []
+        equals = 0
+        while rooms and len(seen) < most and equals < _EQUALS:
+            room = rooms.popleft()
+            if room.fits(vcpu, memory):
+                count = hosts.get(room.id, 0)
                 if count == 0 and not room.avoided:
                     equals += 1
-                score = (room.avoided, count, inside, evenness(room, held))
-                if best is None or score < lowest:
-                    best, lowest = room, score
-        return best
+                seen.append(((room.avoided, count, inside, evenness(room, held)), room))
+        return seen
 
     def _in_order(self, counts: Counts) -> list[_Domain]:
         """Return the domains, those with the fewest of the group first; of very many another part each time."""
-        self._domains = [domain for domain in self._domains if domain.rooms]
         domains = self._domains
+        if not all(domain.rooms for domain in domains):
+            domains = self._domains = [domain for domain in domains if domain.rooms]
         if len(domains) < 2:
             return domains
         if len(domains) <= DOMAINS:
