@@ -24,7 +24,7 @@ from runtime.lease import Fenced, NotLeading, Term
 #: Instances that are asked for at a time, and how often in one evaluation: what is behind them is the next one's.
 PAGE, PAGES = 5000, 40
 #: Instances that are planned before others have the loop, and that are written together.
-STEP, BATCH = 128, 1024
+STEP, BATCH = 128, 2048
 #: Members of groups that are made or ended, and moves, that are written in one transaction.
 TOGETHER = 256
 #: Seconds after which an evaluation ends with the batch it is at and leaves the rest to the next one, which looks anew:
