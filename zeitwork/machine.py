@@ -23,6 +23,11 @@ def hostname() -> str:
     return socket.gethostname() or "localhost"
 
 
+def architecture() -> str:
+    """Return what kind of machine this is, such as ``x86_64``."""
+    return os.uname().machine
+
+
 def boot_id() -> str:
     """Return the kernel's id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -233,6 +233,8 @@ async def _registration(config: Config, host_id: UUID) -> HostRegistration:
         region_v4=v4,
         ipv6=facts.ipv6,
         version=__version__,
+        labels=config.label,
+        architecture=machine.architecture(),
     )
 
 
@@ -359,6 +361,7 @@ async def _start_actors(
             monitors=monitors,
             overheads=store.nodes,
             peaks=node.overhead_peaks,
+            conditions=store.nodes,
             thresholds=Thresholds(close=config.memory_pressure),
         )
 

@@ -20,6 +20,8 @@ from actors.resource_monitor.measure import measure
 from actors.resource_monitor.messages import (
     AdmissionNotRecorded,
     AdmissionRecorded,
+    ConditionNotRecorded,
+    ConditionRecorded,
     CpuTimes,
     Measured,
     MeasuringFailed,
@@ -40,8 +42,9 @@ from actors.resource_monitor.messages import (
     TakeSample,
     WasClosed,
 )
+from actors.resource_monitor.pressure import cpu_waiting
 from actors.resource_monitor.processes import read_overheads
-from actors.resource_monitor.store import CapacityStore, HistoryStore, OverheadStore, Usage
+from actors.resource_monitor.store import CapacityStore, ConditionStore, HistoryStore, OverheadStore, Usage
 from runtime import Actor, Message, Reply
 
 #: Seconds between readings. A reading takes about a millisecond.
@@ -52,6 +55,8 @@ SAMPLE_EVERY = 60.0
 SURVEY_EVERY, SURVEYED_AT_ONCE = 30.0, 32
 #: Seconds that a reading, and the database's answer, may take.
 DEADLINE = 10.0
+#: A change of the share of time in which tasks wait for a CPU that is worth writing: it only tips the scales.
+NOTICEABLE = 0.05
 #: Requests that may wait for one reading.
 MOST_WAITING = 256
 
@@ -71,7 +76,8 @@ class ResourceMonitor(Actor):
     ``hypervisor`` says what runs guests here (``firecracker``, ``qemu``), None while that is not known. Without
     ``history`` nothing is written of what is used. ``monitors`` says which virtual machines' monitors run: with it,
     what they take beside their guests is measured and told to ``overheads``; ``peaks`` is what that store holds of an
-    earlier process, in KiB for each hypervisor.
+    earlier process, in KiB for each hypervisor. ``conditions`` is told what runs guests here, once that is known, and
+    how long tasks wait for a CPU.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class ResourceMonitor(Actor):
         monitors: Monitors | None = None,
         overheads: OverheadStore | None = None,
         peaks: Mapping[str, int] | None = None,
+        conditions: ConditionStore | None = None,
         root: Path = Path("/"),
     ) -> None:
         self._store = store
@@ -112,6 +119,9 @@ class ResourceMonitor(Actor):
         self._learning = overhead.begin(self._policy.overhead, peaks or {})
         self._surveying = False
         self._told: object = None  # what the database was told last of overheads
+        self._conditions = conditions
+        self._condition: tuple[str | None, float] | None = None  # what the database holds
+        self._describing = False
 
     async def init(self) -> None:
         """Measure now, then regularly."""
@@ -139,6 +149,7 @@ class ResourceMonitor(Actor):
                     self._sampled = snapshot.cpu_times
                 self._record(snapshot.capacity)
                 self._admit(snapshot.memory_pressure)
+                self._describe(snapshot)
             case MeasuringFailed(error=error):
                 self.ctx.log.error("the machine could not be measured", error=str(error))
                 known = error if isinstance(error, Problem) else Unavailable(f"this host can't be measured: {error}")
@@ -152,6 +163,11 @@ class ResourceMonitor(Actor):
                 if not self._failing:
                     self.ctx.log.warning("capacity not recorded", error=str(error), retry_in=EVERY)
                 self._failing = True
+            case ConditionRecorded(hypervisor=hypervisor, pressure=pressure):
+                self._describing, self._condition = False, (hypervisor, pressure)
+            case ConditionNotRecorded(error=error):
+                self._describing = False
+                self.ctx.log.debug("hypervisor and CPU pressure not recorded", error=str(error))
             case TakeSample():
                 self._sample()
             case SampleLost(error=error):
@@ -232,6 +248,22 @@ class ResourceMonitor(Actor):
                 self._store.record_closed, self._node_id, reason, name="record admission", deadline=DEADLINE,
                 then=lambda _: AdmissionRecorded(reason), failed=AdmissionNotRecorded,
             )  # fmt: skip
+
+    def _describe(self, snapshot: ResourceSnapshot) -> None:
+        """Have written what runs guests here and how long tasks wait, when that has changed by enough."""
+        if self._conditions is None or self._describing:
+            return
+        hypervisor = self._hypervisor()
+        pressure = cpu_waiting(snapshot.cpu_pressure, snapshot.load, snapshot.cpus)
+        if self._condition is not None:
+            known, before = self._condition
+            if known == hypervisor and abs(pressure - before) < NOTICEABLE:
+                return
+        self._describing = True
+        self.ctx.effect(
+            self._conditions.record_condition, self._node_id, hypervisor, pressure, name="record condition",
+            deadline=DEADLINE, then=lambda _: ConditionRecorded(hypervisor, pressure), failed=ConditionNotRecorded,
+        )  # fmt: skip
 
     def _sample(self) -> None:
         """Have what was used since the last sample written. The reading is seconds old at most."""

@@ -179,3 +179,18 @@ class OverheadNotRecorded(Message):
     """The database did not take it; the next look offers what is known then."""
 
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionRecorded(Message):
+    """The database holds what runs guests here, and how long tasks wait for a CPU."""
+
+    hypervisor: str | None
+    pressure: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionNotRecorded(Message):
+    """The database did not take it; the next reading offers what is known then."""
+
+    error: Exception

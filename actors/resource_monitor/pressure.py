@@ -28,6 +28,16 @@ def memory_pressure(root: Path = Path("/")) -> Pressure | None:
     return max(known, key=lambda pressure: (pressure.some_avg10, pressure.full_avg10), default=None)
 
 
+def cpu_waiting(pressure: Pressure | None, load: float, cpus: float) -> float:
+    """Return the share of the last minute in which tasks waited for a CPU, 0 to 1, in hundredths.
+
+    Where the kernel does not measure that, it is how much of ``cpus`` the load average takes: coarser, and no less when
+    there is too much to do.
+    """
+    share = load / max(cpus, 0.01) if pressure is None else pressure.some_avg60 / 100
+    return round(min(1.0, max(0.0, share)), 2)
+
+
 def parse_pressure(text: str) -> Pressure | None:
     """Return what a file of /proc/pressure says, None when it says something else (old kernels: no "full" of CPUs)."""
     lines: dict[str, dict[str, float]] = {}

@@ -48,3 +48,13 @@ class OverheadStore(Protocol):
         What they take together beyond what their placements hold for it is not free any more. Placements that are
         gone count nothing.
         """
+
+
+class ConditionStore(Protocol):
+    """What the scheduler knows of hosts beside their capacity."""
+
+    async def record_condition(self, node_id: UUID, hypervisor: str | None, pressure: float) -> None:
+        """Write what runs guests on a host, None while that is not known, and how long its tasks wait for a CPU.
+
+        ``pressure`` is the share of the last minute, 0 to 1.
+        """

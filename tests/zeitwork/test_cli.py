@@ -117,6 +117,7 @@ def page(*items: Any) -> dict[str, Any]:
 
 def one(host: StandIn) -> str:
     host.say("/api/v1/instances", page(INSTANCE))
+    host.say("/api/v1/groups", page())
     return f"/api/v1/instances/{INSTANCE['id']}"
 
 
@@ -153,6 +154,15 @@ def test_a_host_that_is_away_for_a_moment_is_waited_for(
 def test_the_end_is_waited_for_once(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
     path = one(host)
     host.say(path, INSTANCE | {"state": "terminated", "generation": 2, "reason": "stopped"})
+    assert main(["rm", "web", "--yes"]) == 0
+    assert "web is terminated" in capsys.readouterr().out
+
+
+def test_a_host_without_groups_removes_instances(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    path = one(host)
+    del host.answers["/api/v1/groups"]
+    host.say("/api/v1/groups", {"detail": "there is nothing at /api/v1/groups"}, status=404)
+    host.say(path, INSTANCE | {"state": "terminated"})
     assert main(["rm", "web", "--yes"]) == 0
     assert "web is terminated" in capsys.readouterr().out
 

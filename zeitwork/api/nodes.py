@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from ipaddress import ip_address
 from typing import Annotated
 from uuid import UUID
@@ -15,7 +16,8 @@ from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
 from zeitwork.api.desired import wish
 from zeitwork.api.paging import PageQuery
-from zeitwork.store.rows import NodeRow, ResourcesRow
+from zeitwork.api.requirements import MOST, GivenTaint, WantedTaint, given_taints, taints_of
+from zeitwork.store.rows import DrainRow, NodeRow, ResourcesRow
 
 Hostname = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$(?!\n)", max_length=253)
@@ -36,10 +38,29 @@ class NewNode(Input):
     region_id: UUID | None = None
 
 
-class NodeWish(Input):
-    """``ready`` or ``draining`` (takes nothing new)."""
+class AskedNodeState(StrEnum):
+    """States of nodes: ``ready``, ``cordoned`` and ``draining`` can be asked for, the others are observed."""
 
-    state: NodeState
+    READY = "ready"
+    CORDONED = "cordoned"
+    DRAINING = "draining"
+    BOOTING = "booting"
+    DOWN = "down"
+    TERMINATED = "terminated"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+class NodeWish(Input):
+    """``ready``, ``cordoned`` (takes nothing new) or ``draining`` (and what is there moves elsewhere)."""
+
+    state: AskedNodeState
+
+
+class Taints(Input):
+    """All taints that the node shall have: it takes only what tolerates each of them. What is there stays."""
+
+    taints: Annotated[list[WantedTaint], msgspec.Meta(max_length=MOST)]
 
 
 class NodeResources(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +84,27 @@ class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
     primary: bool
 
 
+class NodeDrain(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left on a node that is to be emptied.
+
+    Of ``placements``, ``pinned`` ones and ``restored`` ones (they go on from a snapshot that is there) can't run
+    elsewhere: they stay until somebody stops them. ``singletons`` move only once another host has room for them.
+    """
+
+    placements: int
+    pinned: int
+    restored: int
+    singletons: int
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A host. ``generation`` counts the starts of its process; 0 means that it never came.
 
     ``ip_address`` is what the host is called by, ``addresses`` are all of its own that reach beyond one link.
-    ``reason`` tells of its state, or why it is ``closed``: ready, but too busy to take new work for now.
+    ``reason`` tells of its state, or why it is ``closed``: ready, but too busy to take new work for now. ``labels`` are
+    its own, ``taints`` operators'. ``hypervisor`` is null until something was found that runs guests there.
+    ``pressure`` is the share of the last minute in which tasks waited for a CPU, 0 to 1. ``drain`` is null unless it is
+    to be emptied.
     """
 
     id: UUID
@@ -85,7 +122,13 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     ipv6_prefix: str | None
     ipv4_pool: str | None
+    labels: dict[str, str]
+    taints: list[GivenTaint]
+    hypervisor: str | None
+    architecture: str
+    pressure: float
     resources: NodeResources
+    drain: NodeDrain | None
     last_seen_at: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -121,7 +164,7 @@ def resources_of(row: ResourcesRow | None) -> NodeResources:
     )
 
 
-def present(row: NodeRow, resources: ResourcesRow | None) -> Node:
+def present(row: NodeRow, resources: ResourcesRow | None, drain: DrainRow | None = None) -> Node:
     """Return a node as the API shows it."""
     network = row.network
     return Node(
@@ -148,7 +191,21 @@ def present(row: NodeRow, resources: ResourcesRow | None) -> Node:
         version=row.version,
         ipv6_prefix=str(network.v6) if network and network.v6 else None,
         ipv4_pool=str(network.v4) if network else None,
+        labels=dict(row.labels),
+        taints=given_taints(row.taints),
+        hypervisor=row.hypervisor,
+        architecture=row.architecture,
+        # As it was written: the database keeps it in single precision.
+        pressure=round(row.pressure, 2),
         resources=resources_of(resources),
+        drain=None
+        if drain is None
+        else NodeDrain(
+            placements=drain.placements,
+            pinned=drain.pinned,
+            restored=drain.restored,
+            singletons=drain.singletons,
+        ),
         last_seen_at=row.last_seen_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -160,7 +217,8 @@ async def listing(call: Call) -> Answer:
     query: NodeQuery = call.query
     page = await call.deps.store.nodes.list(state=query.state, limit=query.limit, cursor=query.cursor)
     resources = {row.node_id: row for row in await call.deps.store.nodes.resources()}
-    items = [present(row, resources.get(row.id)) for row in page.items]
+    drains = await call.deps.store.nodes.drains()
+    items = [present(row, resources.get(row.id), drains.get(row.id)) for row in page.items]
     return Answer(NodePage(items=items, next_cursor=page.next_cursor))
 
 
@@ -193,6 +251,15 @@ async def put_state(call: Call) -> Answer:
     return Answer(await _shown(call, row), status=202)
 
 
+async def put_taints(call: Call) -> Answer:
+    """PUT /api/v1/nodes/{id}/taints."""
+    body: Taints = call.body
+    row = await call.deps.store.nodes.set_taints(call.id, taints_of(body.taints, "taints"))
+    return Answer(await _shown(call, row))
+
+
 async def _shown(call: Call, row: NodeRow) -> Node:
-    resources = await call.deps.store.nodes.resources(row.id)
-    return present(row, resources[0] if resources else None)
+    nodes = call.deps.store.nodes
+    resources = await nodes.resources(row.id)
+    drains = await nodes.drains(row.id) if row.desired is NodeDesired.DRAINING else {}
+    return present(row, resources[0] if resources else None, drains.get(row.id))

@@ -19,8 +19,10 @@ _COMMANDS = {
     "demo": ("zeitwork.cli.host", "demo", "Start a host and the bundled hello app, and show its address (needs root)."),
     "setup": ("zeitwork.setup.command", "setup", "Bring what this machine lacks, or take it away again (needs root)."),
     "doctor": ("zeitwork.doctor.command", "doctor", "Say what is missing, and the command that mends it."),
-    "deploy": ("zeitwork.cli.instances", "deploy", "Start an app from an image reference or an archive."),
+    "deploy": ("zeitwork.cli.deploy", "deploy", "Start an app from an image reference or an archive."),
     "ps": ("zeitwork.cli.instances", "ps", "List instances."),
+    "groups": ("zeitwork.cli.groups", "groups", "List groups of instances."),
+    "scale": ("zeitwork.cli.groups", "scale", "Change how many instances a group has."),
     "start": ("zeitwork.cli.instances", "start", "Start a stopped or failed instance again."),
     "stop": ("zeitwork.cli.instances", "stop", "Stop an instance gracefully."),
     "pause": ("zeitwork.cli.snapshots", "pause", "Make an instance stand still."),
@@ -28,11 +30,14 @@ _COMMANDS = {
     "snapshot": ("zeitwork.cli.snapshots", "snapshot", "Take a snapshot of an instance."),
     "snapshots": ("zeitwork.cli.snapshots", "snapshots", "List and remove snapshots."),
     "restore": ("zeitwork.cli.snapshots", "restore", "Go on from a snapshot."),
-    "rm": ("zeitwork.cli.instances", "rm", "Remove an instance and all that belongs to it."),
+    "rm": ("zeitwork.cli.instances", "rm", "Remove an instance or group and all that belongs to it."),
     "logs": ("zeitwork.cli.instances", "logs", "Show what an instance wrote."),
     "exec": ("zeitwork.cli.exec", "exec_", "Run a command or a shell in an instance."),
     "images": ("zeitwork.cli.images", "images", "List, add and remove images."),
-    "nodes": ("zeitwork.cli.nodes", "nodes", "List hosts with their capacity."),
+    "nodes": ("zeitwork.cli.nodes", "nodes", "List hosts with their capacity, and taint them."),
+    "cordon": ("zeitwork.cli.nodes", "cordon", "Place nothing new on a host."),
+    "uncordon": ("zeitwork.cli.nodes", "uncordon", "Let a host take instances again."),
+    "drain": ("zeitwork.cli.nodes", "drain", "Move everything off a host."),
     "version": ("zeitwork.cli", "version", "Show the version of this command."),
 }
 
@@ -74,6 +79,8 @@ def cli() -> None:
       zeitwork run                           run this host until SIGTERM; VMs stay
       zeitwork deploy ghcr.io/acme/web:1.4   start an app and print its address
       docker save web | zeitwork deploy -    the same from your own build
+      zeitwork scale web 5                   keep five instances of a group
+      zeitwork drain h3                      move everything off a host
     """
 
 

@@ -90,6 +90,31 @@ class Client:
         """Return the snapshot with this id or label, or unambiguous beginning or end of an id."""
         return self._find("/api/v1/snapshots", name, "snapshot", "zeitwork snapshots", ("name",), unique=True)
 
+    def node(self, name: str) -> Any:
+        """Return the node with this hostname, id, or unambiguous beginning or end of an id."""
+        return self._find("/api/v1/nodes", name, "node", "zeitwork nodes", ("hostname",), unique=True)
+
+    def group(self, name: str) -> Any:
+        """Return the group with this name, id, or unambiguous beginning or end of an id."""
+        return self._find("/api/v1/groups", name, "group", "zeitwork groups", ("name",))
+
+    def group_called(self, name: str) -> Any:
+        """Return the group with exactly this name or id, None when it is nobody's.
+
+        Raises `InvalidInput` when an instance has that name too.
+        """
+        try:
+            found = [one for one in self.pages("/api/v1/groups") if name in (one["id"], one["name"])]
+        except Problem as problem:
+            if problem.status != 404:
+                raise
+            return None  # a host of before there were groups
+        if found and any(one["name"] == name for one in self.pages("/api/v1/instances")):
+            raise InvalidInput(
+                f"an instance and a group are called {name!r}", field="instance", fix="give the id of one of them"
+            )
+        return found[0] if found else None
+
     def _find(
         self, path: str, name: str, noun: str, listing: str, keys: tuple[str, ...], *, unique: bool = False
     ) -> Any:

@@ -1,4 +1,4 @@
-"""``deploy``, ``ps``, ``start``, ``stop``, ``rm``, ``logs``."""
+"""``ps``, ``start``, ``stop``, ``rm``, ``logs``."""
 
 from __future__ import annotations
 
@@ -6,164 +6,24 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import click
 
 from actors.model.errors import InvalidInput
-from actors.model.health import HealthType
-from actors.model.restart import RestartMode
-from actors.model.units import format_mib, parse_mib
+from actors.model.units import format_mib
 from zeitwork.cli.client import Client
+from zeitwork.cli.groups import remove_group
 from zeitwork.cli.options import talks_to_host
-from zeitwork.cli.output import Progress, age, print_json, table
-from zeitwork.cli.sources import add_image
-from zeitwork.cli.waiting import wait_for_image, wait_for_state, wait_until_up
-
-
-def urls(instance: Any) -> list[str]:
-    """Return where an instance answers, IPv6 first."""
-    port = instance["default_port"]
-    found = []
-    if instance.get("ipv6"):
-        found.append(f"http://[{instance['ipv6']}]:{port}")
-    if instance.get("ipv4"):
-        found.append(f"http://{instance['ipv4']}:{port}")
-    return found
-
-
-@click.command()
-@click.argument("source")
-@click.option("--name", help="Name of the instance, a DNS label.  [default: a short id]")
-@click.option("--port", type=click.IntRange(1, 65535), help="Port the app listens on.  [default: the image's, or 8080]")
-@click.option("--vcpu", type=click.IntRange(1), default=1, show_default=True, help="Virtual CPUs.")
-@click.option("--memory", default="256MiB", show_default=True, help="Memory, for example 512MiB or 1GiB.")
-@click.option("--disk", default="1GiB", show_default=True, help="Size limit of the writable layer.")
-@click.option("--env", "-e", "env", multiple=True, metavar="KEY=VALUE", help="Environment variable; may be repeated.")
-@click.option("--env-file", type=click.Path(path_type=Path), help="File of KEY=VALUE lines.")
-@click.option(
-    "--restart",
-    default="always",
-    show_default=True,
-    metavar="always|on-failure|never",
-    help="Start it again when it ends by itself; on-failure:5 tries five times in a row.",
-)
-@click.option(
-    "--health",
-    default="none",
-    show_default=True,
-    metavar="none|tcp|http:/PATH",
-    help="How to see that the app works; one that does not is restarted.",
-)
-@click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds to wait.")
-@click.option("--detach", "-d", is_flag=True, help="Do not wait until the app runs.")
-@talks_to_host
-def deploy(
-    client: Client,
-    source: str,
-    name: str | None,
-    port: int | None,
-    vcpu: int,
-    memory: str,
-    disk: str,
-    env: tuple[str, ...],
-    env_file: Path | None,
-    restart: str,
-    health: str,
-    timeout: float,
-    detach: bool,
-    as_json: bool,
-) -> None:
-    """Start one instance of an app and print its address.
-
-    SOURCE is a registry reference, an archive made by `docker save`, an OCI layout (folder or archive), or - for an
-    archive on standard input.
-
-    \b
-    Examples:
-      zeitwork deploy ghcr.io/acme/web:1.4
-      zeitwork deploy ./web.tar --memory 512MiB -e LOG_LEVEL=debug
-      docker save web | zeitwork deploy - --name web --port 3000
-      zeitwork deploy ./job.tar --restart on-failure:5
-      zeitwork deploy ./web.tar --health http:/healthz
-    """
-    deadline = time.monotonic() + timeout
-    body: dict[str, Any] = {
-        "resources": {"vcpu": vcpu, "memory": parse_mib(memory), "disk": parse_mib(disk, field="disk")},
-        "environment_variables": _environment(env, env_file),
-    }
-    # Only what somebody asked for: a host that is older than this command may not know the field.
-    if (policy := _restart(restart)) != {"mode": RestartMode.ALWAYS}:
-        body["restart_policy"] = policy
-    if (check := _health(health)) != {"type": HealthType.NONE}:
-        body["health"] = check
-    progress = Progress(quiet=as_json)
-    try:
-        image = wait_for_image(client, add_image(client, source), progress, deadline)
-        body["image_id"] = image["id"]
-        ports = (image.get("config") or {}).get("exposed_ports") or [8080]
-        body["default_port"] = port or ports[0]
-        if name:
-            body["name"] = name
-        # One key for this command: were the answer lost and the request sent again, it would still be one instance.
-        instance = client.post("/api/v1/instances", body, key=str(uuid4()))
-        if not detach:
-            instance = _wait(client, instance, {"running"}, progress, deadline)
-    finally:
-        progress.done()
-    if as_json:
-        print_json(instance)
-        return
-    click.echo(f"{instance['name']} is {instance['state']}  ({instance['id']})", err=True)
-    for url in urls(instance):
-        click.echo(url)
-
-
-def _restart(text: str) -> dict[str, Any]:
-    mode, separator, attempts = text.partition(":")
-    if mode not in list(RestartMode) or (separator and not (attempts.isascii() and attempts.isdigit())):
-        raise InvalidInput(
-            f"{text!r} is no restart policy", field="--restart", fix="always, on-failure or never; on-failure:5"
-        )
-    return {"mode": mode} | ({"max_attempts": int(attempts)} if separator else {})
-
-
-def _health(text: str) -> dict[str, Any]:
-    kind, separator, path = text.partition(":")
-    if kind not in list(HealthType) or (separator and kind != HealthType.HTTP):
-        raise InvalidInput(f"{text!r} is no health check", field="--health", fix="none, tcp, http or http:/PATH")
-    return {"type": kind} | ({"path": path} if separator else {})
-
-
-def _environment(pairs: tuple[str, ...], file: Path | None) -> dict[str, str]:
-    lines: list[tuple[str, str]] = []
-    if file is not None:
-        try:
-            text = file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"{file} can't be read: {error}", field="--env-file") from None
-        lines += [
-            (f"{file}:{number}", line)
-            for number, line in enumerate(text.splitlines(), 1)
-            if line.strip() and not line.lstrip().startswith("#")
-        ]
-    lines += [("--env", pair) for pair in pairs]
-    found = {}
-    for origin, line in lines:
-        key, separator, value = line.partition("=")
-        if not separator or not key.strip():
-            raise InvalidInput(f"{line!r} is not KEY=VALUE", field=origin, fix="write for example LOG_LEVEL=debug")
-        found[key.strip()] = value
-    return found
+from zeitwork.cli.output import Progress, age, print_json, table, urls
+from zeitwork.cli.waiting import wait_for_state, wait_until_up
 
 
 @click.command()
 @click.option("--all", "-a", "everything", is_flag=True, help="Show terminated instances too.")
 @talks_to_host
 def ps(client: Client, everything: bool, as_json: bool) -> None:
-    """List instances.
+    """List instances, and why one is not what it should be: what a pending one waits for, say.
 
     \b
     Examples:
@@ -177,11 +37,14 @@ def ps(client: Client, everything: bool, as_json: bool) -> None:
     if not found:
         click.echo("no instances; start one with: zeitwork deploy IMAGE", err=True)
         return
+    # Most have none: a column for those who use them.
+    grouped = any(item.get("group") for item in found)
     table(
-        ("NAME", "STATE", "ADDRESS", "PORT", "VCPU", "MEMORY", "AGE", "ID", "REASON"),
+        ("NAME", *(["GROUP"] if grouped else []), "STATE", "ADDRESS", "PORT", "VCPU", "MEMORY", "AGE", "ID", "REASON"),
         (
             (
                 item["name"],
+                *([item.get("group")] if grouped else []),
                 f"{item['state']} (unhealthy)" if item.get("health_status") == "unhealthy" else item["state"],
                 item.get("ipv6") or item.get("ipv4"),
                 item["default_port"],
@@ -239,14 +102,21 @@ def start(client: Client, instance: str, no_wait: bool, as_json: bool) -> None:
 @click.option("--no-wait", is_flag=True, help="Do not wait until nothing is left of it.")
 @talks_to_host
 def rm(client: Client, instance: str, force: bool, yes: bool, no_wait: bool, as_json: bool) -> None:
-    """Remove an instance: its VM, its writable layer and its addresses.
+    """Remove an instance, or a group with all of its instances: VMs, writable layers and addresses.
 
     \b
     Examples:
       zeitwork rm web
       zeitwork rm web --yes --force
     """
+    group = client.group_called(instance)
+    if group is not None:
+        remove_group(client, group, yes=yes, force=force, no_wait=no_wait, as_json=as_json)
+        return
     found = client.instance(instance)
+    if found.get("group") and not as_json:
+        fewer = f"zeitwork scale {found['group']} N for fewer"
+        click.echo(f"{found['name']} is one of group {found['group']}, which makes another; {fewer}", err=True)
     if found["state"] in ("running", "starting", "paused") and not yes:
         if not sys.stdin.isatty():
             raise InvalidInput(f"{found['name']} is {found['state']}", field="instance", fix="add --yes to remove it")
@@ -255,7 +125,8 @@ def rm(client: Client, instance: str, force: bool, yes: bool, no_wait: bool, as_
     settle(client, found, {"terminated"}, no_wait, as_json)
 
 
-def _wait(client: Client, instance: Any, wanted: set[str], progress: Progress, deadline: float) -> Any:
+def wait(client: Client, instance: Any, wanted: set[str], progress: Progress, deadline: float) -> Any:
+    """Return the instance once it is in one of the ``wanted`` states; an interrupt says what goes on without us."""
     try:
         if "running" in wanted:
             return wait_until_up(client, instance, progress, deadline)
@@ -273,7 +144,7 @@ def settle(client: Client, instance: Any, wanted: set[str], no_wait: bool, as_js
     progress = Progress(quiet=as_json)
     if not no_wait:
         try:
-            instance = _wait(client, instance, wanted, progress, time.monotonic() + 300)
+            instance = wait(client, instance, wanted, progress, time.monotonic() + 300)
         finally:
             progress.done()
     if as_json:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from actors.model.errors import InvalidInput
 from zeitwork.cli.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,3 +39,11 @@ def talks_to_host(command: F) -> F:
     ):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[return-value]
+
+
+def parse_taint(text: str, field: str) -> dict[str, str]:
+    """Return ``KEY`` or ``KEY=VALUE`` as the endpoint takes it. Raises `InvalidInput` without a key."""
+    key, _, value = text.partition("=")
+    if not key:
+        raise InvalidInput(f"{text!r} has no key", field=field, fix="write KEY or KEY=VALUE, for example gpu")
+    return {"key": key, "value": value}

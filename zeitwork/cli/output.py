@@ -57,6 +57,17 @@ def age(timestamp: str | None, now: datetime | None = None) -> str:
     return f"{seconds}s"
 
 
+def urls(instance: Any) -> list[str]:
+    """Return where an instance answers, IPv6 first."""
+    port = instance["default_port"]
+    found = []
+    if instance.get("ipv6"):
+        found.append(f"http://[{instance['ipv6']}]:{port}")
+    if instance.get("ipv4"):
+        found.append(f"http://{instance['ipv4']}:{port}")
+    return found
+
+
 def report_problem(problem: Problem, *, as_json: bool = False) -> None:
     """Write a refusal to standard error: what, where, and what to do."""
     if as_json:

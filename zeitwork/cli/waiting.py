@@ -32,8 +32,8 @@ def wait_for_image(client: Client, image: Any, progress: Progress, deadline: flo
             progress.show(str(image.get("progress_message") or "preparing the image"), image.get("progress"))
         else:
             progress.show("waiting for the image")
-        pause = _pause(pause, deadline, f"the image was {image['status']}", f"zeitwork images ls  # {image['id']}")
-        image = _look(client, f"/api/v1/images/{image['id']}", progress, deadline)
+        pause = pause_until(pause, deadline, f"the image was {image['status']}", f"zeitwork images ls  # {image['id']}")
+        image = look(client, f"/api/v1/images/{image['id']}", progress, deadline)
     return image
 
 
@@ -58,8 +58,8 @@ def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Pr
             )
         progress.show(f"{instance['name']} is {state}" + (f": {reason}" if reason else ""))
         fix = f"it goes on by itself: zeitwork ps; zeitwork rm {instance['name']} gives up"
-        pause = _pause(pause, deadline, f"{instance['name']} is still {state}: {reason}".rstrip(": "), fix)
-        instance = _look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
+        pause = pause_until(pause, deadline, f"{instance['name']} is still {state}: {reason}".rstrip(": "), fix)
+        instance = look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
 
 
 def wait_for_snapshot(client: Client, snapshot: Any, wanted: str, progress: Progress, deadline: float) -> Any:
@@ -76,8 +76,8 @@ def wait_for_snapshot(client: Client, snapshot: Any, wanted: str, progress: Prog
             f"the snapshot of {snapshot['instance']} is being {'taken' if state == 'creating' else 'removed'}"
         )
         fix = f"it goes on by itself: zeitwork snapshots  # {snapshot['id']}"
-        pause = _pause(pause, deadline, f"the snapshot is still {state}{reason}", fix)
-        snapshot = _look(client, f"/api/v1/snapshots/{snapshot['id']}", progress, deadline)
+        pause = pause_until(pause, deadline, f"the snapshot is still {state}{reason}", fix)
+        snapshot = look(client, f"/api/v1/snapshots/{snapshot['id']}", progress, deadline)
     return snapshot
 
 
@@ -91,14 +91,14 @@ def wait_until_up(client: Client, instance: Any, progress: Progress, deadline: f
     while time.monotonic() < stays:
         progress.show(f"{instance['name']} is running; seeing that it stays up")
         time.sleep(LAST_PAUSE / 4)
-        instance = _look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
+        instance = look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)
         if instance["state"] != "running":
             instance = wait_for_state(client, instance, {"running"}, progress, deadline)
             stays = time.monotonic() + STAYS  # it was started again: this start must stay up too
     return instance
 
 
-def _look(client: Client, path: str, progress: Progress, deadline: float) -> Any:
+def look(client: Client, path: str, progress: Progress, deadline: float) -> Any:
     """Return what is at ``path``; a host that restarts meanwhile is waited for, since the work goes on without us."""
     given_up = min(deadline, time.monotonic() + PATIENCE)
     while True:
@@ -111,7 +111,8 @@ def _look(client: Client, path: str, progress: Progress, deadline: float) -> Any
         time.sleep(LAST_PAUSE / 2)
 
 
-def _pause(pause: float, deadline: float, said: str, fix: str) -> float:
+def pause_until(pause: float, deadline: float, said: str, fix: str) -> float:
+    """Sleep for ``pause`` seconds and return the next pause. Raises `Failed` with what was ``said`` at ``deadline``."""
     if time.monotonic() > deadline:
         raise Failed(f"not done in time; {said}", fix=fix, code="timeout")
     time.sleep(pause)

@@ -12,14 +12,17 @@ from psycopg.types.json import Jsonb
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.network import HostNetwork, OwnAddress, OwnAddresses
 from actors.model.resources import Capacity
+from actors.model.scheduling import Taint
 from actors.model.states import NodeDesired, NodeState
 from zeitwork.store.cluster import default_region_id, ensure_region
+from zeitwork.store.drains import drains
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import forget_node
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.pools import drop_pools, ensure_pools
-from zeitwork.store.rows import HostRegistration, NodeRow, OverheadRow, Page, RegionRow, ResourcesRow
+from zeitwork.store.requirements import taints_from_json, taints_to_json
+from zeitwork.store.rows import DrainRow, HostRegistration, NodeRow, OverheadRow, Page, RegionRow, ResourcesRow
 from zeitwork.store.snapshot_rows import lose_snapshots_of
 from zeitwork.store.units import Cursor, Units
 
@@ -151,6 +154,11 @@ def _node_row(row: Mapping[str, Any]) -> NodeRow:
         closed_since=row["closed_since"],
         closed_reason=row["closed_reason"],
         overhead_peaks=row["overhead_peaks"],
+        labels=row["labels"],
+        taints=taints_from_json(row["taints"]),
+        hypervisor=row["hypervisor"],
+        architecture=row["architecture"],
+        pressure=row["pressure"],
         last_seen_at=row["last_seen_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
@@ -216,9 +224,20 @@ class Nodes:
                     _move(cursor, node_id, region)
             cursor.execute(
                 "update nodes set host_id = %s, hostname = %s, ip_address = coalesce(%s, ip_address), boot_id = %s, "
-                "version = %s, ipv6 = %s, generation = generation + 1, state = 'booting', reason = '', "
+                "version = %s, ipv6 = %s, labels = %s, architecture = %s, "
+                "generation = generation + 1, state = 'booting', reason = '', "
                 "last_seen_at = now(), updated_at = now() where id = %s returning generation",
-                (host.host_id, host.hostname, host.ip_address, host.boot_id, host.version, host.ipv6, node_id),
+                (
+                    host.host_id,
+                    host.hostname,
+                    host.ip_address,
+                    host.boot_id,
+                    host.version,
+                    host.ipv6,
+                    Jsonb(dict(host.labels)),
+                    host.architecture,
+                    node_id,
+                ),
             )
             row = cursor.fetchone()
             assert row is not None
@@ -322,7 +341,7 @@ class Nodes:
         await self._units.run(unit, name="nodes.delete")
 
     async def set_desired(self, node_id: UUID, desired: NodeDesired, *, who: str = "api") -> NodeRow:
-        """Ask a node to be ready or to take nothing new (draining)."""
+        """Ask a node to be ready, to take nothing new (cordoned), or to be emptied too (draining)."""
 
         def unit(cursor: Cursor) -> NodeRow:
             row = lock_node(cursor, node_id)
@@ -343,6 +362,28 @@ class Nodes:
             return _get(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.set_desired")
+
+    async def set_taints(self, node_id: UUID, taints: Collection[Taint], *, who: str = "api") -> NodeRow:
+        """Keep what does not tolerate these away from a node from now on; what is there stays. Raises `NotFound`."""
+        wanted = taints_to_json(sorted(set(taints)))
+
+        def unit(cursor: Cursor) -> NodeRow:
+            row = lock_node(cursor, node_id)
+            if row is None:
+                raise _missing(node_id)
+            if row["taints"] != wanted:
+                cursor.execute(
+                    "update nodes set taints = %s, updated_at = now() where id = %s", (Jsonb(wanted), node_id)
+                )
+                record(cursor, who, "node.taints", "node", node_id, {"from": row["taints"], "to": wanted})
+                announce(cursor, "zw_nodes", node_id)
+            return _get(cursor, node_id)
+
+        return await self._units.run(unit, name="nodes.set_taints")
+
+    async def drains(self, node_id: UUID | None = None) -> dict[UUID, DrainRow]:
+        """Return what is left on one node, or on each, of those that are to be emptied."""
+        return await self._units.read(lambda cursor: drains(cursor, node_id), name="nodes.drains")
 
     async def set_state(self, node_id: UUID, state: NodeState, reason: str = "", *, who: str = "host") -> NodeRow:
         """Write what a node is. ``ready`` becomes ``draining`` while that is desired."""
@@ -427,6 +468,24 @@ class Nodes:
                 announce(cursor, "zw_nodes", node_id)
 
         await self._units.run(unit, name="nodes.record_overhead")
+
+    async def record_condition(self, node_id: UUID, hypervisor: str | None, pressure: float) -> None:
+        """Write what runs guests on a host, None while that is not known, and how long its tasks wait for a CPU."""
+
+        def unit(cursor: Cursor) -> None:
+            row = lock_node(cursor, node_id)
+            if row is None:
+                raise _missing(node_id)
+            known = hypervisor or row["hypervisor"]
+            if (row["hypervisor"], row["pressure"]) == (known, pressure):
+                return
+            cursor.execute("update nodes set hypervisor = %s, pressure = %s where id = %s", (known, pressure, node_id))
+            if row["hypervisor"] != known:
+                data = {"from": row["hypervisor"], "to": known}
+                record(cursor, "resource-monitor", "node.hypervisor", "node", node_id, data)
+                announce(cursor, "zw_nodes", node_id)
+
+        await self._units.run(unit, name="nodes.record_condition")
 
     async def closed(self, node_id: UUID) -> str:
         """Return why the host takes no new work, empty when it does. Raises `NotFound`."""

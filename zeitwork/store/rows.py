@@ -14,7 +14,7 @@ from actors.model.image import ImageConfig
 from actors.model.network import HostNetwork, OwnAddress
 from actors.model.resources import Capacity, Resources
 from actors.model.restart import ALWAYS, RestartPolicy
-from actors.model.scheduling import ANYWHERE, DEFAULT_PRIORITY, Requirements
+from actors.model.scheduling import ANYWHERE, ARCHITECTURE, DEFAULT_PRIORITY, Requirements, Taint
 from actors.model.states import (
     ImageStatus,
     InstanceDesired,
@@ -65,6 +65,7 @@ class HostRegistration:
 
     ``host_id`` is kept in its data directory, ``boot_id`` is the kernel's. ``region_v6`` (a /48; None = a random one
     by RFC 4193) and ``region_v4`` count only when the region is new. ``ipv6`` False leaves the host without a /64.
+    ``labels`` are what it is to be found by; those of an earlier start are forgotten.
     """
 
     host_id: UUID
@@ -76,6 +77,8 @@ class HostRegistration:
     ipv6: bool = True
     ip_address: IPv4Address | IPv6Address | None = None
     version: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    architecture: str = ARCHITECTURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,9 @@ class NodeRow:
 
     ``ip_address`` is what it is called by, ``addresses`` are all that it was last seen to have. ``closed_reason`` says
     why it takes no new work for now, empty while it does. ``overhead_peaks`` is the KiB that monitors of each
-    hypervisor were seen to need on it.
+    hypervisor were seen to need on it. ``labels`` are its own, ``taints`` operators'; ``hypervisor`` is None until
+    something was found that runs guests there; ``pressure`` is the share of the last minute in which its tasks waited
+    for a CPU, 0 to 1.
     """
 
     id: UUID
@@ -104,9 +109,30 @@ class NodeRow:
     closed_since: datetime | None
     closed_reason: str
     overhead_peaks: Mapping[str, int]
+    labels: Mapping[str, str]
+    taints: tuple[Taint, ...]
+    hypervisor: str | None
+    architecture: str
+    pressure: float
     last_seen_at: datetime | None
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRow:
+    """What is left on a node that is to be emptied. ``pinned`` and ``restored`` ones (they go on from a snapshot that
+    is there) can't run elsewhere; ``singletons`` move only once another host has room, since they stop first."""
+
+    placements: int
+    pinned: int
+    restored: int
+    singletons: int
+
+    @property
+    def bound(self) -> int:
+        """Those that stay until somebody stops them."""
+        return self.pinned + self.restored
 
 
 @dataclass(frozen=True, slots=True)

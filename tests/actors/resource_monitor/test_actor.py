@@ -14,8 +14,8 @@ from actors.resource_monitor import actor
 from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.admission import Thresholds
 from actors.resource_monitor.capacity import CapacityPolicy
-from actors.resource_monitor.messages import Monitor, Refresh, Snapshot
-from actors.resource_monitor.pressure import memory_pressure
+from actors.resource_monitor.messages import Monitor, Pressure, Refresh, Snapshot
+from actors.resource_monitor.pressure import cpu_waiting, memory_pressure
 from actors.resource_monitor.store import Usage
 from runtime import Ref, Spec, System
 from tests.actors.resource_monitor.machine import GIB, Machine
@@ -351,3 +351,59 @@ async def test_a_restart_charges_what_was_learnt_before(machine: Machine, store:
     more = {"peaks": {"firecracker": 40 * 1024}, "hypervisor": lambda: "firecracker"}
     async with monitor(machine.root, store, **more) as ref:
         assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 52
+
+
+class Conditions:
+    """Remembers what was written; refuses while ``away``."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str | None, float]] = []
+        self.away = False
+        self.asked = trio.Event()
+
+    async def record_condition(self, node_id: UUID, hypervisor: str | None, pressure: float) -> None:
+        assert node_id == NODE
+        await trio.lowlevel.checkpoint()
+        asked, self.asked = self.asked, trio.Event()
+        asked.set()
+        if self.away:
+            raise Unavailable("the database is away")
+        self.written.append((hypervisor, pressure))
+
+
+async def test_hypervisor_and_pressure_are_written_when_they_change(machine: Machine, store: Store) -> None:
+    conditions, chosen = Conditions(), [None, "qemu"]
+    machine.write("proc/pressure/cpu", "some avg10=1.00 avg60=20.00 avg300=1.00 total=1")
+
+    async with monitor(machine.root, store, conditions=conditions, hypervisor=lambda: chosen[0]) as ref:
+
+        async def look() -> list[tuple[str | None, float]]:
+            for _ in range(3):  # the write that a reading leads to is done before the one after it
+                await ref.ask(Snapshot(), timeout=10)
+            return conditions.written
+
+        assert await look() == [(None, 0.2)]
+        machine.write("proc/pressure/cpu", "some avg10=1.00 avg60=23.00 avg300=1.00 total=1")
+        assert await look() == [(None, 0.2)]  # too little to tell
+        machine.write("proc/pressure/cpu", "some avg10=1.00 avg60=90.00 avg300=1.00 total=1")
+        assert await look() == [(None, 0.2), (None, 0.9)]
+        chosen.pop(0)
+        conditions.away = True
+        assert len(await look()) == 2
+        conditions.away = False
+        assert await look() == [(None, 0.2), (None, 0.9), ("qemu", 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("pressure", "load", "cpus", "share"),
+    [
+        (Pressure(99.0, 25.0, 0.0, 0.0), 9.0, 2.0, 0.25),
+        (Pressure(0.0, 130.0, 0.0, 0.0), 0.0, 2.0, 1.0),
+        (None, 1.0, 4.0, 0.25),
+        (None, 9.0, 4.0, 1.0),
+        (None, 0.0, 0.0, 0.0),
+        (None, 1.0, 3.0, 0.33),
+    ],
+)
+def test_the_share_of_waiting_for_a_cpu(pressure: Pressure | None, load: float, cpus: float, share: float) -> None:
+    assert cpu_waiting(pressure, load, cpus) == share

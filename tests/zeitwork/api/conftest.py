@@ -18,8 +18,9 @@ from actors.model.records import Observation
 from actors.model.resources import Capacity
 from actors.model.states import NodeState, PlacementState
 from actors.scheduler.plan import evaluate
+from actors.scheduler.store import GroupChange
 from runtime.system import System
-from tests.zeitwork.store.world import apply_plan
+from tests.zeitwork.store.world import apply_plan, leading
 from zeitwork.api.app import build_app
 from zeitwork.api.deps import ApiDeps, fresh_id
 from zeitwork.api.server import Listening, serve
@@ -70,6 +71,20 @@ class World:
             self.store, evaluate(await self.store.scheduling.pending(), await self.store.scheduling.nodes())
         )
         return [placement.id for placement in await self.store.placements.placements(self.node.id)]
+
+    async def reconcile(self) -> None:
+        """Do what the leader does for groups: create members that lack, end those that are too many."""
+        for view in await self.store.scheduling.groups():
+            wanted = 0 if view.deleted else view.replicas
+            have = {member.slot: member.id for member in view.members}
+            change = GroupChange(
+                view.id,
+                view.generation,
+                create=tuple(slot for slot in range(wanted) if slot not in have),
+                terminate=tuple(identifier for slot, identifier in have.items() if slot >= wanted),
+                gone=view.deleted and not have,
+            )
+            await self.store.scheduling.apply_groups((change,), await leading(self.store))
 
     async def observe(self, placement: UUID, state: PlacementState) -> None:
         """Do what the host does when it sees a change."""

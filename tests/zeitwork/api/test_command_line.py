@@ -30,6 +30,7 @@ async def acting(world: World) -> AsyncIterator[None]:
             if claimed := await world.store.images.claim_pending(world.node.id):
                 config = ImageConfig(cmd=("/app",), exposed_ports=(3000,))
                 await world.store.images.ready(claimed.id, f"sha256:{claimed.id.hex * 2}", config, 4096)
+            await world.reconcile()
             await world.place()
             for placement in await world.store.placements.placements(world.node.id):
                 if not placement.wanted:

@@ -6,9 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 from actors.model.states import PlacementState
-from actors.scheduler.store import GroupChange
 from tests.zeitwork.api.conftest import World
-from tests.zeitwork.store.world import leading
 from zeitwork.api.deps import fresh_id
 
 GROUPS = "/api/v1/groups"
@@ -49,21 +47,6 @@ async def create(world: World, **changes: Any) -> dict[str, Any]:
     return found
 
 
-async def fill(world: World, *, end: bool = False) -> None:
-    """Do for every group what the leader does: create what lacks, end what is too much."""
-    for view in await world.store.scheduling.groups():
-        wanted = 0 if view.deleted else view.replicas
-        have = {member.slot: member.id for member in view.members}
-        change = GroupChange(
-            view.id,
-            view.generation,
-            create=tuple(slot for slot in range(wanted) if slot not in have),
-            terminate=tuple(identifier for slot, identifier in have.items() if slot >= wanted) if end else (),
-            gone=view.deleted and not have,
-        )
-        await world.store.scheduling.apply_groups((change,), await leading(world.store))
-
-
 async def test_the_life_of_a_group(world: World) -> None:
     made = await create(
         world,
@@ -82,7 +65,7 @@ async def test_the_life_of_a_group(world: World) -> None:
     assert (await world.client.get(GROUPS)).json() == {"items": [made], "next_cursor": None}
     assert (await world.client.get(GROUPS, params={"name": "db"})).json()["items"] == []
 
-    await fill(world)
+    await world.reconcile()
     members = (await world.client.get(f"{path}/instances")).json()["items"]
     assert sorted((one["name"], one["group"], one["group_id"], one["slot"]) for one in members) == [
         (f"web-{slot}", "web", made["id"], slot) for slot in range(3)
@@ -97,13 +80,13 @@ async def test_the_life_of_a_group(world: World) -> None:
 
     scaled = await world.client.put(f"{path}/replicas", json={"replicas": 1})
     assert (scaled.status_code, scaled.json()["replicas"], scaled.json()["generation"]) == (202, 1, 2)
-    await fill(world, end=True)
+    await world.reconcile()
     assert (await world.client.get(path)).json()["members"] == 1
 
     gone = await world.client.delete(path)  # nothing of it runs
     assert (gone.status_code, gone.json()["reason"]) == (202, "being removed: 1 left")
-    await fill(world, end=True)
-    await fill(world)
+    await world.reconcile()
+    await world.reconcile()
     assert (await world.client.get(path)).json()["gone_at"]
     assert (await world.client.get(GROUPS)).json()["items"] == []
     events = (await world.client.get(f"{path}/events")).json()["items"]
@@ -115,7 +98,7 @@ async def test_the_life_of_a_group(world: World) -> None:
 
 async def test_what_runs_is_deleted_only_when_that_is_confirmed(world: World) -> None:
     made = await create(world, replicas=2)
-    await fill(world)
+    await world.reconcile()
     for placement in await world.place():
         await world.observe(placement, PlacementState.RUNNING)
     path = f"{GROUPS}/{made['id']}"
@@ -134,7 +117,7 @@ async def test_what_runs_is_deleted_only_when_that_is_confirmed(world: World) ->
 
 async def test_the_reason_of_what_waits_is_there_in_full(world: World) -> None:
     made = await create(world, replicas=2, resources={"vcpu": 1, "memory": 3000})
-    await fill(world)
+    await world.reconcile()
     await world.place()
     first, second = (await world.client.get(f"{GROUPS}/{made['id']}/instances")).json()["items"]
     waiting = first if first["reason"] else second
@@ -235,7 +218,7 @@ async def test_a_repeated_request_makes_one_group(world: World) -> None:
 
 async def test_the_members_come_in_pages(world: World) -> None:
     made = await create(world, replicas=5)
-    await fill(world)
+    await world.reconcile()
     path = f"{GROUPS}/{made['id']}/instances"
     first = (await world.client.get(path, params={"limit": 3})).json()
     rest = (await world.client.get(path, params={"limit": 3, "cursor": first["next_cursor"]})).json()

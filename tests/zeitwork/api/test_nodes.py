@@ -3,9 +3,10 @@ from __future__ import annotations
 from ipaddress import ip_interface
 
 from actors.model.network import OwnAddress, OwnAddresses
-from actors.model.states import PlacementState
+from actors.model.states import NodeDesired, NodeState, PlacementState
 from tests.zeitwork.api.conftest import World
 from zeitwork.api.deps import fresh_id
+from zeitwork.api.nodes import AskedNodeState
 
 
 async def test_the_host_itself(world: World) -> None:
@@ -73,6 +74,76 @@ async def test_draining_and_back(world: World) -> None:
         assert refused.status_code == 409
         assert refused.json()["fix"] == "ask for one of: ready, cordoned, draining"
     assert (await world.client.put(path, json={"state": "asleep"})).status_code == 422
+
+
+def test_what_can_be_asked_is_what_there_is() -> None:
+    assert {*AskedNodeState} == {*NodeState, *NodeDesired}
+
+
+async def test_cordoning_and_back(world: World) -> None:
+    path = f"/api/v1/nodes/{world.node.id}"
+    cordoned = (await world.client.put(f"{path}/state", json={"state": "cordoned"})).json()
+    assert (cordoned["state"], cordoned["desired_state"], cordoned["drain"]) == ("ready", "cordoned", None)
+    draining = (await world.client.put(f"{path}/state", json={"state": "draining"})).json()
+    assert (draining["state"], draining["desired_state"]) == ("draining", "draining")
+    cordoned = (await world.client.put(f"{path}/state", json={"state": "cordoned"})).json()
+    assert (cordoned["state"], cordoned["desired_state"]) == ("ready", "cordoned")
+    assert (await world.client.put(f"{path}/state", json={"state": "ready"})).json()["desired_state"] == "ready"
+
+
+async def test_how_far_a_drain_is(world: World) -> None:
+    path = f"/api/v1/nodes/{world.node.id}"
+    made = [
+        await world.create(**changes)
+        for changes in ({}, {"node_id": str(world.node.id)}, {"singleton": True}, {"node_id": str(world.node.id)})
+    ]
+    placements = await world.place()
+    assert (await world.client.get(path)).json()["drain"] is None
+    drained = (await world.client.put(f"{path}/state", json={"state": "draining"})).json()
+    assert drained["drain"] == {"placements": 4, "pinned": 2, "restored": 0, "singletons": 1}
+    # What is to stop does not keep anybody from anything.
+    await world.client.post(f"/api/v1/instances/{made[3]['id']}/stop")
+    (listed,) = (await world.client.get("/api/v1/nodes")).json()["items"]
+    assert listed["drain"] == {"placements": 4, "pinned": 1, "restored": 0, "singletons": 1}
+    for placement in placements:
+        await world.observe(placement, PlacementState.REMOVED)
+    found = (await world.client.get(path)).json()
+    assert found["drain"] == {"placements": 0, "pinned": 0, "restored": 0, "singletons": 0}
+    assert (await world.client.put(f"{path}/state", json={"state": "ready"})).json()["drain"] is None
+
+
+async def test_taints_are_replaced_as_a_whole(world: World) -> None:
+    path = f"/api/v1/nodes/{world.node.id}"
+    assert (await world.client.get(path)).json()["taints"] == []
+    taints = [{"key": "gpu", "value": ""}, {"key": "team", "value": "red"}]
+    answer = await world.client.put(f"{path}/taints", json={"taints": [taints[1], {"key": "gpu"}]})
+    assert (answer.status_code, answer.json()["taints"]) == (200, taints)
+    assert (await world.client.put(f"{path}/taints", json={"taints": taints})).status_code == 200
+    events = (await world.client.get("/api/v1/events", params={"subject": str(world.node.id)})).json()["items"]
+    assert [one["data"] for one in events if one["what"] == "node.taints"] == [{"from": [], "to": taints}]
+    for bad, field in (
+        ({"taints": [{"key": "a b"}]}, "taints[0].key"),
+        ({"taints": [{"value": "a"}]}, "taints[0].key"),
+        ({"taints": [{"key": "a", "value": "b" * 64}]}, "taints[0].value"),
+        ({"taints": [{"key": "a", "effect": "x"}]}, "taints[0].effect"),
+        ({"taints": taints * 2}, "taints"),
+        ({"taints": "gpu"}, "taints"),
+        ({}, "taints"),
+    ):
+        refused = await world.client.put(f"{path}/taints", json=bad)
+        assert (refused.status_code, bool(refused.json()["fix"])) == (422, True), bad
+        assert refused.json()["field"].replace("[...]", "[0]").startswith(field.split("[")[0]), (bad, refused.text)
+    assert (await world.client.get(path)).json()["taints"] == taints
+    assert (await world.client.put(f"{path}/taints", json={"taints": []})).json()["taints"] == []
+    assert (await world.client.put(f"/api/v1/nodes/{fresh_id()}/taints", json={"taints": []})).status_code == 404
+
+
+async def test_what_the_scheduler_knows_of_a_host(world: World) -> None:
+    node = (await world.client.get("/api/v1/nodes")).json()["items"][0]
+    assert (node["labels"], node["hypervisor"], node["architecture"], node["pressure"]) == ({}, None, "x86_64", 0)
+    await world.store.nodes.record_condition(world.node.id, "qemu", 0.07)
+    node = (await world.client.get(f"/api/v1/nodes/{node['id']}")).json()
+    assert (node["hypervisor"], node["pressure"]) == ("qemu", 0.07)
 
 
 async def test_a_living_host_is_not_deleted(world: World) -> None:

@@ -11,6 +11,8 @@ import trio
 
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.network import OwnAddress, OwnAddresses
+from actors.model.records import SnapshotMade
+from actors.model.scheduling import Taint
 from actors.model.states import NodeDesired, NodeState
 from tests.zeitwork.store.world import (
     CAPACITY,
@@ -28,7 +30,7 @@ from tests.zeitwork.store.world import (
 from zeitwork.store import Store
 from zeitwork.store.cluster import random_ula
 from zeitwork.store.pools import first_free
-from zeitwork.store.rows import NodeRow, OverheadRow
+from zeitwork.store.rows import DrainRow, NodeRow, OverheadRow
 
 
 async def test_the_cluster_has_one_identity(store: Store) -> None:
@@ -324,3 +326,67 @@ async def test_the_database_itself_places_nothing_into_what_monitors_take(store:
     refused = await apply_plan(store, assign(await instance(store, image, memory=221), node))
     assert "244 of 4096 MiB free" in refused[0].reason
     assert await apply_plan(store, assign(await instance(store, image, memory=220), node)) == ()
+
+
+async def test_labels_are_those_of_the_last_start(store: Store) -> None:
+    said = host(labels={"zone": "a", "disk": "ssd"}, architecture="x86_64")
+    node = await store.nodes.register(said)
+    assert (node.labels, node.taints, node.hypervisor, node.architecture, node.pressure) == (
+        {"zone": "a", "disk": "ssd"}, (), None, "x86_64", 0.0,
+    )  # fmt: skip
+    await store.nodes.set_taints(node.id, [Taint("gpu")])
+    await store.nodes.record_condition(node.id, "qemu", 0.25)
+    again = await store.nodes.register(replace(said, labels={"zone": "b"}))
+    assert (again.labels, again.taints, again.hypervisor, again.pressure) == (
+        {"zone": "b"}, (Taint("gpu"),), "qemu", 0.25,
+    )  # fmt: skip
+
+
+async def test_what_runs_guests_is_told_once_and_never_forgotten(store: Store) -> None:
+    node = await ready_node(store)
+    for hypervisor, pressure in ((None, 0.5), ("qemu", 0.5), ("qemu", 0.1), (None, 0.1), ("firecracker", 0.1)):
+        await store.nodes.record_condition(node.id, hypervisor, pressure)
+    found = await store.nodes.get(node.id)
+    assert (found.hypervisor, found.pressure) == ("firecracker", 0.1)
+    told = [event.data for event in await store.events.list(subject=node.id) if event.what == "node.hypervisor"]
+    assert told == [{"from": None, "to": "qemu"}, {"from": "qemu", "to": "firecracker"}]
+    for call in (store.nodes.record_condition(uuid4(), "qemu", 0.0), store.nodes.set_taints(uuid4(), [])):
+        with pytest.raises(NotFound):
+            await call
+
+
+async def test_taints_and_cordons_wake_the_scheduler(store: Store) -> None:
+    node = await ready_node(store)
+    with store.notifications.subscribe("zw_nodes") as hints:
+        await store.nodes.set_taints(node.id, [Taint("b"), Taint("a", "x"), Taint("b")])
+        with trio.fail_after(10):
+            await hints.wait()
+        assert (await store.nodes.get(node.id)).taints == (Taint("a", "x"), Taint("b"))
+        await store.nodes.set_desired(node.id, NodeDesired.CORDONED)
+        with trio.fail_after(10):
+            await hints.wait()
+    assert (await store.nodes.get(node.id)).state is NodeState.READY
+
+
+async def test_what_is_left_on_a_host_that_is_emptied(store: Store) -> None:
+    node, _, placement = await running(store)
+    image = await store.images.get(placement.image_id)
+    snapshot = await store.snapshots.create(placement.instance_id)
+    await store.snapshots.taken(snapshot.id, SnapshotMade(1, "qemu", "7", "6", "cpu"))
+    restored = await instance(store, image, snapshot_id=snapshot.id, memory=snapshot.resources.memory)
+    pinned = await instance(store, image, node_id=node.id, singleton=True)
+    alone = await instance(store, image, singleton=True)
+    for row in (restored, pinned, alone):
+        await place(store, row, node)
+    other = await ready_node(store)
+    assert await store.nodes.drains() == {}
+    await store.nodes.set_desired(node.id, NodeDesired.DRAINING)
+    await store.nodes.set_desired(other.id, NodeDesired.DRAINING)
+    assert await store.nodes.drains() == {
+        node.id: DrainRow(4, pinned=1, restored=1, singletons=1), other.id: DrainRow(0, 0, 0, 0),
+    }  # fmt: skip
+    assert (await store.nodes.drains(node.id))[node.id].bound == 2
+    # An older generation is on its way out, whatever it was.
+    await store.instances.restart(restored.id)
+    await store.instances.restart(alone.id)
+    assert (await store.nodes.drains(node.id))[node.id] == DrainRow(4, pinned=1, restored=0, singletons=0)
