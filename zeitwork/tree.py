@@ -389,7 +389,7 @@ async def _start_actors(
         "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
     }
     for spec in (
-        Spec("presence", lambda: Presence(store.nodes, node.id, node.generation, superseded)),
+        Spec("presence", lambda: Presence(store.presence, node.id, node.generation, superseded)),
         Spec(MONITOR, lambda: monitor()),
         Spec(ADDRESSES, lambda: Addresses(store.nodes, node.id)),
         Spec("ipam-lease", lambda: IpamLease(store.leases, node.id)),

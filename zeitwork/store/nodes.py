@@ -25,6 +25,9 @@ from zeitwork.store.units import Cursor, Units
 
 #: A host that was heard of less than this many seconds ago is alive.
 ALIVE_WITHIN = 30.0
+#: Seconds that a host which said goodbye may be away before what runs on it is replaced: its machine is up, and with it
+#: what its process left running.
+GRACE = 60.0
 
 _SELECT = """
 select n.*, r.name as region_name, r.v6 as region_v6, r.v4 as region_v4,
@@ -87,6 +90,17 @@ def use_of(cursor: Cursor, node_ids: Collection[UUID]) -> dict[UUID, tuple[int, 
     """Return the vCPU and MiB that placements hold on nodes. True until the transaction ends if those are locked."""
     cursor.execute(_USE, (list(node_ids),))
     return {row["node_id"]: (row["vcpu"], row["memory"]) for row in cursor}
+
+
+def write_beat(cursor: Cursor, node_id: UUID, generation: int) -> NodeState | None:
+    """Write a sign of life of the process of that generation; return its node's state, None when it is not its."""
+    cursor.execute(
+        "update nodes set last_seen_at = clock_timestamp() where id = %s and generation = %s "
+        "and state <> 'terminated' returning state",
+        (node_id, generation),
+    )
+    row = cursor.fetchone()
+    return None if row is None else NodeState(row["state"])
 
 
 def report_epoch(cursor: Cursor, node_id: UUID, epoch: int) -> None:
@@ -169,14 +183,24 @@ def _missing(node_id: UUID) -> NotFound:
     return NotFound(f"there is no node {node_id}", fix="`zeitwork nodes` lists them")
 
 
-def _set_state(cursor: Cursor, row: Mapping[str, Any], state: NodeState, reason: str, who: str) -> None:
-    """Write a node's state when it differs; the row must be locked."""
+def write_state(
+    cursor: Cursor, row: Mapping[str, Any], state: NodeState, reason: str, who: str, *, grace: float = GRACE
+) -> None:
+    """Write a node's state when it differs; the row must be locked.
+
+    What runs on one that goes down is replaced after ``grace`` seconds.
+    """
     if state is NodeState.READY and row["desired"] == NodeDesired.DRAINING:
         state = NodeState.DRAINING
     if (row["state"], row["reason"]) == (state, reason):
         return
+    down = state is NodeState.DOWN
     cursor.execute(
-        "update nodes set state = %s, reason = %s, updated_at = now() where id = %s", (state, reason, row["id"])
+        "update nodes set state = %(state)s, reason = %(reason)s, updated_at = now(), "
+        "down_since = case when %(down)s then coalesce(down_since, now()) end, "
+        "replace_after = case when %(down)s then least(replace_after, now() + make_interval(secs => %(grace)s)) end "
+        "where id = %(id)s",
+        {"state": state, "reason": reason, "down": down, "grace": grace, "id": row["id"]},
     )
     record(cursor, who, "node.state", "node", row["id"], {"from": row["state"], "to": state, "reason": reason})
     announce(cursor, "zw_nodes", row["id"])
@@ -217,7 +241,8 @@ class Nodes:
             cursor.execute(
                 "update nodes set host_id = %s, hostname = %s, ip_address = coalesce(%s, ip_address), boot_id = %s, "
                 "version = %s, ipv6 = %s, generation = generation + 1, state = 'booting', reason = '', "
-                "last_seen_at = now(), updated_at = now() where id = %s returning generation",
+                "down_since = null, replace_after = null, last_seen_at = now(), updated_at = now() where id = %s "
+                "returning generation",
                 (host.host_id, host.hostname, host.ip_address, host.boot_id, host.version, host.ipv6, node_id),
             )
             row = cursor.fetchone()
@@ -317,7 +342,7 @@ class Nodes:
             lose_snapshots_of(cursor, node_id, who)
             forget_node(cursor, node_id)
             drop_pools(cursor, node_id)
-            _set_state(cursor, row, NodeState.TERMINATED, "deleted", who)
+            write_state(cursor, row, NodeState.TERMINATED, "deleted", who)
 
         await self._units.run(unit, name="nodes.delete")
 
@@ -339,7 +364,7 @@ class Nodes:
                 record(cursor, who, "node.desired", "node", node_id, {"from": row["desired"], "to": desired})
                 announce(cursor, "zw_nodes", node_id)
                 if row["state"] in (NodeState.READY, NodeState.DRAINING):
-                    _set_state(cursor, {**row, "desired": desired}, NodeState.READY, row["reason"], who)
+                    write_state(cursor, {**row, "desired": desired}, NodeState.READY, row["reason"], who)
             return _get(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.set_desired")
@@ -353,22 +378,10 @@ class Nodes:
                 raise _missing(node_id)
             if row["state"] == NodeState.TERMINATED:
                 raise Conflict(f"{row['hostname']} is terminated", fix="start `zeitwork run` there to bring it back")
-            _set_state(cursor, row, state, reason, who)
+            write_state(cursor, row, state, reason, who)
             return _get(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.set_state")
-
-    async def heartbeat(self, node_id: UUID, generation: int) -> bool:
-        """Write that the process of this generation lives; False when another generation has registered since."""
-
-        def unit(cursor: Cursor) -> bool:
-            cursor.execute(
-                "update nodes set last_seen_at = now() where id = %s and generation = %s and state <> 'terminated'",
-                (node_id, generation),
-            )
-            return cursor.rowcount == 1
-
-        return await self._units.run(unit, name="nodes.heartbeat")
 
     async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
         """Write what the host can give. May be below what is placed: then free is zero, never negative."""
