@@ -182,7 +182,9 @@ async def test_a_hand_over_serves_until_the_successor_runs(store: Store) -> None
     assert kept is not None
     assert kept.wanted
     new = await succeed(store, row.id, other)
-    assert (await store.instances.get(row.id)).placement_id == old.id
+    moving = await store.instances.get(row.id)
+    assert (moving.state, moving.placement_id) == (InstanceState.RUNNING, old.id)
+    assert moving.reason == f"moving to {other.hostname}"
     for state in (PlacementState.PREPARING, PlacementState.STARTING):
         await see(store, new, Observation(state))
         seen = await store.instances.get(row.id)
@@ -203,7 +205,7 @@ async def test_a_hand_over_serves_until_the_successor_runs(store: Store) -> None
     assert (await store.instances.get(row.id)).state is InstanceState.RUNNING
     assert await whats(store, row) == [
         *["instance.created", "instance.state", "instance.state", "instance.moved", "instance.state"],
-        *["instance.taken_over", "instance.state"],
+        *["instance.state", "instance.taken_over", "instance.state"],
     ]
 
 
