@@ -11,13 +11,16 @@ from psycopg.types.json import Jsonb
 
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.network import HostNetwork, OwnAddress, OwnAddresses
+from actors.model.records import Observation
 from actors.model.resources import Capacity
-from actors.model.states import NodeDesired, NodeState
+from actors.model.states import NodeDesired, NodeState, Outcome, PlacementState
 from zeitwork.store.cluster import default_region_id, ensure_region
+from zeitwork.store.current import COUNTS
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import forget_node
 from zeitwork.store.paging import check_limit, page, parse_cursor
+from zeitwork.store.placements import observe
 from zeitwork.store.pools import drop_pools, ensure_pools
 from zeitwork.store.rows import HostRegistration, NodeRow, OverheadRow, Page, RegionRow, ResourcesRow
 from zeitwork.store.snapshot_rows import lose_snapshots_of
@@ -316,29 +319,37 @@ class Nodes:
     async def delete(self, node_id: UUID, *, who: str = "api") -> None:
         """Terminate a node, free its pools and give up its snapshots.
 
-        Raises `Conflict` while placements are on it, its process lives, or a snapshot there has yet to be restored.
+        What is left on one that is down and that nobody waits for goes with it: what was replaced, and what is wanted
+        stopped or terminated. Raises `Conflict` while other placements are on it, its process lives, or a snapshot
+        there has yet to be restored.
         """
 
         def unit(cursor: Cursor) -> None:
+            # Instances before nodes, as everyone who locks both does.
+            cursor.execute(
+                "select i.id from instances i join placements p on p.instance_id = i.id where p.node_id = %s "
+                "and p.state <> 'removed' order by i.id for no key update of i",
+                (node_id,),
+            )
+            locked = [row["id"] for row in cursor]
             row = lock_node(cursor, node_id)
             if row is None:
                 raise _missing(node_id)
             if row["state"] == NodeState.TERMINATED:
                 return
+            left, live = _left_behind(cursor, row, locked)
+            if live:
+                raise Conflict(f"{live} placements are still on {row['hostname']}", fix=_how_to_empty(row))
             cursor.execute(
-                "select count(*) as live, (select last_seen_at > now() - make_interval(secs => %s) from nodes "
-                "where id = %s) as alive from placements where node_id = %s and state <> 'removed'",
-                (ALIVE_WITHIN, node_id, node_id),
+                "select last_seen_at > now() - make_interval(secs => %s) as alive from nodes where id = %s",
+                (ALIVE_WITHIN, node_id),
             )
-            use = cursor.fetchone()
-            assert use is not None
-            if use["live"]:
-                raise Conflict(
-                    f"{use['live']} placements are still on {row['hostname']}",
-                    fix="drain it first, or stop and delete its instances",
-                )
-            if use["alive"]:
+            seen = cursor.fetchone()
+            assert seen is not None
+            if seen["alive"]:
                 raise Conflict(f"{row['hostname']} is alive", fix="stop `zeitwork run` there first")
+            for placement_id in left:
+                observe(cursor, placement_id, frozenset(PlacementState), _GONE, 0.0)
             lose_snapshots_of(cursor, node_id, who)
             forget_node(cursor, node_id)
             drop_pools(cursor, node_id)
@@ -499,6 +510,31 @@ class Nodes:
     async def resources(self, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
         """Return capacity, use and what is free, of one node or of each that is not terminated."""
         return await self._units.read(lambda cursor: resource_rows(cursor, node_id), name="nodes.resources")
+
+
+_GONE = Observation(PlacementState.REMOVED, "its host was deleted", Outcome.UNKNOWN)
+
+
+def _left_behind(cursor: Cursor, node: Mapping[str, Any], instance_ids: Collection[UUID]) -> tuple[list[UUID], int]:
+    """Return placements that can go with a (locked) node, and how many can't; those instances are locked."""
+    cursor.execute(
+        f"select c.id, c.instance_id, i.desired = 'running' and ({COUNTS}) as needed from placements c "
+        "join instances i on i.id = c.instance_id where c.node_id = %s and c.state <> 'removed' order by c.id".encode(),
+        (node["id"],),
+    )
+    rows = cursor.fetchall()
+    left = [
+        row["id"]
+        for row in rows
+        if node["state"] == NodeState.DOWN and not row["needed"] and row["instance_id"] in instance_ids
+    ]
+    return left, len(rows) - len(left)
+
+
+def _how_to_empty(node: Mapping[str, Any]) -> str:
+    if node["state"] == NodeState.DOWN:
+        return "wait until they are replaced; what can't be: `zeitwork replace --force`, or stop and delete it"
+    return "drain it first, or stop and delete its instances"
 
 
 def _move(cursor: Cursor, node_id: UUID, region: RegionRow) -> None:

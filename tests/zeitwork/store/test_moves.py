@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
@@ -13,31 +12,28 @@ from psycopg.rows import dict_row
 
 from actors.model.errors import Conflict
 from actors.model.health import HealthCheck, HealthState, HealthType
-from actors.model.records import Observation, Placement
+from actors.model.records import Observation
 from actors.model.states import InstanceDesired, InstanceState, NodeDesired, NodeState, Outcome, PlacementState
 from actors.registrar.store import Beat
-from actors.scheduler.store import Assignment, Displaced, Move, Moved, Plan
+from actors.scheduler.store import Move, Moved
 from runtime.lease import Fenced, Term
+from tests.zeitwork.store.moving import RUNNING, WHY, apply, beat_of, die, displaced, drain, pending, single, succeed
 from tests.zeitwork.store.world import (
     EXITED,
     STOPPED,
-    apply_plan,
     host,
     instance,
     leading,
     live,
     place,
-    ready_image,
     ready_node,
     running,
     see,
 )
 from zeitwork.store import Store
-from zeitwork.store.rows import InstanceRow, NodeRow
+from zeitwork.store.rows import InstanceRow
 
-RUNNING = Observation(PlacementState.RUNNING, pid=1, hypervisor="qemu", boot_id="boot-1")
 HTTP = HealthCheck(HealthType.HTTP, "/", None, 5.0, 2.0, 3)
-WHY = "because"
 
 
 @pytest.fixture
@@ -46,55 +42,8 @@ def connection(database_url: str) -> Iterator[psycopg.Connection[dict[str, Any]]
         yield opened
 
 
-async def beat_of(store: Store, node: NodeRow) -> Beat:
-    return next(beat for beat in await store.presence.beats() if beat.node_id == node.id)
-
-
-async def die(store: Store, node: NodeRow) -> None:
-    assert await store.presence.mark_down(await beat_of(store, node), "no sign of life", await leading(store))
-
-
-async def drain(store: Store, node: NodeRow) -> None:
-    assert (await store.nodes.set_desired(node.id, NodeDesired.DRAINING)).state is NodeState.DRAINING
-
-
-async def displaced(store: Store) -> Displaced:
-    (found,) = await store.scheduling.displaced()
-    return found
-
-
-async def apply(store: Store, move: Move, found: Displaced, reason: str = WHY) -> int:
-    moved = Moved(found.instance.id, found.instance.generation, found.placement_id, move, reason)
-    return await store.scheduling.apply_moves((moved,), await leading(store))
-
-
-async def succeed(store: Store, instance_id: UUID, node: NodeRow) -> Placement:
-    """Place the present generation on ``node``."""
-    row = await store.instances.get(instance_id)
-    assert await apply_plan(store, Plan((Assignment(row.id, row.generation, node.id),))) == ()
-    found = await live(store, node, instance_id)
-    assert found is not None
-    return found
-
-
 async def whats(store: Store, row: InstanceRow) -> list[str]:
     return [event.what for event in await store.events.list(limit=1000) if event.subject_id == row.id]
-
-
-async def pending(store: Store) -> list[UUID]:
-    return [one.id for one in (await store.scheduling.pending()).instances]
-
-
-async def single(
-    connection: psycopg.Connection[dict[str, Any]], store: Store
-) -> tuple[NodeRow, InstanceRow, Placement]:
-    """Return a running singleton."""
-    node = await ready_node(store)
-    row = await instance(store, await ready_image(store, node))
-    connection.execute("update instances set singleton = true where id = %s", (row.id,))
-    placement = await place(store, row, node)
-    await see(store, placement, RUNNING)
-    return node, await store.instances.get(row.id), placement
 
 
 async def test_what_was_on_a_dead_host_is_placed_elsewhere_while_it_may_still_run(store: Store) -> None:
@@ -418,7 +367,7 @@ async def test_a_snapshot_of_what_was_lost_is_given_up(store: Store) -> None:
 async def test_a_singleton_on_a_dead_host_is_unknown_until_its_host_is_back(
     store: Store, connection: psycopg.Connection[dict[str, Any]]
 ) -> None:
-    node, row, old = await single(connection, store)
+    node, row, old = await single(store)
     await die(store, node)
     found = await displaced(store)
     assert found.singleton
@@ -472,7 +421,7 @@ async def test_what_is_back_is_what_it_was(store: Store) -> None:
 async def test_a_host_that_registers_anew_is_back_with_its_first_sign_of_life(
     store: Store, connection: psycopg.Connection[dict[str, Any]]
 ) -> None:
-    node, row, _ = await single(connection, store)
+    node, row, _ = await single(store)
     await store.nodes.set_desired(node.id, NodeDesired.DRAINING)
     await die(store, node)
     assert await apply(store, Move.UNKNOWN, await displaced(store)) == 1
@@ -522,7 +471,7 @@ async def test_a_host_is_found_dead_only_as_it_was_seen(store: Store) -> None:
 async def test_the_database_refuses_a_second_singleton(
     store: Store, connection: psycopg.Connection[dict[str, Any]]
 ) -> None:
-    _, row, old = await single(connection, store)
+    _, row, old = await single(store)
     other = await ready_node(store)
     connection.execute("update instances set generation = 2 where id = %s", (row.id,))
     insert = (
