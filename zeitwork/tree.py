@@ -37,6 +37,7 @@ from actors.model.paths import HostPaths
 from actors.model.records import Placement
 from actors.model.states import NodeState
 from actors.registrar.actor import Presence
+from actors.registrar.watch_actor import Watch
 from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.admission import Thresholds
 from actors.resource_monitor.capacity import CapacityPolicy
@@ -370,7 +371,10 @@ async def _start_actors(
     epochs = EpochFile(config.data_dir / "epoch")
 
     def leader(office: Office) -> list[Spec]:
-        return [Spec("scheduler", lambda: Scheduler(store.scheduling, office))]
+        return [
+            Spec("registrar", lambda: Watch(store.presence, office, node.id)),
+            Spec("scheduler", lambda: Scheduler(store.scheduling, office)),
+        ]
 
     def superseded() -> None:
         host.lose(
@@ -392,7 +396,7 @@ async def _start_actors(
         "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
     }
     for spec in (
-        Spec("presence", lambda: Presence(store.nodes, node.id, node.generation, superseded)),
+        Spec("presence", lambda: Presence(store.presence, node.id, node.generation, superseded)),
         Spec(MONITOR, lambda: monitor()),
         Spec(ADDRESSES, lambda: Addresses(store.nodes, node.id)),
         Spec("ipam-lease", lambda: IpamLease(store.leases, node.id)),

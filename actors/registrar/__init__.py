@@ -1,1 +1,1 @@
-"""Nodes: what a host says of itself. Inviting and judging other hosts joins with links between them."""
+"""Nodes: what a host says of itself, and the leader's judge of hosts that say nothing any more."""

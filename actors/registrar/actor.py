@@ -10,7 +10,7 @@ from actors.registrar.store import PresenceStore
 from runtime import Actor, Message
 
 #: Seconds between signs of life, and how long one may take to write.
-INTERVAL, DEADLINE = 5.0, 4.0
+INTERVAL, DEADLINE = 3.0, 4.0
 
 
 class Presence(Actor):

@@ -1,9 +1,10 @@
-"""What the presence actor understands."""
+"""What the presence actor and the leader's watch understand."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from actors.registrar.store import Beat as Sign
 from runtime import Message
 
 
@@ -22,5 +23,31 @@ class Beaten(Message):
 @dataclass(frozen=True, slots=True)
 class BeatFailed(Message):
     """The database could not be told."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Message):
+    """Look at all hosts' signs of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked(Message):
+    """The last sign of life of each host."""
+
+    beats: tuple[Sign, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged(Message):
+    """These hosts were written down; empty when all that were thought dead have been heard of after all."""
+
+    hostnames: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchFailed(Message):
+    """The store could not be asked or told."""
 
     error: Exception

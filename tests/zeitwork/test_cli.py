@@ -299,6 +299,28 @@ def test_a_snapshot_is_waited_for(host: StandIn, capsys: pytest.CaptureFixture[s
     assert json.loads(host.bodies[-1]) == {}
 
 
+def test_replacing_asks_and_waits_for_the_new_one(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    moving = INSTANCE | {"generation": 2, "reason": "moves off h1 as asked"}
+    host.say(f"{one(host)}/replace", moving)
+    assert main(["replace", "web"]) == 1
+    assert "a fresh writable layer" in capsys.readouterr().err.lower()
+    assert host.bodies == []
+    host.say(one(host), moving, INSTANCE | {"generation": 2, "observed_generation": 2})
+    assert main(["replace", "web", "--yes"]) == 0
+    told = capsys.readouterr()
+    assert "moves off h1 as asked" in told.err
+    assert told.out.startswith("web is running")
+    assert json.loads(host.bodies[-1]) == {"force": False, "confirm": True}
+    assert main(["replace", "web", "--yes", "--force", "--no-wait"]) == 0
+    assert json.loads(host.bodies[-1])["force"] is True
+
+
+def test_replacing_what_may_run_twice_says_so(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    host.say("/api/v1/instances", page(INSTANCE | {"state": "unknown"}))
+    assert main(["replace", "web", "--force"]) == 1
+    assert "two of it may run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("state", ["failed", "deleting", "deleted"])
 def test_a_snapshot_that_comes_to_nothing_is_a_failure(
     host: StandIn, capsys: pytest.CaptureFixture[str], state: str
@@ -357,7 +379,7 @@ def test_options_that_contradict_each_other_are_wrong_usage(
     assert host.bodies == []
 
 
-@pytest.mark.parametrize("command", ["pause", "resume", "snapshot", "snapshots", "restore"])
+@pytest.mark.parametrize("command", ["pause", "resume", "snapshot", "snapshots", "restore", "replace"])
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     told = capsys.readouterr().out

@@ -58,6 +58,16 @@ class Starting(Input):
     """Starting, pausing and resuming take no wishes; an empty object is accepted."""
 
 
+class Replacing(Input):
+    """``confirm`` is needed while the instance is alive: it begins anew elsewhere, with a fresh writable layer.
+
+    ``force`` is needed for a singleton: it is stopped first, and where its host is down two of it may run.
+    """
+
+    force: bool = False
+    confirm: bool = False
+
+
 class InstanceWish(Ending, kw_only=True):
     """``running``, ``stopped`` or ``terminated``; the last needs ``confirm`` while the instance is alive.
 
@@ -178,7 +188,9 @@ class InstancePage(msgspec.Struct, frozen=True, kw_only=True):
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """One try of an instance on one host, kept after it ended. ``memory_overhead`` is what its VMM needs beside.
 
-    ``snapshot_id`` is what its first start goes on from, null when it boots.
+    ``snapshot_id`` is what its first start goes on from, null when it boots. ``kept``: it serves on although a newer
+    generation is wanted, until that one runs. ``lost_at`` is when its host was found dead: until that host is heard of
+    again, nobody knows whether it runs.
     """
 
     id: UUID
@@ -203,6 +215,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
     running_at: datetime | None
     removed_at: datetime | None
+    kept: bool
+    lost_at: datetime | None
 
 
 class PlacementPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -337,6 +351,13 @@ async def restart(call: Call) -> Answer:
     return Answer(present(row), status=202)
 
 
+async def replace(call: Call) -> Answer:
+    """POST /api/v1/instances/{id}/replace."""
+    body: Replacing = call.body
+    await confirm(call, body.confirm, "replacing it", CONFIRMED)
+    return Answer(present(await call.deps.store.instances.replace(call.id, force=body.force)), status=202)
+
+
 async def pause(call: Call) -> Answer:
     """POST /api/v1/instances/{id}/pause."""
     return Answer(present(await call.deps.store.instances.pause(call.id)), status=202)
@@ -436,4 +457,6 @@ def _present_placement(row: PlacementRow) -> Placement:
         updated_at=row.updated_at,
         running_at=row.running_at,
         removed_at=row.removed_at,
+        kept=row.kept,
+        lost_at=row.lost_at,
     )

@@ -156,6 +156,18 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "POST",
+        "/api/v1/instances/{id}/replace",
+        instances.replace,
+        "Place an instance anew; it serves on where it is until that runs, unless two of it must never run",
+        instances.Instance,
+        202,
+        body=instances.Replacing,
+        body_optional=True,
+        noun=_INSTANCE,
+        errors=(409,),
+    ),
+    Endpoint(
+        "POST",
         "/api/v1/instances/{id}/pause",
         instances.pause,
         "Make a running instance stand still; it keeps its memory, disk and addresses",

@@ -30,6 +30,7 @@ _COMMANDS = {
     "snapshot": ("zeitwork.cli.snapshots", "snapshot", "Take a snapshot of an instance."),
     "snapshots": ("zeitwork.cli.snapshots", "snapshots", "List and remove snapshots."),
     "restore": ("zeitwork.cli.snapshots", "restore", "Go on from a snapshot."),
+    "replace": ("zeitwork.cli.replace", "replace", "Place an instance anew, on another host."),
     "rm": ("zeitwork.cli.instances", "rm", "Remove an instance or group and all that belongs to it."),
     "logs": ("zeitwork.cli.instances", "logs", "Show what an instance wrote."),
     "exec": ("zeitwork.cli.exec", "exec_", "Run a command or a shell in an instance."),

@@ -14,28 +14,28 @@ from uuid import UUID
 
 from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeDesired, NodeState, SnapshotState
 from actors.scheduler.store import Assignment, Postponed
+from zeitwork.store.current import BLOCKS
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.instance_rows import Seen, lock_instances, restored_from, write_all_observed
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import NewLease, lease
 from zeitwork.store.nodes import lock_nodes, use_of
-from zeitwork.store.placements import NewPlacement, insert_placements
+from zeitwork.store.placement_rows import NewPlacement, insert_placements
 from zeitwork.store.pools import Supply, exhausted, find_free, keep_places
 from zeitwork.store.snapshot_rows import lock_snapshots
 
 # What of an instance there is: the placement of the wanted generation, and any that is not removed.
-_PLACED = """
-select w.id as instance_id, p.generation = w.generation as wanted, p.kept and p.lost_at is null as serving,
-    p.kept or p.lost_at is not null as passable, n.hostname
+_PLACED = f"""
+select w.id as instance_id, true as wanted, false as serving, false as blocking, n.hostname
 from unnest(%(ids)s::uuid[], %(generations)s::bigint[]) as w (id, generation)
-    join placements p on p.instance_id = w.id and p.generation = w.generation
-    join nodes n on n.id = p.node_id
+    join placements c on c.instance_id = w.id and c.generation = w.generation
+    join nodes n on n.id = c.node_id
 union all
-select p.instance_id, false, p.kept and p.lost_at is null, p.kept or p.lost_at is not null, n.hostname
+select c.instance_id, false, c.kept, {BLOCKS}, n.hostname
 from unnest(%(ids)s::uuid[], %(generations)s::bigint[]) as w (id, generation)
-    join placements p on p.instance_id = w.id and p.generation <> w.generation and p.state <> 'removed'
-    join nodes n on n.id = p.node_id
+    join placements c on c.instance_id = w.id and c.generation <> w.generation and c.state <> 'removed'
+    join nodes n on n.id = c.node_id
 """
 
 
@@ -270,13 +270,12 @@ def postpone(cursor: Cursor, reasons: Collection[Postponed]) -> None:
 def placed(cursor: Cursor, instances: Collection[Mapping[str, Any]]) -> dict[UUID, _Placed]:
     """Return what there is of each of these (locked) instances."""
     found = {row["id"]: _Placed() for row in instances}
-    singletons = {row["id"] for row in instances if row["singleton"]}
-    cursor.execute(_PLACED, {"ids": list(found), "generations": [row["generation"] for row in instances]})
+    cursor.execute(_PLACED.encode(), {"ids": list(found), "generations": [row["generation"] for row in instances]})
     for row in cursor:
         state = found[row["instance_id"]]
         if row["wanted"]:
             state.done = True
-        elif row["instance_id"] in singletons or not row["passable"]:
+        elif row["blocking"]:
             state.blocked = True
         elif row["serving"]:
             state.serves_on = row["hostname"]

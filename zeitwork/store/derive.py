@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
+from typing import Any
 
 from actors.model.records import Observation
 from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
@@ -43,6 +45,17 @@ def instance_state(desired: InstanceDesired, superseded: bool, observation: Obse
     if observation.outcome in _ENDED_QUIETLY:
         return InstanceState.STOPPED, observation.reason or "its host stopped it"
     return InstanceState.FAILED, ending(observation)
+
+
+def observation_of(row: Mapping[str, Any]) -> Observation:
+    """Return what the host saw last of a placement, from its row."""
+    return Observation(
+        state=PlacementState(row["state"]),
+        reason=row["reason"],
+        outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
+        exit_status=row["exit_status"],
+        failures=row["failures"],
+    )
 
 
 def ending(observation: Observation) -> str:

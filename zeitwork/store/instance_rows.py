@@ -14,20 +14,22 @@ from actors.model.health import HealthState
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import InstanceDesired, InstanceState, Outcome
+from zeitwork.store.current import COUNTS, FIRST
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.health import check_from_json, check_to_json
 from zeitwork.store.journal import announce, record
+from zeitwork.store.placement_rows import current_placement, release_kept
 from zeitwork.store.requirements import requirements_from_json, requirements_to_json
 from zeitwork.store.rows import InstanceRow, NewInstance
 
-SELECT = """
+SELECT = f"""
 select i.*, m.source as image_source, g.name as group_name, p.id as placement_id, p.node_id, p.v4, p.v6,
     coalesce(p.health, 'unknown') as health_state, coalesce(p.health_reason, '') as health_reason, p.health_changed_at,
     coalesce(p.restarts, 0) as restarts, case when i.state in ('starting', 'crash_loop')
         and (i.retry_asked_at > p.updated_at) is not true then p.next_try_at end as next_try_at
 from instances i join images m on m.id = i.image_id left join instance_groups g on g.id = i.group_id left join lateral (
     select id, node_id, v4, v6, restarts, next_try_at, updated_at, health, health_reason, health_changed_at
-    from placements where instance_id = i.id and state <> 'removed' order by generation desc limit 1) p on true
+    from placements c where c.instance_id = i.id and {COUNTS} order by {FIRST} limit 1) p on true
 """
 ENDED = (InstanceState.STOPPED, InstanceState.FAILED, InstanceState.CRASH_LOOP)
 
@@ -127,12 +129,6 @@ update instances i set state = c.state, reason = c.reason, observed_generation =
     state_changed_at = case when i.state = c.state then i.state_changed_at else now() end
 from unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[]) as c (id, state, reason, generation) where i.id = c.id
 """
-
-
-def has_live_placement(cursor: Cursor, instance_id: UUID) -> bool:
-    """Say whether a placement of the instance is not yet removed."""
-    cursor.execute("select from placements where instance_id = %s and state <> 'removed' limit 1", (instance_id,))
-    return cursor.fetchone() is not None
 
 
 def restored_from(row: Mapping[str, Any]) -> UUID | None:
@@ -273,12 +269,13 @@ def lock_alive(cursor: Cursor, instance_id: UUID, desired: InstanceDesired) -> d
 
 
 def waits(cursor: Cursor, row: Mapping[str, Any]) -> bool:
-    """Return whether what is wanted now waits for its next try; an older generation that does is on its way out."""
-    cursor.execute(
-        "select from placements where instance_id = %s and generation = %s and state = 'waiting'",
-        (row["id"], row["generation"]),
-    )
-    return cursor.fetchone() is not None
+    """Return whether what is wanted now waits for its next try.
+
+    An older generation that does is on its way out, or serves on and is tried again as ever; a successor that does is
+    not what the instance is.
+    """
+    found = current_placement(cursor, row)
+    return found is not None and (found["state"], found["generation"]) == ("waiting", row["generation"])
 
 
 def try_now(cursor: Cursor, row: Mapping[str, Any], who: str) -> None:
@@ -290,7 +287,7 @@ def try_now(cursor: Cursor, row: Mapping[str, Any], who: str) -> None:
     record(cursor, who, "instance.retried", "instance", row["id"], {"generation": row["generation"]})
     generation = row["observed_generation"]
     write_observed(cursor, row, InstanceState.STARTING, _TRIED, generation=generation, who=who)
-    _announce_desired(cursor, row["id"])
+    announce_desired(cursor, row["id"])
 
 
 def refuse_unless_running(row: Mapping[str, Any], rule: str) -> None:
@@ -312,7 +309,7 @@ def set_paused(cursor: Cursor, row: Mapping[str, Any], paused: bool, who: str) -
         return
     cursor.execute("update instances set paused = %s, updated_at = now() where id = %s", (paused, row["id"]))
     record(cursor, who, "instance.paused" if paused else "instance.resumed", "instance", row["id"])
-    _announce_desired(cursor, row["id"])
+    announce_desired(cursor, row["id"])
 
 
 def next_generation(
@@ -325,7 +322,11 @@ def next_generation(
     who: str,
     snapshot_id: UUID | None = None,
 ) -> None:
-    """Want the next generation to run. A live placement becomes unwanted by it, and its host stops it first."""
+    """Want the next generation to run, as somebody asked for. What runs is stopped first.
+
+    Also what serves on while its host is emptied: whoever asks for a new start wants an end of the present one. What is
+    on a dead host is waited for only if nothing may run beside it.
+    """
     cursor.execute(
         "update instances set desired = 'running', paused = false, generation = generation + 1, stop_force = %s, "
         "stop_wait = %s, snapshot_id = %s, snapshot_generation = case when %s::uuid is not null then generation + 1 "
@@ -338,9 +339,25 @@ def next_generation(
     if snapshot_id is not None:
         data["snapshot_id"] = str(snapshot_id)
     record(cursor, who, what, "instance", row["id"], data)
-    if not has_live_placement(cursor, row["id"]):
+    release_kept(cursor, row["id"], changed["generation"])
+    if current_placement(cursor, {**row, **changed}) is None:
         write_observed(cursor, row, InstanceState.PENDING, "", generation=row["observed_generation"], who=who)
-    _announce_desired(cursor, row["id"])
+    announce_desired(cursor, row["id"])
+
+
+def supersede(cursor: Cursor, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Want the next generation of a (locked) instance somewhere else, and return its row.
+
+    Not as somebody's new start: it stays paused, and what ends by it has the time that it always has.
+    """
+    cursor.execute(
+        "update instances set generation = generation + 1, stop_force = false, stop_wait = null, snapshot_id = null, "
+        "snapshot_generation = null, updated_at = now() where id = %s returning *",
+        (row["id"],),
+    )
+    changed = cursor.fetchone()
+    assert changed is not None
+    return changed
 
 
 def end(
@@ -351,7 +368,10 @@ def end(
     stop_wait: float | None,
     who: str,
 ) -> None:
-    """Want an instance stopped or terminated; what has no live placement is so at once."""
+    """Want an instance stopped or terminated; what nothing speaks for is so at once.
+
+    What it was replaced for on a dead host is not waited for.
+    """
     if row["desired"] == desired and not (force and not row["stop_force"]) and stop_wait in (None, row["stop_wait"]):
         return
     cursor.execute(
@@ -361,7 +381,8 @@ def end(
         (desired, force, stop_wait, row["id"]),
     )
     record(cursor, who, "instance.desired", "instance", row["id"], {"desired": desired, "force": force})
-    if not has_live_placement(cursor, row["id"]):
+    release_kept(cursor, row["id"], row["generation"])
+    if current_placement(cursor, row) is None:
         state = InstanceState(desired.value)
         reason = row["reason"] if row["state"] in ENDED else "it was not running"
         write_observed(
@@ -375,10 +396,10 @@ def end(
             exit_status=row["exit_status"],
             who=who,
         )
-    _announce_desired(cursor, row["id"])
+    announce_desired(cursor, row["id"])
 
 
-def _announce_desired(cursor: Cursor, instance_id: UUID) -> None:
+def announce_desired(cursor: Cursor, instance_id: UUID) -> None:
     """Wake the scheduler, and the hosts that have a placement of it."""
     announce(cursor, "zw_instances", instance_id)
     cursor.execute(

@@ -29,6 +29,7 @@ from zeitwork.store.instance_rows import (
 from zeitwork.store.nodes import resource_rows
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.placement_rows import placement_row
+from zeitwork.store.relocation import replace as replace_placement
 from zeitwork.store.rows import EventRow, InstanceRow, NewInstance, Page, PlacementRow
 from zeitwork.store.units import Cursor, Units
 
@@ -155,6 +156,21 @@ class Instances:
             return get_instance(cursor, instance_id)
 
         return await self._units.run(unit, name="instances.restart")
+
+    async def replace(self, instance_id: UUID, *, force: bool = False, who: str = "api") -> InstanceRow:
+        """Ask that an instance be placed anew now. Asking again while that is under way changes nothing.
+
+        It serves on where it is until the next one runs; when its host is down, nothing is waited for. A singleton is
+        replaced with ``force`` only: it is stopped first, or when its host is down, two of it may run. Raises
+        `NotFound`, and `Conflict` when it is not wanted running, when it may run on its host only, and without
+        ``force``.
+        """
+
+        def unit(cursor: Cursor) -> InstanceRow:
+            replace_placement(cursor, instance_id, force=force, who=who)
+            return get_instance(cursor, instance_id)
+
+        return await self._units.run(unit, name="instances.replace")
 
     async def restore(
         self,

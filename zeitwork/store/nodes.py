@@ -11,15 +11,18 @@ from psycopg.types.json import Jsonb
 
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.network import HostNetwork, OwnAddress, OwnAddresses
+from actors.model.records import Observation
 from actors.model.resources import Capacity
 from actors.model.scheduling import Taint
-from actors.model.states import NodeDesired, NodeState
+from actors.model.states import NodeDesired, NodeState, Outcome, PlacementState
 from zeitwork.store.cluster import default_region_id, ensure_region
+from zeitwork.store.current import COUNTS
 from zeitwork.store.drains import drains
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import forget_node
 from zeitwork.store.paging import check_limit, page, parse_cursor
+from zeitwork.store.placements import observe
 from zeitwork.store.pools import drop_pools, ensure_pools
 from zeitwork.store.requirements import taints_from_json, taints_to_json
 from zeitwork.store.rows import DrainRow, HostRegistration, NodeRow, OverheadRow, Page, RegionRow, ResourcesRow
@@ -28,6 +31,9 @@ from zeitwork.store.units import Cursor, Units
 
 #: A host that was heard of less than this many seconds ago is alive.
 ALIVE_WITHIN = 30.0
+#: Seconds that a host which said goodbye may be away before what runs on it is replaced: its machine is up, and with it
+#: what its process left running.
+GRACE = 60.0
 
 _SELECT = """
 select n.*, r.name as region_name, r.v6 as region_v6, r.v4 as region_v4,
@@ -90,6 +96,17 @@ def use_of(cursor: Cursor, node_ids: Collection[UUID]) -> dict[UUID, tuple[int, 
     """Return the vCPU and MiB that placements hold on nodes. True until the transaction ends if those are locked."""
     cursor.execute(_USE, (list(node_ids),))
     return {row["node_id"]: (row["vcpu"], row["memory"]) for row in cursor}
+
+
+def write_beat(cursor: Cursor, node_id: UUID, generation: int) -> NodeState | None:
+    """Write a sign of life of the process of that generation; return its node's state, None when it is not its."""
+    cursor.execute(
+        "update nodes set last_seen_at = clock_timestamp() where id = %s and generation = %s "
+        "and state <> 'terminated' returning state",
+        (node_id, generation),
+    )
+    row = cursor.fetchone()
+    return None if row is None else NodeState(row["state"])
 
 
 def report_epoch(cursor: Cursor, node_id: UUID, epoch: int) -> None:
@@ -177,14 +194,24 @@ def _missing(node_id: UUID) -> NotFound:
     return NotFound(f"there is no node {node_id}", fix="`zeitwork nodes` lists them")
 
 
-def _set_state(cursor: Cursor, row: Mapping[str, Any], state: NodeState, reason: str, who: str) -> None:
-    """Write a node's state when it differs; the row must be locked."""
+def write_state(
+    cursor: Cursor, row: Mapping[str, Any], state: NodeState, reason: str, who: str, *, grace: float = GRACE
+) -> None:
+    """Write a node's state when it differs; the row must be locked.
+
+    What runs on one that goes down is replaced after ``grace`` seconds.
+    """
     if state is NodeState.READY and row["desired"] == NodeDesired.DRAINING:
         state = NodeState.DRAINING
     if (row["state"], row["reason"]) == (state, reason):
         return
+    down = state is NodeState.DOWN
     cursor.execute(
-        "update nodes set state = %s, reason = %s, updated_at = now() where id = %s", (state, reason, row["id"])
+        "update nodes set state = %(state)s, reason = %(reason)s, updated_at = now(), "
+        "down_since = case when %(down)s then coalesce(down_since, now()) end, "
+        "replace_after = case when %(down)s then least(replace_after, now() + make_interval(secs => %(grace)s)) end "
+        "where id = %(id)s",
+        {"state": state, "reason": reason, "down": down, "grace": grace, "id": row["id"]},
     )
     record(cursor, who, "node.state", "node", row["id"], {"from": row["state"], "to": state, "reason": reason})
     announce(cursor, "zw_nodes", row["id"])
@@ -226,7 +253,8 @@ class Nodes:
                 "update nodes set host_id = %s, hostname = %s, ip_address = coalesce(%s, ip_address), boot_id = %s, "
                 "version = %s, ipv6 = %s, labels = %s, architecture = %s, "
                 "generation = generation + 1, state = 'booting', reason = '', "
-                "last_seen_at = now(), updated_at = now() where id = %s returning generation",
+                "down_since = null, replace_after = null, last_seen_at = now(), updated_at = now() where id = %s "
+                "returning generation",
                 (
                     host.host_id,
                     host.hostname,
@@ -310,33 +338,41 @@ class Nodes:
     async def delete(self, node_id: UUID, *, who: str = "api") -> None:
         """Terminate a node, free its pools and give up its snapshots.
 
-        Raises `Conflict` while placements are on it, its process lives, or a snapshot there has yet to be restored.
+        What is left on one that is down and that nobody waits for goes with it: what was replaced, and what is wanted
+        stopped or terminated. Raises `Conflict` while other placements are on it, its process lives, or a snapshot
+        there has yet to be restored.
         """
 
         def unit(cursor: Cursor) -> None:
+            # Instances before nodes, as everyone who locks both does.
+            cursor.execute(
+                "select i.id from instances i join placements p on p.instance_id = i.id where p.node_id = %s "
+                "and p.state <> 'removed' order by i.id for no key update of i",
+                (node_id,),
+            )
+            locked = [row["id"] for row in cursor]
             row = lock_node(cursor, node_id)
             if row is None:
                 raise _missing(node_id)
             if row["state"] == NodeState.TERMINATED:
                 return
+            left, live = _left_behind(cursor, row, locked)
+            if live:
+                raise Conflict(f"{live} placements are still on {row['hostname']}", fix=_how_to_empty(row))
             cursor.execute(
-                "select count(*) as live, (select last_seen_at > now() - make_interval(secs => %s) from nodes "
-                "where id = %s) as alive from placements where node_id = %s and state <> 'removed'",
-                (ALIVE_WITHIN, node_id, node_id),
+                "select last_seen_at > now() - make_interval(secs => %s) as alive from nodes where id = %s",
+                (ALIVE_WITHIN, node_id),
             )
-            use = cursor.fetchone()
-            assert use is not None
-            if use["live"]:
-                raise Conflict(
-                    f"{use['live']} placements are still on {row['hostname']}",
-                    fix="drain it first, or stop and delete its instances",
-                )
-            if use["alive"]:
+            seen = cursor.fetchone()
+            assert seen is not None
+            if seen["alive"]:
                 raise Conflict(f"{row['hostname']} is alive", fix="stop `zeitwork run` there first")
+            for placement_id in left:
+                observe(cursor, placement_id, frozenset(PlacementState), _GONE, 0.0)
             lose_snapshots_of(cursor, node_id, who)
             forget_node(cursor, node_id)
             drop_pools(cursor, node_id)
-            _set_state(cursor, row, NodeState.TERMINATED, "deleted", who)
+            write_state(cursor, row, NodeState.TERMINATED, "deleted", who)
 
         await self._units.run(unit, name="nodes.delete")
 
@@ -358,7 +394,7 @@ class Nodes:
                 record(cursor, who, "node.desired", "node", node_id, {"from": row["desired"], "to": desired})
                 announce(cursor, "zw_nodes", node_id)
                 if row["state"] in (NodeState.READY, NodeState.DRAINING):
-                    _set_state(cursor, {**row, "desired": desired}, NodeState.READY, row["reason"], who)
+                    write_state(cursor, {**row, "desired": desired}, NodeState.READY, row["reason"], who)
             return _get(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.set_desired")
@@ -394,22 +430,10 @@ class Nodes:
                 raise _missing(node_id)
             if row["state"] == NodeState.TERMINATED:
                 raise Conflict(f"{row['hostname']} is terminated", fix="start `zeitwork run` there to bring it back")
-            _set_state(cursor, row, state, reason, who)
+            write_state(cursor, row, state, reason, who)
             return _get(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.set_state")
-
-    async def heartbeat(self, node_id: UUID, generation: int) -> bool:
-        """Write that the process of this generation lives; False when another generation has registered since."""
-
-        def unit(cursor: Cursor) -> bool:
-            cursor.execute(
-                "update nodes set last_seen_at = now() where id = %s and generation = %s and state <> 'terminated'",
-                (node_id, generation),
-            )
-            return cursor.rowcount == 1
-
-        return await self._units.run(unit, name="nodes.heartbeat")
 
     async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
         """Write what the host can give. May be below what is placed: then free is zero, never negative."""
@@ -545,6 +569,31 @@ class Nodes:
     async def resources(self, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
         """Return capacity, use and what is free, of one node or of each that is not terminated."""
         return await self._units.read(lambda cursor: resource_rows(cursor, node_id), name="nodes.resources")
+
+
+_GONE = Observation(PlacementState.REMOVED, "its host was deleted", Outcome.UNKNOWN)
+
+
+def _left_behind(cursor: Cursor, node: Mapping[str, Any], instance_ids: Collection[UUID]) -> tuple[list[UUID], int]:
+    """Return placements that can go with a (locked) node, and how many can't; those instances are locked."""
+    cursor.execute(
+        f"select c.id, c.instance_id, i.desired = 'running' and ({COUNTS}) as needed from placements c "
+        "join instances i on i.id = c.instance_id where c.node_id = %s and c.state <> 'removed' order by c.id".encode(),
+        (node["id"],),
+    )
+    rows = cursor.fetchall()
+    left = [
+        row["id"]
+        for row in rows
+        if node["state"] == NodeState.DOWN and not row["needed"] and row["instance_id"] in instance_ids
+    ]
+    return left, len(rows) - len(left)
+
+
+def _how_to_empty(node: Mapping[str, Any]) -> str:
+    if node["state"] == NodeState.DOWN:
+        return "wait until they are replaced; what can't be: `zeitwork replace --force`, or stop and delete it"
+    return "drain it first, or stop and delete its instances"
 
 
 def _move(cursor: Cursor, node_id: UUID, region: RegionRow) -> None:

@@ -1,9 +1,8 @@
-"""Placements: one try of one instance on one host. Writes the table ``placements``."""
+"""Placements: one try of one instance on one host."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -14,18 +13,20 @@ from actors.model.network import Lease
 from actors.model.records import Observation, Placement
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
-from actors.model.states import InstanceDesired, PlacementState
+from actors.model.states import InstanceDesired, InstanceState, PlacementState
 from zeitwork.store.derive import ending, instance_state
 from zeitwork.store.health import check_from_json
 from zeitwork.store.images import config_from_json
 from zeitwork.store.instance_rows import lock_instance, write_observed
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import REST, release
-from zeitwork.store.placement_rows import placement_row
+from zeitwork.store.placement_rows import current_placement, placement_row, write_health, write_seen
 from zeitwork.store.rows import PlacementRow
 from zeitwork.store.snapshot_rows import TAKEN_WHILE, fail_snapshots_of
+from zeitwork.store.succession import settle, take_over
 from zeitwork.store.units import Cursor, Units
 
+_ENDED = (PlacementState.WAITING, PlacementState.REMOVED)
 _FOR_HOST = """
 select p.*, i.name, i.desired, i.generation as desired_generation, i.default_port, i.environment, i.command,
     i.health as health_check, i.restart_mode, i.restart_max_attempts,
@@ -37,57 +38,10 @@ where p.node_id = %s and p.state <> 'removed' order by p.id
 """
 
 
-@dataclass(frozen=True, slots=True)
-class NewPlacement:
-    """A generation of an instance (its locked row) on a node, with its addresses.
-
-    ``snapshot_id`` is what it goes on from unless that is None; ``overhead`` is the MiB that its node charges for its
-    monitor.
-    """
-
-    id: UUID
-    instance: Mapping[str, Any]
-    node_id: UUID
-    overhead: int
-    v4: str
-    v6: str | None
-    snapshot_id: UUID | None
-
-
-def insert_placements(cursor: Cursor, placements: Collection[NewPlacement], *, epoch: int) -> None:
-    """Place instances' present generations; their addresses are still to be leased.
-
-    ``epoch`` is the deciding leader's. Raises `CapacityExceeded`, from the database itself.
-    """
-    cursor.execute(
-        _INSERT,
-        (
-            epoch,
-            [one.id for one in placements],
-            [one.instance["id"] for one in placements],
-            [one.instance["generation"] for one in placements],
-            [one.node_id for one in placements],
-            [one.instance["vcpu"] for one in placements],
-            [one.instance["memory"] for one in placements],
-            [one.instance["disk"] for one in placements],
-            [one.overhead for one in placements],
-            [one.v4 for one in placements],
-            [one.v6 for one in placements],
-            [one.snapshot_id for one in placements],
-        ),
-    )
-
-
-_INSERT = """
-insert into placements (epoch, id, instance_id, generation, node_id, vcpu, memory, disk, memory_overhead, v4, v6,
-    snapshot_id)
-select %s::bigint, * from unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::uuid[], %s::integer[], %s::integer[],
-    %s::integer[], %s::integer[], %s::inet[], %s::inet[], %s::uuid[])
-"""
-
-
 def _for_host(row: Mapping[str, Any]) -> Placement:
-    wanted = row["desired"] == InstanceDesired.RUNNING and row["desired_generation"] == row["generation"]
+    wanted = row["desired"] == InstanceDesired.RUNNING and (
+        row["desired_generation"] == row["generation"] or row["kept"]
+    )
     # The wait of one stop or restart is for what ends by it, not for the generation that follows.
     hurried = not wanted and row["stop_wait"] is not None
     return Placement(
@@ -160,26 +114,31 @@ class Placements:
         wanted = frozenset(expected)
 
         def unit(cursor: Cursor) -> bool:
-            return _observe(cursor, placement_id, wanted, observation, self._rest)
+            return observe(cursor, placement_id, wanted, observation, self._rest)
 
         return await self._units.run(unit, name="placements.observe")
 
     async def record_health(self, placement_id: UUID, state: HealthState, reason: str) -> bool:
-        """Write a change of an app's health; False, and nothing written, when its placement does not run."""
+        """Write a change of an app's health; False, and nothing written, when its placement does not run.
+
+        A successor that becomes healthy takes over from what was kept until then.
+        """
 
         def unit(cursor: Cursor) -> bool:
-            cursor.execute(
-                "update placements set health = %s, health_reason = %s, health_changed_at = now() "
-                "where id = %s and state = 'running' and (health, health_reason) is distinct from (%s, %s) "
-                "returning instance_id",
-                (state, reason, placement_id, state, reason),
-            )
-            row = cursor.fetchone()
+            cursor.execute("select instance_id from placements where id = %s", (placement_id,))
+            found = cursor.fetchone()
+            if found is None:
+                return False
+            instance = lock_instance(cursor, found["instance_id"])
+            assert instance is not None  # a foreign key holds it
+            row = write_health(cursor, placement_id, state, reason)
             if row is None:
                 cursor.execute("select from placements where id = %s and state = 'running'", (placement_id,))
                 return cursor.fetchone() is not None
             data = {"placement_id": str(placement_id), "to": state, "reason": reason}
             record(cursor, "health", "instance.health", "instance", row["instance_id"], data)
+            if take_over(cursor, instance, row):
+                settle(cursor, instance, "", who="health")
             return True
 
         return await self._units.run(unit, name="placements.record_health")
@@ -197,9 +156,10 @@ class Placements:
         return await self._units.read(unit, name="placements.tombstones")
 
 
-def _observe(
+def observe(
     cursor: Cursor, placement_id: UUID, expected: frozenset[PlacementState], seen: Observation, rest: float
 ) -> bool:
+    """Compare-and-set a placement's observed state, as `Placements.observe` does, as a part of a unit."""
     cursor.execute("select instance_id from placements where id = %s", (placement_id,))
     found = cursor.fetchone()
     if found is None:
@@ -212,35 +172,10 @@ def _observe(
     assert row is not None
     if row["state"] not in expected or row["state"] == PlacementState.REMOVED:
         return bool(row["state"] == seen.state)
+    before = current_placement(cursor, instance)
     removed = seen.state is PlacementState.REMOVED
-    ended = removed or seen.state is PlacementState.WAITING
     reason = ending(seen) if removed and not seen.reason else seen.reason
-    cursor.execute(
-        "update placements set state = %(state)s, state_version = state_version + 1, reason = %(reason)s, "
-        "outcome = coalesce(%(outcome)s, outcome), exit_status = coalesce(%(status)s, exit_status), "
-        "hypervisor = coalesce(%(hypervisor)s, hypervisor), pid = coalesce(%(pid)s, pid), "
-        "boot_id = coalesce(%(boot_id)s, boot_id), updated_at = now(), "
-        "failures = coalesce(%(failures)s, failures), next_try_at = to_timestamp(%(next_try_at)s), "
-        "restarts = restarts + (state = 'waiting' and %(state)s = 'preparing')::integer, "
-        "running_at = case when %(state)s in ('running', 'paused') and state not in ('running', 'paused') "
-        "and (state <> 'stopping' or running_at is null) then now() else running_at end, "
-        # What was known of the health of one start says nothing of the next.
-        "health = case when %(state)s in ('running', 'paused', 'stopping') then health else 'unknown' end, "
-        "health_reason = case when %(state)s in ('running', 'paused', 'stopping') then health_reason else '' end, "
-        "removed_at = case when %(state)s = 'removed' then now() end where id = %(id)s",
-        {
-            "state": seen.state,
-            "reason": reason,
-            "outcome": seen.outcome,
-            "status": seen.exit_status,
-            "hypervisor": seen.hypervisor,
-            "pid": seen.pid,
-            "boot_id": seen.boot_id,
-            "failures": seen.failures,
-            "next_try_at": seen.next_try_at,
-            "id": placement_id,
-        },
-    )
+    after = write_seen(cursor, placement_id, seen, reason)
     if removed:
         release(cursor, placement_id, rest)
     if seen.state not in TAKEN_WHILE:
@@ -259,22 +194,59 @@ def _observe(
         record(cursor, "host", "placement.state", "placement", placement_id, data)
         # Its host wrote this, and needs not read it again.
         announce(cursor, "zw_observed", placement_id)
-    superseded = instance["generation"] != row["generation"]
+    take_over(cursor, instance, after)
+    _follow(cursor, instance, after, seen, before)
+    if removed:
+        # Room was freed and perhaps a next generation may be placed: the scheduler must look, whatever the state.
+        announce(cursor, "zw_instances", instance["id"])
+    return True
+
+
+def _follow(
+    cursor: Cursor,
+    instance: Mapping[str, Any],
+    row: Mapping[str, Any],
+    seen: Observation,
+    before: Mapping[str, Any] | None,
+) -> None:
+    """Write what an instance is after ``row`` was observed; only the placement that speaks for it changes that.
+
+    ``before`` is the one that spoke for it until now.
+    """
+    now = current_placement(cursor, instance)
+    if now is not None and now["id"] != row["id"]:
+        if before is not None and before["id"] == row["id"]:
+            settle(cursor, instance, "", who="host")  # it spoke for the instance, and another does from now on
+        elif now["kept"] and row["generation"] == instance["generation"] and seen.state in _ENDED:
+            sentence = f"it could not move: {ending(seen)}; the one before serves on"
+            state, generation = InstanceState(instance["state"]), instance["observed_generation"]
+            write_observed(cursor, instance, state, sentence, generation=generation, who="host")
+        return
+    if now is None and (before is None or before["id"] != row["id"]):
+        return  # what is left of a host that was dead: nobody waits for it
+    removed = seen.state is PlacementState.REMOVED
     desired = InstanceDesired(instance["desired"])
-    state, sentence = instance_state(desired, superseded, seen)
+    # A newer generation than this one's that has been placed, and is gone too, is not still to come.
+    superseded = row["generation"] != instance["generation"]
+    newest = not superseded or (removed and _was_placed(cursor, instance))
+    state, sentence = instance_state(desired, not newest, seen)
     # With the last placement gone and none to follow, this tells of a newer generation too, which never was placed.
-    over = removed and desired is not InstanceDesired.RUNNING
+    over = removed and (newest or desired is not InstanceDesired.RUNNING)
     write_observed(
         cursor,
         instance,
         state,
         sentence,
         generation=instance["generation"] if over else row["generation"],
-        outcome=seen.outcome if ended else None,
-        exit_status=seen.exit_status if ended else None,
+        outcome=seen.outcome if seen.state in _ENDED else None,
+        exit_status=seen.exit_status if seen.state in _ENDED else None,
         who="host",
     )
-    if removed:
-        # Room was freed and perhaps a next generation may be placed: the scheduler must look, whatever the state.
-        announce(cursor, "zw_instances", instance["id"])
-    return True
+
+
+def _was_placed(cursor: Cursor, instance: Mapping[str, Any]) -> bool:
+    """Say whether there is or was a placement of an instance's present generation."""
+    cursor.execute(
+        "select from placements where instance_id = %s and generation = %s", (instance["id"], instance["generation"])
+    )
+    return cursor.fetchone() is not None

@@ -344,7 +344,11 @@ class InstanceRow:
 
 @dataclass(frozen=True, slots=True)
 class PlacementRow:
-    """One try of one instance on one host, kept after it ended."""
+    """One try of one instance on one host; its row stays after it ended.
+
+    ``kept``: it serves on, although a newer generation is wanted, until that one runs. ``lost_at`` is when its host was
+    found dead; until that host is heard of again, nobody knows whether it runs.
+    """
 
     id: UUID
     instance_id: UUID
@@ -372,6 +376,8 @@ class PlacementRow:
     updated_at: datetime
     running_at: datetime | None
     removed_at: datetime | None
+    kept: bool = False
+    lost_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

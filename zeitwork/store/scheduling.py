@@ -25,6 +25,7 @@ from actors.scheduler.store import (
 from runtime.lease import Term
 from zeitwork.store import groups, relocation
 from zeitwork.store.assignments import assign, postpone
+from zeitwork.store.current import BLOCKS
 from zeitwork.store.election import FENCED_SHARE, fence
 from zeitwork.store.problems import CapacityExceeded
 from zeitwork.store.requirements import requirements_from_json, taints_from_json
@@ -53,7 +54,7 @@ where n.state <> 'terminated' order by n.id
 # on, or whose host is dead), and never when it is to be one at a time. An instance that failed for good before it was
 # placed (its image failed) stays failed until someone starts its next generation. One that goes on from a snapshot can
 # do so on the snapshot's host only.
-_PENDING = """
+_PENDING = f"""
 select i.id, i.generation, coalesce(s.node_id, i.pinned_node_id) as node_id, i.image_id, i.vcpu, i.memory, i.disk,
     m.status, m.error, i.priority, i.requirements, i.group_id, i.singleton, i.reason,
     extract(epoch from clock_timestamp() - i.pending_since)::float8 as waiting
@@ -62,8 +63,7 @@ from instances i join images m on m.id = i.image_id
 where i.desired = 'running' and i.observed_generation < i.generation
     and (- i.priority, i.id) > (%s::smallint, %s::uuid)
     and not exists (select from placements where instance_id = i.id and generation = i.generation)
-    and not exists (select from placements where instance_id = i.id and state <> 'removed'
-        and (i.singleton or not kept and lost_at is null))
+    and not exists (select from placements c where c.instance_id = i.id and {BLOCKS})
 order by - i.priority, i.id limit %s
 """
 #: Before the first page.
@@ -115,7 +115,7 @@ class Scheduling:
 
         def unit(cursor: Cursor) -> Pending:
             begin = _BEGIN if after is None else (-after.priority, after.id)
-            cursor.execute(_PENDING, (*begin, limit + 1))
+            cursor.execute(_PENDING.encode(), (*begin, limit + 1))
             instances = tuple(
                 PendingInstance(
                     id=row["id"],
@@ -167,11 +167,17 @@ class Scheduling:
     async def apply_moves(self, moves: tuple[Moved, ...], term: Term) -> int:
         """Carry out moves whose instance, placement and node are still as they were seen; return how many."""
 
-        def unit(cursor: Cursor) -> int:
-            fence(cursor, term)
-            return relocation.apply(cursor, moves)
+        done = 0
+        batches = _Batches(term)
+        for together in batches.of(moves):
 
-        return await self._units.run(unit, name="scheduling.apply_moves")
+            def unit(cursor: Cursor, together: Sequence[Moved] = together) -> int:
+                fence(cursor, term)
+                return relocation.apply(cursor, together)
+
+            with batches:
+                done += await self._units.run(unit, name="scheduling.apply_moves")
+        return done
 
     async def apply_plan(self, plan: Plan, term: Term) -> tuple[Postponed, ...]:
         """Commit each assignment with its addresses, and each reason; return those that were refused.

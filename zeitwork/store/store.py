@@ -19,6 +19,7 @@ from zeitwork.store.metrics import StoreMetrics
 from zeitwork.store.nodes import Nodes
 from zeitwork.store.notifications import Notifications
 from zeitwork.store.placements import Placements
+from zeitwork.store.presence import Presence
 from zeitwork.store.scheduling import Scheduling
 from zeitwork.store.snapshots import Snapshots
 from zeitwork.store.units import Cursor, Units
@@ -46,6 +47,7 @@ class Store:
         self.cluster = Cluster(units)
         self.election = Election(units, reserved)
         self.nodes = Nodes(units)
+        self.presence = Presence(units)
         self.images = Images(units)
         self.instances = Instances(units)
         self.groups = Groups(units)

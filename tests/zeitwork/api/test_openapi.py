@@ -22,6 +22,7 @@ DESIGNED = """
     PUT /api/v1/nodes/{id}/taints
     GET POST /api/v1/instances | GET DELETE /api/v1/instances/{id} | PUT /api/v1/instances/{id}/state
     POST /api/v1/instances/{id}/start | POST /api/v1/instances/{id}/stop | POST /api/v1/instances/{id}/restart
+    POST /api/v1/instances/{id}/replace
     POST /api/v1/instances/{id}/pause | POST /api/v1/instances/{id}/resume
     POST /api/v1/instances/{id}/snapshot | POST /api/v1/instances/{id}/restore
     GET /api/v1/snapshots | GET DELETE /api/v1/snapshots/{id}

@@ -68,8 +68,8 @@ async def test_registering_again_counts_the_starts(store: Store) -> None:
     assert (first.id, first.generation, second.generation) == (second.id, 1, 2)
     assert (second.boot_id, second.hostname, second.state) == ("boot-2", "renamed", NodeState.BOOTING)
     assert first.network == second.network
-    assert not await store.nodes.heartbeat(first.id, 1)
-    assert await store.nodes.heartbeat(first.id, 2)
+    assert not await store.presence.heartbeat(first.id, 1)
+    assert await store.presence.heartbeat(first.id, 2)
 
 
 async def test_hosts_get_networks_of_their_own(store: Store) -> None:
@@ -193,7 +193,7 @@ async def test_a_node_in_use_or_alive_is_not_deleted(store: Store, database_url:
     assert [one.id for one in (await store.nodes.list(state=NodeState.TERMINATED)).items] == [node.id]
     with pytest.raises(Conflict):
         await store.nodes.set_state(node.id, NodeState.READY)
-    assert not await store.nodes.heartbeat(node.id, node.generation)
+    assert not await store.presence.heartbeat(node.id, node.generation)
 
 
 async def test_pages_follow_each_other(store: Store) -> None:

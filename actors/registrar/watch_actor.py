@@ -1,0 +1,76 @@
+"""Finds hosts that are dead, and has it written. Runs under the leader."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from uuid import UUID
+
+from actors.registrar.messages import Judged, Look, Looked, WatchFailed
+from actors.registrar.store import WatchStore
+from actors.registrar.watch import INTERVAL, State, Verdict, forget, step
+from runtime import Actor, Message
+from runtime.lease import Fenced
+from runtime.office import Office
+
+#: Seconds that a look at all signs of life may take, and the judgement of those that are missing.
+LOOK_DEADLINE, JUDGE_DEADLINE = 5.0, 10.0
+#: First and largest wait in seconds after a look that failed.
+BACKOFF_FIRST, BACKOFF_MAX = 0.5, 8.0
+
+
+class Watch(Actor):
+    """One look at a time, each an interval after the end of the one before. ``own`` is the leader's host."""
+
+    def __init__(self, store: WatchStore, office: Office, own: UUID) -> None:
+        self._store = store
+        self._office = office
+        self._own = own
+        self._state = State()
+        self._failures = 0
+
+    async def init(self) -> None:
+        """Look for the first time; every silence begins then."""
+        self.ctx.ref.tell(Look())
+
+    async def receive(self, message: Message) -> None:
+        """Look, learn what was found, and have it written."""
+        match message:
+            case Look():
+                self.ctx.effect(self._store.beats, name="look", deadline=LOOK_DEADLINE, then=Looked, failed=WatchFailed)
+            case Looked(beats=beats):
+                self._state, verdicts = step(self._own, self._state, beats, self.ctx.env.monotonic())
+                self._failures = 0
+                if verdicts:
+                    judge = functools.partial(self._judge, verdicts)
+                    self.ctx.effect(judge, name="judge", deadline=JUDGE_DEADLINE, then=Judged, failed=WatchFailed)
+                else:
+                    self.ctx.after(INTERVAL, Look())
+            case Judged(hostnames=hostnames):
+                for hostname in hostnames:
+                    self.ctx.log.warning("a host is down", host=hostname)
+                self.ctx.after(INTERVAL, Look())
+            case WatchFailed(error=error):
+                # Whatever was not to be had of the store, hosts may not have been heard because of the same.
+                self._state = forget(self._state)
+                self._failures += 1
+                ceiling = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self._failures, 10))
+                wait = self.ctx.env.random.uniform(ceiling / 2, ceiling)
+                self.ctx.log.warning("hosts are not watched", error=str(error), retry_in=round(wait, 2))
+                self.ctx.after(wait, Look())
+            case _:
+                self.ctx.log.warning("unknown message", message=type(message).__name__)
+
+    async def _judge(self, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+        """Have hosts written down; return which were."""
+        down: list[str] = []
+        for verdict in verdicts:
+            # Asked before each: it may end while they are written.
+            term = self._office.term()
+            try:
+                if await self._store.mark_down(verdict.beat, verdict.reason, term):
+                    down.append(verdict.beat.hostname)
+            except Fenced as fenced:
+                self._office.doubt(str(fenced))
+                raise
+        return tuple(down)
