@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple
 
 import trio
 import trio.testing
@@ -28,8 +28,8 @@ class Spun(Exception):
 
 
 def run(
-    main: Callable[[Unpack[Args]], Awaitable[T]],
-    *args: Unpack[Args],
+    main: Callable[[*Args], Awaitable[T]],
+    *args: *Args,
     seed: int = 0,
     most_steps: int = MOST_STEPS,
     longest_step: float = LONGEST_STEP,
@@ -53,7 +53,7 @@ def run(
     # There is no public way to seed trio's choice among the tasks that are ready.
     internals: Any = trio._core._run
     before = internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r
-    internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r = True, random.Random(seed)  # noqa: S311 - not for secrets
+    internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r = True, random.Random(seed)
     try:
         with _step_alarm(watchdog, longest_step):
             return trio.run(watched, clock=clock, instruments=[watchdog, *instruments])
@@ -77,7 +77,6 @@ class _Watchdog(trio.abc.Instrument):
     def began(self) -> None:
         """Be called in the main task, which is cancelled when something spins."""
         self.scope = trio.CancelScope()
-        # So late that a task which shields itself from the first cancellation cannot hide for ever either.
 
     def before_io_wait(self, timeout: float) -> None:
         """Forget the steps so far when time is going to pass."""
@@ -111,7 +110,7 @@ def _step_alarm(watchdog: _Watchdog, longest: float) -> Iterator[None]:
         return
     seen = -1
 
-    def look(number: int, frame: FrameType | None) -> None:
+    def look(_: int, frame: FrameType | None) -> None:
         nonlocal seen
         if watchdog.steps == seen:
             place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "nowhere"

@@ -108,7 +108,7 @@ class Pipe:
 class Network:
     """Links between hosts. All of them work, with ``delay``, until something is done to them."""
 
-    def __init__(self, chance: random.Random, delay: Delay = Delay(), *, user_timeout: float = USER_TIMEOUT) -> None:  # noqa: B008 - frozen
+    def __init__(self, chance: random.Random, delay: Delay = Delay(), *, user_timeout: float = USER_TIMEOUT) -> None:
         self.delivered = 0
         self._chance = chance
         self._delay = delay

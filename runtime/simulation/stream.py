@@ -19,6 +19,7 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
     def __init__(self, network: Network, local: str, remote: str) -> None:
         self.local = local
         self.remote = remote
+        self._network = network
         self._out = network.pipe(local, remote, self._lost)
         self._peer: SimulatedStream
         self._buffer = bytearray()
@@ -72,7 +73,7 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
                 size = len(self._buffer) if max_bytes is None else max_bytes
                 data = bytes(self._buffer[:size])
                 del self._buffer[:size]
-                self._out.send(lambda: self._peer._acknowledged(len(data)))
+                self._acknowledge(len(data))
                 return data
             if self._broken:
                 raise trio.BrokenResourceError(self._broken)
@@ -118,18 +119,24 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
 
     def _receive(self, data: bytes) -> None:
         if self._gone or self._closed:
-            # Nobody here knows the connection. The word of that takes the same way back.
-            self._peer._refused()
+            # Nobody here knows the connection, and the word of that goes back. A pipe of its own: ours may be closed.
+            answer = self._network.pipe(self.local, self.remote)
+
+            def told() -> None:
+                answer.close()
+                self._peer._break("connection reset by peer")
+
+            answer.send(told)
             return
         self._buffer += data
         self._notify()
 
+    def _acknowledge(self, count: int) -> None:
+        self._out.send(lambda: self._peer._acknowledged(count))
+
     def _acknowledged(self, count: int) -> None:
         self._flying -= count
         self._notify()
-
-    def _refused(self) -> None:
-        self._break("connection reset by peer")
 
     def _break(self, why: str) -> None:
         if not self._broken and not self._gone:
@@ -149,6 +156,9 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
     def _end(self) -> None:
         self._ended = True
         self._notify()
+        if self._finished and self._peer._ended:
+            self._out.close()
+            self._peer._out.close()
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, trio.Event()
@@ -226,7 +236,7 @@ def listen(listeners: Listeners, host: str, port: int, *, backlog: int = 64) -> 
 async def dial(
     network: Network, listeners: Listeners, source: str, host: str, port: int, *, timeout: float = 3.0
 ) -> SimulatedStream:
-    """Connect to a port. Raises `ConnectionRefusedError`, or `TimeoutError` when nothing answers in ``timeout`` seconds.
+    """Connect to a port. Raises `ConnectionRefusedError`, or `TimeoutError` after so many seconds without an answer.
 
     A machine that is up refuses at once when nobody listens; one that is dark, or cut off, is silent.
     """

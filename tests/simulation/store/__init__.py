@@ -1,4 +1,4 @@
-"""A double of `zeitwork.store`: the same aggregates with the same methods, rules and refusals, over tables in memory."""
+"""A double of `zeitwork.store`: the same aggregates, methods, rules and refusals over tables in memory."""
 
 from tests.simulation.store.bugs import Bug
 from tests.simulation.store.database import Database

@@ -63,7 +63,7 @@ class Election:
         return await self._units.run(unit, name="election.acquire")
 
     async def renew(self, term: Term) -> bool:
-        """Make the lease last a whole ttl from now; False when it is another's, has expired, or has too low an epoch."""
+        """Make the lease last a whole ttl from now; False when it is another's, over, or too low."""
 
         def unit(tx: Transaction) -> bool:
             row = tx.database.leadership.get(True)

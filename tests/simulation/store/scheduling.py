@@ -8,7 +8,18 @@ from uuid import UUID
 
 from actors.model.records import PendingInstance
 from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeState
-from actors.scheduler.store import Assignment, NodeView, Plan, Postponed, Snapshot
+from actors.scheduler.store import (
+    After,
+    Assignment,
+    Displaced,
+    GroupChange,
+    GroupView,
+    Moved,
+    NodeView,
+    Pending,
+    Plan,
+    Postponed,
+)
 from runtime.lease import Term
 from tests.simulation.store import tables
 from tests.simulation.store.bugs import Bug
@@ -20,7 +31,7 @@ from tests.simulation.store.nodes import resource_rows
 from tests.simulation.store.placements import insert_placement
 from tests.simulation.store.units import Units
 from zeitwork.store.problems import CapacityExceeded, PoolExhausted
-from zeitwork.store.scheduling import MAX_PENDING, TOGETHER
+from zeitwork.store.scheduling import TOGETHER
 
 
 class Scheduling:
@@ -29,13 +40,11 @@ class Scheduling:
     def __init__(self, units: Units) -> None:
         self._units = units
 
-    async def snapshot(self) -> Snapshot:
-        """Return pending instances and the nodes that could take them."""
+    async def nodes(self) -> tuple[NodeView, ...]:
+        """Return every node that is not terminated, with what is free on it."""
 
-        def unit(tx: Transaction) -> Snapshot:
-            instances = sorted(tx.database.instances, key=lambda row: row.id)
-            pending = [_pending(tx, row) for row in instances if _is_pending(tx, row)]
-            nodes = tuple(
+        def unit(tx: Transaction) -> tuple[NodeView, ...]:
+            return tuple(
                 NodeView(
                     id=row.node_id,
                     hostname=row.hostname,
@@ -49,9 +58,33 @@ class Scheduling:
                 )
                 for row in resource_rows(tx)
             )
-            return Snapshot(tuple(pending[:MAX_PENDING]), nodes)
 
-        return await self._units.read(unit, name="scheduling.snapshot")
+        return await self._units.read(unit, name="scheduling.nodes")
+
+    async def pending(self, after: After | None = None, limit: int = 5000) -> Pending:
+        """Return instances that want to be placed, by priority (highest first), then age (oldest first)."""
+
+        def unit(tx: Transaction) -> Pending:
+            instances = sorted(tx.database.instances, key=lambda row: row.id)
+            return Pending(tuple(_pending(tx, row) for row in instances if _is_pending(tx, row))[:limit])
+
+        return await self._units.read(unit, name="scheduling.pending")
+
+    async def groups(self) -> tuple[GroupView, ...]:
+        """Return groups whose members are not what is wanted, in part or whole."""
+        return ()
+
+    async def apply_groups(self, changes: tuple[GroupChange, ...], term: Term) -> int:
+        """Create and terminate members; return how many."""
+        raise NotImplementedError
+
+    async def displaced(self) -> tuple[Displaced, ...]:
+        """Return placements that have to be decided about because of their nodes."""
+        return ()
+
+    async def apply_moves(self, moves: tuple[Moved, ...], term: Term) -> int:
+        """Carry out moves whose instance, placement and node are still as they were seen; return how many."""
+        raise NotImplementedError
 
     async def apply_plan(self, plan: Plan, term: Term) -> tuple[Postponed, ...]:
         """Commit each assignment with its addresses, and each reason; return those that were refused."""
