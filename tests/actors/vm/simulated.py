@@ -77,6 +77,7 @@ class Machine:
     boot: Callable[[], str] = boot_id
     wrong: Callable[[str], None] = _refuse
     boots_in: float = BOOT
+    spawned: Callable[[], None] = lambda: None
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
     fails: str = ""
     deaf: bool = False
@@ -126,7 +127,15 @@ class Machine:
         number = next(self.ids)
         process = Process(Identity(number, 4000 + number, self.boot()), nonce, life)
         self.processes.append(process)
+        self.spawned()
         return process
+
+    def crash_app(self) -> None:
+        """Let the app of a guest that runs end by itself, with status 3."""
+        for process in self.running:
+            if process.nonce in self.said:
+                self.said[process.nonce] = Evidence(started=True, status=3)
+                process.end(0)
 
     def power_on(self, process: Process) -> None:
         if process.configured:
@@ -293,6 +302,9 @@ class ModelOperations:
 
         return change
 
+    def _intend(self, intent: Intent) -> Callable[[], None]:
+        return self._set(intent=intent)
+
     async def recover(self) -> Recovery:
         machine, placement = self._machine, self._placement
         await self._thread()
@@ -347,7 +359,7 @@ class ModelOperations:
         await trio.lowlevel.checkpoint()  # its version
         fresh = self._set(pid_file=None, run=False, logs=False)
         marked = self._set(console=machine.console + f"\n[zeitwork] next start {launch.nonce}\n".encode())
-        await self._thread(fresh, self._set(run=True), marked, self._set(intent=intent), name="intent")
+        await self._thread(fresh, self._set(run=True), marked, self._intend(intent), name="intent")
         begun = self._set(jail=True, logs=True)
         await self._thread(begun, self._set(group=True), name="jail")
         if life.dead:
@@ -445,7 +457,11 @@ class ModelLeftovers:
                 process.end(-9)
 
         def drop(**fields: Any) -> Callable[[], None]:
-            return lambda: [setattr(machine, name, value) for name, value in fields.items()].clear()
+            def change() -> None:
+                for name, value in fields.items():
+                    setattr(machine, name, value)
+
+            return change
 
         for change in (
             kill,

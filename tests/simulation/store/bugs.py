@@ -23,4 +23,3 @@ class Bug(StrEnum):
     OUTCOME_ASSUMED = "outcome-assumed"  # what was sent is taken to be committed
     NO_INTENT = "no-intent"  # a monitor is started before its intent is on disk
     ADOPTED_BLINDLY = "adopted-blindly"  # whatever runs is taken over, wanted or not
-    LEASE_BELIEVED = "lease-believed"  # a leader never stops believing in its term
