@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 BOOT = 1.0
 #: Seconds until a process that ended by itself is started again.
 RESTART = 2.0
+#: Seconds that one step of work on the machine takes, on average.
+PACE = 0.01
 #: MiB that are charged for each monitor.
 OVERHEAD = 32
 
@@ -168,11 +170,21 @@ class SimulatedHost:
                 wrong=lambda what: world.judge.complain("machine rules", f"{self.name}, {placement_id}: {what}"),
                 boots_in=BOOT,
                 ids=self._ids,
-                spawned=lambda: world.judge.spawned(self, placement_id),
+                spawned=lambda: self._spawned(placement_id),
+                taken_over=lambda rightly: world.judge.taken_over(self, placement_id, rightly),
+                pace=self._pace,
             )
             machine.deaf = placement.instance_id in world.deaf
         machine.fails = self.fails
         return machine
+
+    def _spawned(self, placement_id: UUID) -> None:
+        self.world.judge.spawned(self, placement_id)
+        self.world.passing(self.name, "spawned")
+
+    async def _pace(self) -> None:
+        """Take the time that a file, a device or a process takes."""
+        await trio.sleep(self.env.random.expovariate(1 / PACE))
 
     # --- processes
 
@@ -197,8 +209,10 @@ class SimulatedHost:
     async def _run(self, life: ProcessLife, ended: trio.Event) -> None:
         try:
             await self._process(life)
-        except Problem as problem:
-            self.world.trace(self.name, f"process ends: {type(problem).__name__}")
+        except* Problem as problems:
+            self.world.trace(self.name, f"process ends: {problems.exceptions[0]!r}")
+        except* Exception as errors:
+            self.world.judge.complain("processes do not fail", f"{self.name}: {errors.exceptions!r}")
         finally:
             ended.set()
 

@@ -68,6 +68,10 @@ class Judge:
         for rule in SPAWN_RULES:
             self._apply(rule, rule(self, host, placement_id))
 
+    def taken_over(self, host: SimulatedHost, placement_id: UUID, rightly: bool) -> None:
+        """Look at a machine that a new process of its host takes over."""
+        self._apply(machines_are_taken_over_rightly, machines_are_taken_over_rightly(host, placement_id, rightly))
+
     def at_end(self) -> list[str]:
         """Return why the world has not come to rest; nothing when it has."""
         found = []
@@ -252,6 +256,13 @@ def never_two_machines_of_one(judge: Judge, host: SimulatedHost, placement_id: U
     ]
     if len(running) > 1:
         yield f"instance {placement.instance_id} runs on {', '.join(running)}"
+
+
+def machines_are_taken_over_rightly(host: SimulatedHost, placement_id: UUID, rightly: bool) -> Iterator[str]:
+    """A process takes over a machine only if an intent on disk tells of it, it was let boot, and it is not on its way
+    out: anything else is a start that was interrupted."""
+    if not rightly:
+        yield f"{host.name} takes over a machine of placement {placement_id} that was never whole"
 
 
 SPAWN_RULES = (machines_are_explained, never_two_machines_of_one)

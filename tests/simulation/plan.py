@@ -163,6 +163,20 @@ class FailStart(Item):
     kind = "fail-start"
 
 
+@dataclass(frozen=True)
+class Ambush(Item):
+    """Whoever first comes to the point ``on`` is hit there: ``does`` is pause, kill or crash, for ``seconds``.
+
+    Points: ``apply`` a leader sends a transaction, ``applied`` it was answered, ``observe`` and ``observed`` a host
+    tells of a placement, ``acquire`` a candidate wants the lease, ``spawned`` a monitor was started.
+    """
+
+    seconds: float
+    on: str
+    does: str
+    kind = "ambush"
+
+
 # --- people. ``instance`` and ``group`` are numbers, ``via`` is the host that takes the request.
 
 
@@ -256,7 +270,7 @@ KINDS: dict[str, type[Item]] = {
     kind.kind: kind
     for kind in (
         *(Kill, Quit, Crash, Pause, Cut, Stall, Slow, Outage, Aborts, LostAnswers, LostHints, ClockStep),
-        *(AppCrash, Deaf, FailStart, Create, Stop, Start, Restart, Delete, Cordon, Drain, Uncordon),
+        *(Ambush, AppCrash, Deaf, FailStart, Create, Stop, Start, Restart, Delete, Cordon, Drain, Uncordon),
     )
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -27,6 +27,19 @@ SERVE = Delay(0.001, 0.003, 1.0)
 PING_EVERY = 30.0
 #: First and largest wait in seconds before the listener connects again.
 BACKOFF_FIRST, BACKOFF_MAX = 0.05, 5.0
+
+
+#: What calls are points of, and what their answers are.
+_POINTS = {
+    "scheduling.assign": "apply",
+    "scheduling.postpone": "apply",
+    "scheduling.apply_groups": "apply",
+    "scheduling.apply_moves": "apply",
+    "nodes.mark_down": "apply",
+    "placements.observe": "observe",
+    "election.acquire": "acquire",
+}
+_AFTER = {"apply": "applied", "observe": "observed"}
 
 
 class ProcessLife(Life):
@@ -61,6 +74,8 @@ class Server:
     #: Injected, by kind.
     injected: dict[str, int] = field(default_factory=dict)
     listeners: dict[Pipe, Listener] = field(default_factory=dict)
+    #: Called when a host comes to a point; see `plan.Ambush`.
+    passing: Callable[[str, str], None] = lambda host, point: None
 
     def __post_init__(self) -> None:
         self.database.notify = self._notify
@@ -129,13 +144,20 @@ class RemoteUnits:
         if self._life.dead:
             await trio.lowlevel.checkpoint()
             raise Unavailable("this life is over")
-        server = self._server
+        server, point = self._server, _POINTS.get(name, "")
+        if point and not self._request:
+            server.passing(self._host, point)
+            if self._life.dead:
+                raise Unavailable("this life is over")
 
         def work() -> T:
             return server.execute(unit, name, self._request, read_only=read_only)
 
         try:
-            return await server.network.call(self._host, DATABASE, work, serve=SERVE)
+            answer = await server.network.call(self._host, DATABASE, work, serve=SERVE)
+            if point and not self._request:
+                server.passing(self._host, _AFTER.get(point, ""))
+            return answer
         except Lost as lost:
             # Lost before it was sent, or in the middle: whoever asks sees no difference once it was a commit.
             if read_only or (not lost.sent and server.chance.random() < 0.5):

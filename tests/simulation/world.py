@@ -75,6 +75,8 @@ class World:
         ]
         self.people = People(self)
         self.image_id = UUID(int=0x1111)
+        self._ambushes: list[items.Ambush] = []
+        self.server.passing = self.passing
 
     # --- what is what
 
@@ -118,6 +120,32 @@ class World:
         if self.log is not None:
             self.log.append(line)
 
+    def passing(self, host: str, point: str) -> None:
+        """Hit a host that comes to a point where somebody waits for it."""
+        for ambush in self._ambushes:
+            if ambush.on == point:
+                break
+        else:
+            return
+        self._ambushes.remove(ambush)
+        number = next((one.number for one in self.hosts if one.name == host), None)
+        if number is None:
+            return
+        at, seconds = trio.current_time(), ambush.seconds
+        hit = {"kill": items.Kill, "crash": items.Crash, "pause": items.Pause}[ambush.does](at, number, seconds)
+        self.server.count(f"ambushes: {ambush.does} on {point}")
+        self.trace("ambush", str(hit))
+        if isinstance(hit, items.Kill):
+            # At once: the very next step of its process must not happen.
+            self.hosts[number].kill(seconds)
+        elif isinstance(hit, items.Crash):
+            self.hosts[number].crash(seconds)
+            self.nursery.start_soon(self._dark, self.hosts[number], seconds)
+        else:
+            self.hosts[number].env.hold()
+            self.network.hold(host)
+            self.nursery.start_soon(self._go_on, self.hosts[number], seconds)
+
     def _committed(self, name: str, term: Any) -> None:
         if name not in ("nodes.heartbeat", "election.renew"):
             self.trace(DATABASE, f"{name} {len(self.database.events)}")
@@ -143,6 +171,8 @@ class World:
                         for number, item in enumerate(self.plan.items):
                             tellers.start_soon(self._happen, number, item)
                     await trio.sleep_until(self.plan.healed)
+                    # Nobody waits any longer: what is hit now would not be whole again in time.
+                    self._ambushes.clear()
                     await self._converge()
                     watch.cancel_scope.cancel()
             seconds = trio.current_time()
@@ -205,9 +235,12 @@ class World:
             case items.Quit(host=host, seconds=seconds):
                 self._host(host).quit(seconds)
             case items.Crash(host=host, seconds=seconds):
-                await self._crash(self._host(host), seconds)
+                self._host(host).crash(seconds)
+                await self._dark(self._host(host), seconds)
             case items.Pause(host=host, seconds=seconds):
-                await self._pause(self._host(host), seconds)
+                self._host(host).env.hold()
+                self.network.hold(self._host(host).name)
+                await self._go_on(self._host(host), seconds)
             case items.Cut(host=host, seconds=seconds, way=way):
                 await self._cut(self._host(host).name, seconds, way)
             case items.Stall(host=host, seconds=seconds):
@@ -237,6 +270,8 @@ class World:
             case items.ClockStep(host=host, step=step):
                 env = self.database_env if host < 0 else self._host(host).env
                 env.step_clock(step)
+            case items.Ambush():
+                self._ambushes.append(item)
             case items.AppCrash(instance=instance):
                 self._app_crash(self.instance_id(instance))
             case items.Deaf(instance=instance):
@@ -249,17 +284,14 @@ class World:
     def _host(self, number: int) -> SimulatedHost:
         return self.hosts[number % len(self.hosts)]
 
-    async def _crash(self, host: SimulatedHost, seconds: float) -> None:
-        host.crash(seconds)
+    async def _dark(self, host: SimulatedHost, seconds: float) -> None:
+        """Nothing is heard of a machine that is down; those who speak to it hear of that only when it is up again."""
         self.network.hold(host.name)
         await trio.sleep(seconds)
-        # Connections of the machine that was are unknown to the one that is.
         self.network.reset(host.name, DATABASE)
         self.network.release(host.name)
 
-    async def _pause(self, host: SimulatedHost, seconds: float) -> None:
-        host.env.hold()
-        self.network.hold(host.name)
+    async def _go_on(self, host: SimulatedHost, seconds: float) -> None:
         await trio.sleep(seconds)
         host.env.release()
         self.network.release(host.name)

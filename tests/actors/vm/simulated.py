@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ class Machine:
     wrong: Callable[[str], None] = _refuse
     boots_in: float = BOOT
     spawned: Callable[[], None] = lambda: None
+    taken_over: Callable[[bool], None] = lambda _: None
+    pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
     fails: str = ""
     deaf: bool = False
@@ -285,7 +287,7 @@ class ModelOperations:
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             for part in parts:
-                await trio.lowlevel.checkpoint()
+                await self._machine.pace()
                 await self._life.going_on()
                 if self._life.dead:
                     return
@@ -317,7 +319,13 @@ class ModelOperations:
                 strays.append(handle)
         pid_file = machine.pid_file and replace(machine.pid_file, where=(self._life, machine))  # type: ignore[call-arg]
         recovery = Recovery(Found.NOTHING, machine.intent, pid_file, process, strays)
-        return judged(recovery, placement.generation, placement.state, placement.boot_id, machine.boot())
+        judged(recovery, placement.generation, placement.state, placement.boot_id, machine.boot())
+        if recovery.found is Found.RUNNING:
+            intent, running = machine.intent, machine.running[0] if machine.running else None
+            meant = intent is not None and not intent.parked and intent.generation == placement.generation
+            whole = running is not None and running.configured and intent is not None and intent.nonce == running.nonce
+            machine.taken_over(meant and whole)
+        return recovery
 
     async def choose(self) -> Any:
         await self._thread(name="choose")
@@ -370,7 +378,8 @@ class ModelOperations:
             pid_file = ModelPidFile(process.identity, intent.cgroup, True, "model", where=(life, machine))
             pid_file.write(NOWHERE.run)
             for _ in range(3):
-                await trio.lowlevel.checkpoint()
+                await machine.pace()
+                await life.going_on()
             if machine.fails == "boot":
                 raise Failed("boot failed")
             if not life.dead:

@@ -55,7 +55,7 @@ class Table(Generic[K, R]):
 class Database:
     """``now`` is its clock (Unix seconds), ``chance`` where ids come from. ``rest`` is how long addresses rest.
 
-    ``committed`` is called after each transaction that wrote something, with its name and the term in which a leader
+    ``committed`` is called after each transaction that wrote something or was a leader's, with its name and the term in which a leader
     did it (None for everyone else): the judges of a simulation look there. ``notify`` gets what is announced.
     """
 
@@ -117,7 +117,8 @@ class Database:
         now = self.now()
         for who, what, kind, subject, data in transaction.events:
             self.events.append(tables.Event(len(self.events) + 1, now, who, what, kind, subject, data))
-        if wrote:
+        # A leader that was let through is looked at even if it found nothing to write.
+        if wrote or transaction.term is not None:
             self.committed(name, transaction.term)
         for channel, payload in transaction.notices:
             self.notify(channel, payload)
