@@ -293,7 +293,7 @@ class SimulatedHost:
         leftovers = ModelLeftovers(life, self.machines)
         relay: Any = listener
         for spec in (
-            Spec("presence", lambda: Presence(store.nodes, node_id, generation, superseded)),
+            Spec("presence", lambda: Presence(store.presence, node_id, generation, superseded)),
             Spec("ipam-lease", lambda: IpamLease(store.leases, node_id)),
             Spec(IMAGES, lambda: Images(self)),
             Spec(

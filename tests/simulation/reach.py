@@ -35,7 +35,7 @@ _POINTS = {
     "scheduling.postpone": "apply",
     "scheduling.apply_groups": "apply",
     "scheduling.apply_moves": "apply",
-    "nodes.mark_down": "apply",
+    "presence.mark_down": "apply",
     "placements.observe": "observe",
     "election.acquire": "acquire",
 }

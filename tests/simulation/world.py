@@ -147,7 +147,7 @@ class World:
             self.nursery.start_soon(self._go_on, self.hosts[number], seconds)
 
     def _committed(self, name: str, term: Any) -> None:
-        if name not in ("nodes.heartbeat", "election.renew"):
+        if name not in ("presence.heartbeat", "election.renew"):
             self.trace(DATABASE, f"{name} {len(self.database.events)}")
             if self.log is not None:
                 for event in self.database.events[-3:]:

@@ -44,6 +44,10 @@ class Table(Generic[K, R]):
         rows, before = self._rows, self._rows.pop(key)
         self._undo.append(lambda: rows.__setitem__(key, before))
 
+    def items(self) -> Iterator[tuple[K, R]]:
+        """Keys and rows in the order in which they came."""
+        return iter(self._rows.items())
+
     def __iter__(self) -> Iterator[R]:
         """Rows in the order in which they came."""
         return iter(self._rows.values())
@@ -55,8 +59,8 @@ class Table(Generic[K, R]):
 class Database:
     """``now`` is its clock (Unix seconds), ``chance`` where ids come from. ``rest`` is how long addresses rest.
 
-    ``committed`` is called after each transaction that wrote something or was a leader's, with its name and the term in which a leader
-    did it (None for everyone else): the judges of a simulation look there. ``notify`` gets what is announced.
+    ``committed`` is called after each transaction that wrote something or was a leader's, with its name and the term
+    in which a leader did it (None for everyone else): judges look there. ``notify`` gets what is announced.
     """
 
     def __init__(
@@ -80,6 +84,9 @@ class Database:
         self.pools: Table[Any, tables.Pool] = Table(self._undo)
         self.images: Table[UUID, tables.Image] = Table(self._undo)
         self.instances: Table[UUID, tables.Instance] = Table(self._undo)
+        self.groups: Table[UUID, tables.Group] = Table(self._undo)
+        #: Which hosts (second) have which image (first).
+        self.node_images: Table[tuple[UUID, UUID], bool] = Table(self._undo)
         self.placements: Table[UUID, tables.Placement] = Table(self._undo)
         self.leases: Table[Any, tables.Address] = Table(self._undo)
         self.leadership: Table[bool, tables.Leadership] = Table(self._undo)

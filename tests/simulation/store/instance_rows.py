@@ -9,23 +9,14 @@ from actors.model.errors import Conflict, NotFound
 from actors.model.health import HealthState
 from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
 from tests.simulation.store import tables
+from tests.simulation.store.bugs import Bug
+from tests.simulation.store.current import current, live_placements
 from tests.simulation.store.database import Transaction, moment, moment_or_none
 from zeitwork.store.instance_rows import ENDED
-from zeitwork.store.rows import InstanceRow
+from zeitwork.store.rows import InstanceRow, NewInstance
 
 #: The reason of an instance that is tried again because somebody asked.
 _TRIED = "tried again at once"
-
-
-def placements_of(tx: Transaction, instance_id: UUID) -> list[tables.Placement]:
-    """Return an instance's placements, removed ones too, by generation."""
-    found = [row for row in tx.database.placements if row.instance_id == instance_id]
-    return sorted(found, key=lambda row: row.generation)
-
-
-def has_live_placement(tx: Transaction, instance_id: UUID) -> bool:
-    """Say whether a placement of the instance is not yet removed."""
-    return any(row.live for row in placements_of(tx, instance_id))
 
 
 def lock_alive(tx: Transaction, instance_id: UUID, desired: InstanceDesired) -> tables.Instance:
@@ -41,6 +32,60 @@ def lock_alive(tx: Transaction, instance_id: UUID, desired: InstanceDesired) -> 
 def missing_instance(instance_id: UUID) -> NotFound:
     """Return the refusal of an id that no instance has."""
     return NotFound(f"there is no instance {instance_id}", fix="`zeitwork ps` lists them")
+
+
+def insert_instance(
+    tx: Transaction, instance_id: UUID, new: NewInstance, *, group_id: UUID | None = None, slot: int | None = None
+) -> bool:
+    """Write a new instance, of a group's slot or of none; False, and nothing written, when its id or name is taken."""
+    for row in tx.database.instances:
+        if row.id == instance_id or (
+            new.name is not None and row.name == new.name and row.state is not InstanceState.TERMINATED
+        ):
+            return False
+    tx.database.instances.put(
+        instance_id,
+        tables.Instance(
+            id=instance_id,
+            name=new.name,
+            image_id=new.image_id,
+            pinned_node_id=new.node_id,
+            resources=new.resources,
+            default_port=new.default_port,
+            environment=dict(new.environment),
+            command=tuple(new.command),
+            stop_timeout=new.stop_timeout,
+            restart=new.restart,
+            health=new.health,
+            group_id=group_id,
+            slot=slot,
+            priority=new.priority,
+            singleton=new.singleton,
+            requirements=new.requirements,
+            created_at=tx.now,
+            updated_at=tx.now,
+            state_changed_at=tx.now,
+            pending_since=tx.now,
+        ),
+    )
+    return True
+
+
+def record_created(
+    tx: Transaction,
+    who: str,
+    instance_id: UUID,
+    new: NewInstance,
+    *,
+    group_id: UUID | None = None,
+    slot: int | None = None,
+) -> None:
+    """Tell of a new instance, and wake the scheduler for it."""
+    data: dict[str, object] = {"name": new.name, "image_id": str(new.image_id)}
+    if group_id is not None:
+        data |= {"group_id": str(group_id), "slot": slot}
+    tx.record(who, "instance.created", "instance", instance_id, data)
+    tx.announce("zw_instances", instance_id)
 
 
 def write_observed(
@@ -79,9 +124,35 @@ def write_observed(
 
 def waits(tx: Transaction, row: tables.Instance) -> bool:
     """Return whether what is wanted now waits for its next try."""
-    return any(
-        placement.generation == row.generation and placement.state is PlacementState.WAITING
-        for placement in placements_of(tx, row.id)
+    found = current(tx, row)
+    return found is not None and (found.state, found.generation) == (PlacementState.WAITING, row.generation)
+
+
+def release_kept(tx: Transaction, instance_id: UUID, below: int) -> tuple[UUID, ...]:
+    """Let no placement of a generation ``below`` that one serve on, and tell its host; return which did."""
+    if Bug.KEPT_FOR_EVER in tx.bugs:
+        return ()
+    found = [row for row in live_placements(tx, instance_id) if row.kept and row.generation < below]
+    for row in found:
+        tx.database.placements.put(row.id, replace(row, kept=False))
+        tx.announce("zw_placements", row.id)
+    return tuple(row.id for row in found)
+
+
+def supersede(tx: Transaction, instance_id: UUID) -> tables.Instance:
+    """Want the next generation of an instance somewhere else, and return its row."""
+    row = tx.database.instances.get(instance_id)
+    assert row is not None
+    return tx.database.instances.put(
+        instance_id,
+        replace(
+            row,
+            generation=row.generation + 1,
+            stop_force=False,
+            stop_wait=None,
+            updated_at=tx.now,
+            pending_since=tx.now,
+        ),
     )
 
 
@@ -123,7 +194,7 @@ def next_generation(
     tx: Transaction, row: tables.Instance, *, force: bool, stop_wait: float | None, what: str, who: str
 ) -> None:
     """Want the next generation to run. A live placement becomes unwanted by it, and its host stops it first."""
-    tx.database.instances.put(
+    changed = tx.database.instances.put(
         row.id,
         replace(
             row,
@@ -133,10 +204,12 @@ def next_generation(
             stop_force=force,
             stop_wait=stop_wait,
             updated_at=tx.now,
+            pending_since=tx.now,
         ),
     )
-    tx.record(who, what, "instance", row.id, {"generation": row.generation + 1, "force": force})
-    if not has_live_placement(tx, row.id):
+    tx.record(who, what, "instance", row.id, {"generation": changed.generation, "force": force})
+    release_kept(tx, row.id, changed.generation)
+    if current(tx, changed) is None:
         write_observed(tx, row.id, InstanceState.PENDING, "", generation=row.observed_generation, who=who)
     announce_desired(tx, row.id)
 
@@ -161,7 +234,8 @@ def end(
         ),
     )
     tx.record(who, "instance.desired", "instance", row.id, {"desired": desired, "force": force})
-    if not has_live_placement(tx, row.id):
+    release_kept(tx, row.id, row.generation)
+    if current(tx, row) is None:
         reason = row.reason if row.state in ENDED else "it was not running"
         write_observed(
             tx,
@@ -179,9 +253,8 @@ def end(
 def announce_desired(tx: Transaction, instance_id: UUID) -> None:
     """Wake the scheduler, and the hosts that have a placement of it."""
     tx.announce("zw_instances", instance_id)
-    for row in placements_of(tx, instance_id):
-        if row.live:
-            tx.announce("zw_placements", row.id)
+    for row in live_placements(tx, instance_id):
+        tx.announce("zw_placements", row.id)
 
 
 def instance_row(tx: Transaction, instance_id: UUID) -> InstanceRow:
@@ -191,8 +264,8 @@ def instance_row(tx: Transaction, instance_id: UUID) -> InstanceRow:
         raise missing_instance(instance_id)
     image = tx.database.images.get(row.image_id)
     assert image is not None
-    live = [placement for placement in placements_of(tx, instance_id) if placement.live]
-    placed = live[-1] if live else None
+    placed = current(tx, row)
+    group = tx.database.groups.get(row.group_id) if row.group_id is not None else None
     next_try_at = None
     if placed is not None and row.state in (InstanceState.STARTING, InstanceState.CRASH_LOOP):
         hurried = row.retry_asked_at is not None and row.retry_asked_at > placed.updated_at
@@ -214,6 +287,12 @@ def instance_row(tx: Transaction, instance_id: UUID) -> InstanceRow:
         paused=row.paused,
         generation=row.generation,
         snapshot_id=None,
+        priority=row.priority,
+        singleton=row.singleton,
+        requirements=row.requirements,
+        group_id=row.group_id,
+        group_name=group.name if group is not None else None,
+        slot=row.slot,
         state=row.state,
         observed_generation=row.observed_generation,
         reason=row.reason,

@@ -7,13 +7,15 @@ from uuid import UUID
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.states import InstanceDesired, InstanceState
 from tests.simulation.store import tables
+from tests.simulation.store.current import placements_of
 from tests.simulation.store.database import Transaction
 from tests.simulation.store.instance_rows import (
     end,
+    insert_instance,
     instance_row,
     lock_alive,
     next_generation,
-    placements_of,
+    record_created,
     refuse_unless_running,
     set_paused,
     try_now,
@@ -21,6 +23,7 @@ from tests.simulation.store.instance_rows import (
 )
 from tests.simulation.store.nodes import resource_rows
 from tests.simulation.store.placements import placement_row
+from tests.simulation.store.relocation import replace as replace_placement
 from tests.simulation.store.units import Units
 from zeitwork.store.instance_checks import check_room
 from zeitwork.store.instance_rows import ENDED
@@ -46,34 +49,13 @@ class Instances:
                     f"there is no image {new.image_id}", field="image_id", fix="`zeitwork images` lists them"
                 )
             check_room(new, resource_rows(tx))
-            if new.name is not None and _named(tx, new.name) is not None:
+            if not insert_instance(tx, instance_id, new):
                 raise Conflict(
                     f"an instance named {new.name} exists already",
                     field="name",
                     fix=f"choose another name, or remove it first: zeitwork rm {new.name}",
                 )
-            tx.database.instances.put(
-                instance_id,
-                tables.Instance(
-                    id=instance_id,
-                    name=new.name,
-                    image_id=new.image_id,
-                    pinned_node_id=new.node_id,
-                    resources=new.resources,
-                    default_port=new.default_port,
-                    environment=dict(new.environment),
-                    command=tuple(new.command),
-                    stop_timeout=new.stop_timeout,
-                    restart=new.restart,
-                    health=new.health,
-                    created_at=tx.now,
-                    updated_at=tx.now,
-                    state_changed_at=tx.now,
-                ),
-            )
-            data = {"name": new.name, "image_id": str(new.image_id)}
-            tx.record(who, "instance.created", "instance", instance_id, data)
-            tx.announce("zw_instances", instance_id)
+            record_created(tx, who, instance_id, new)
             return instance_row(tx, instance_id)
 
         return await self._units.run(unit, name="instances.create")
@@ -162,6 +144,15 @@ class Instances:
         return await self.set_desired(
             instance_id, InstanceDesired.TERMINATED, force=force, stop_timeout=stop_timeout, who=who
         )
+
+    async def replace(self, instance_id: UUID, *, force: bool = False, who: str = "api") -> InstanceRow:
+        """Ask that an instance be placed anew now. Raises `NotFound`, and `Conflict` as `relocation.replace` does."""
+
+        def unit(tx: Transaction) -> InstanceRow:
+            replace_placement(tx, instance_id, force=force, who=who)
+            return instance_row(tx, instance_id)
+
+        return await self._units.run(unit, name="instances.replace")
 
     async def placements(self, instance_id: UUID) -> tuple[PlacementRow, ...]:
         """Return every try to run it, oldest first. Raises `NotFound`."""

@@ -13,9 +13,12 @@ from tests.simulation.store.bugs import Bug
 from tests.simulation.store.database import Transaction
 from tests.simulation.store.units import Units
 from zeitwork.store.pools import HOST_V4, HOST_V6, first_free
-from zeitwork.store.problems import PoolExhausted
 
 _V6_LAST = (1 << 62) - 1
+
+
+class PoolExhausted(Exception):
+    """A node's pool has no address to give; the message has the numbers."""
 
 
 def pools_of(tx: Transaction, node_id: UUID) -> dict[int, tables.Pool]:

@@ -18,6 +18,8 @@ from tests.simulation.store.units import Units
 from zeitwork.store.nodes import ALIVE_WITHIN
 from zeitwork.store.rows import HostRegistration, NodeRow, OverheadRow, RegionRow, ResourcesRow
 
+#: Seconds that a host which said goodbye may be away before what runs on it is replaced.
+GRACE = 60.0
 #: A region's IPv6 network is drawn at random by the real store; one is as good as another.
 _V6 = IPv6Network("fd7a:77::/48")
 
@@ -112,13 +114,30 @@ def node_row(tx: Transaction, node_id: UUID) -> NodeRow:
     )
 
 
-def write_state(tx: Transaction, node: tables.Node, state: NodeState, reason: str, who: str) -> None:
-    """Write a node's state when it differs."""
+def write_state(
+    tx: Transaction, node: tables.Node, state: NodeState, reason: str, who: str, *, grace: float = GRACE
+) -> None:
+    """Write a node's state when it differs. What runs on one that goes down is replaced after ``grace`` seconds."""
     if state is NodeState.READY and node.desired is NodeDesired.DRAINING:
         state = NodeState.DRAINING
     if (node.state, node.reason) == (state, reason):
         return
-    tx.database.nodes.put(node.id, replace(node, state=state, reason=reason, updated_at=tx.now))
+    down_since = replace_after = None
+    if state is NodeState.DOWN:
+        down_since = tx.now if node.down_since is None else node.down_since
+        after = tx.now + grace
+        replace_after = after if node.replace_after is None else min(node.replace_after, after)
+    tx.database.nodes.put(
+        node.id,
+        replace(
+            node,
+            state=state,
+            reason=reason,
+            updated_at=tx.now,
+            down_since=down_since,
+            replace_after=replace_after,
+        ),
+    )
     tx.record(who, "node.state", "node", node.id, {"from": node.state, "to": state, "reason": reason})
     tx.announce("zw_nodes", node.id)
 
@@ -173,6 +192,8 @@ class Nodes:
                     generation=node.generation + 1,
                     state=NodeState.BOOTING,
                     reason="",
+                    down_since=None,
+                    replace_after=None,
                     last_seen_at=tx.now,
                     updated_at=tx.now,
                 ),
@@ -242,18 +263,6 @@ class Nodes:
             return node_row(tx, node_id)
 
         return await self._units.run(unit, name="nodes.set_state")
-
-    async def heartbeat(self, node_id: UUID, generation: int) -> bool:
-        """Write that the process of this generation lives; False when another generation has registered since."""
-
-        def unit(tx: Transaction) -> bool:
-            node = tx.database.nodes.get(node_id)
-            if node is None or node.generation != generation or node.state is NodeState.TERMINATED:
-                return False
-            tx.database.nodes.put(node_id, replace(node, last_seen_at=tx.now))
-            return True
-
-        return await self._units.run(unit, name="nodes.heartbeat")
 
     async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
         """Write what the host can give."""

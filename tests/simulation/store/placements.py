@@ -16,16 +16,19 @@ from actors.model.records import Observation, Placement
 from actors.model.states import InstanceDesired, PlacementState
 from tests.simulation.store import tables
 from tests.simulation.store.bugs import Bug
+from tests.simulation.store.current import current, placements_of
 from tests.simulation.store.database import Transaction, moment, moment_or_none
 from tests.simulation.store.instance_rows import write_observed
 from tests.simulation.store.leases import release
 from tests.simulation.store.nodes import get_node, used
+from tests.simulation.store.succession import settle, take_over
 from tests.simulation.store.units import Units
 from zeitwork.store.derive import ending, instance_state
 from zeitwork.store.problems import CapacityExceeded
 from zeitwork.store.rows import PlacementRow
 
 _UP = (PlacementState.RUNNING, PlacementState.PAUSED)
+_ENDED = (PlacementState.WAITING, PlacementState.REMOVED)
 
 
 def insert_placement(
@@ -68,6 +71,7 @@ def insert_placement(
             epoch,
             tx.now,
             tx.now,
+            exclusive=instance.singleton and Bug.SINGLETON_TWICE not in tx.bugs,
         ),
     )
 
@@ -109,7 +113,8 @@ def _for_host(tx: Transaction, row: tables.Placement) -> Placement:
     assert instance is not None
     image = tx.database.images.get(instance.image_id)
     assert image is not None
-    wanted = instance.desired is InstanceDesired.RUNNING and instance.generation == row.generation
+    newest = instance.generation == row.generation or row.kept
+    wanted = instance.desired is InstanceDesired.RUNNING and newest
     if Bug.STOP_FORGOTTEN in tx.bugs:
         wanted = instance.generation == row.generation
     hurried = not wanted and instance.stop_wait is not None
@@ -184,9 +189,13 @@ class Placements:
             if row is None or row.state is not PlacementState.RUNNING:
                 return False
             if (row.health, row.health_reason) != (state, reason):
-                tx.database.placements.put(
+                row = tx.database.placements.put(
                     placement_id, replace(row, health=state, health_reason=reason, health_changed_at=tx.now)
                 )
+                instance = tx.database.instances.get(row.instance_id)
+                assert instance is not None
+                if take_over(tx, instance, row):
+                    settle(tx, instance.id, "", who="health")
                 data = {"placement_id": str(placement_id), "to": state, "reason": reason}
                 tx.record("health", "instance.health", "instance", row.instance_id, data)
             return True
@@ -213,19 +222,20 @@ def _observe(tx: Transaction, placement_id: UUID, expected: frozenset[PlacementS
     if refused and Bug.BLIND_WRITE not in tx.bugs:
         return row.state is seen.state
     removed = seen.state is PlacementState.REMOVED
-    ended = removed or seen.state is PlacementState.WAITING
     reason = ending(seen) if removed and not seen.reason else seen.reason
     began = (
         seen.state in _UP
         and row.state not in _UP
         and (row.state is not PlacementState.STOPPING or row.running_at is None)
     )
+    before = current(tx, instance)
     keeps_health = seen.state in (*_UP, PlacementState.STOPPING)
     again = row.state is PlacementState.WAITING and seen.state is PlacementState.PREPARING
-    tx.database.placements.put(
+    after = tx.database.placements.put(
         placement_id,
         replace(
             row,
+            kept=row.kept and not removed,
             state=seen.state,
             reason=reason,
             outcome=row.outcome if seen.outcome is None else seen.outcome,
@@ -257,19 +267,44 @@ def _observe(tx: Transaction, placement_id: UUID, expected: frozenset[PlacementS
         }
         tx.record("host", "placement.state", "placement", placement_id, data)
         tx.announce("zw_observed", placement_id)
-    superseded = instance.generation != row.generation
-    state, sentence = instance_state(instance.desired, superseded, seen)
-    over = removed and instance.desired is not InstanceDesired.RUNNING
+    take_over(tx, instance, after)
+    _follow(tx, instance, after, seen, before)
+    if removed:
+        tx.announce("zw_instances", instance.id)
+    return True
+
+
+def _follow(
+    tx: Transaction,
+    instance: tables.Instance,
+    row: tables.Placement,
+    seen: Observation,
+    before: tables.Placement | None,
+) -> None:
+    """Write what an instance is after ``row`` was observed; only the placement that speaks for it changes that."""
+    now = current(tx, instance)
+    newest = row.generation == instance.generation
+    if now is not None and now.id != row.id:
+        if before is not None and before.id == row.id:
+            settle(tx, instance.id, "", who="host")
+        elif now.kept and newest and seen.state in _ENDED:
+            sentence = f"it could not move: {ending(seen)}; the one before serves on"
+            generation = instance.observed_generation
+            write_observed(tx, instance.id, instance.state, sentence, generation=generation, who="host")
+        return
+    if now is None and (before is None or before.id != row.id):
+        return
+    removed = seen.state is PlacementState.REMOVED
+    done = newest or (removed and any(one.generation == instance.generation for one in placements_of(tx, instance.id)))
+    state, sentence = instance_state(instance.desired, not done, seen)
+    over = removed and (done or instance.desired is not InstanceDesired.RUNNING)
     write_observed(
         tx,
         instance.id,
         state,
         sentence,
         generation=instance.generation if over else row.generation,
-        outcome=seen.outcome if ended else None,
-        exit_status=seen.exit_status if ended else None,
+        outcome=seen.outcome if seen.state in _ENDED else None,
+        exit_status=seen.exit_status if seen.state in _ENDED else None,
         who="host",
     )
-    if removed:
-        tx.announce("zw_instances", instance.id)
-    return True

@@ -12,6 +12,7 @@ from actors.model.health import NO_CHECK, HealthCheck, HealthState
 from actors.model.image import ImageConfig
 from actors.model.resources import Capacity, Resources
 from actors.model.restart import RestartPolicy
+from actors.model.scheduling import ANYWHERE, ARCHITECTURE, DEFAULT_PRIORITY, Requirements, Taint
 from actors.model.states import (
     ImageStatus,
     InstanceDesired,
@@ -21,6 +22,7 @@ from actors.model.states import (
     Outcome,
     PlacementState,
 )
+from zeitwork.store.rows import NewInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,13 @@ class Node:
     closed_reason: str = ""
     epoch_seen: int = 0
     last_seen_at: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    hypervisor: str | None = None
+    architecture: str = ARCHITECTURE
+    pressure: float = 0.0
+    down_since: float | None = None
+    replace_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +111,13 @@ class Instance:
     created_at: float
     updated_at: float
     state_changed_at: float
+    pending_since: float
     health: HealthCheck = NO_CHECK
+    group_id: UUID | None = None
+    slot: int | None = None
+    priority: int = DEFAULT_PRIORITY
+    singleton: bool = False
+    requirements: Requirements = ANYWHERE
     desired: InstanceDesired = InstanceDesired.RUNNING
     generation: int = 1
     stop_force: bool = False
@@ -129,6 +144,9 @@ class Placement:
     epoch: int
     created_at: float
     updated_at: float
+    exclusive: bool = False
+    kept: bool = False
+    lost_at: float | None = None
     state: PlacementState = PlacementState.ASSIGNED
     reason: str = ""
     outcome: Outcome | None = None
@@ -148,6 +166,25 @@ class Placement:
     @property
     def live(self) -> bool:
         return self.state is not PlacementState.REMOVED
+
+    @property
+    def lost(self) -> bool:
+        return self.lost_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    id: UUID
+    name: str
+    template: NewInstance
+    replicas: int
+    created_at: float
+    updated_at: float
+    generation: int = 1
+    failures: int = 0
+    retry_at: float | None = None
+    deleted_at: float | None = None
+    gone_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
