@@ -27,6 +27,8 @@ def generate(seed: int, hosts: int, minutes: float, *, crowded: bool | None = No
     fits = hosts * vcpu
     wanted = round(fits * (chance.uniform(0.9, 1.3) if crowded else chance.uniform(0.15, 0.45)))
     made = _people(chance, hosts, seconds, max(2, wanted))
+    made += _groups(chance, hosts, seconds)
+    made += _operators(chance, hosts, seconds)
     made += _faults(chance, hosts, seconds)
     made.sort(key=lambda item: item.at)
     return Plan(seed, hosts, seconds, tuple(made), vcpu, memory)
@@ -71,11 +73,13 @@ def _life(chance: random.Random, hosts: int, seconds: float, number: int, born: 
         if at > seconds - CALM_END / 2:
             break
         via, force = chance.randrange(hosts), chance.random() < 0.2
-        kind = chance.choice(("stop", "stop", "start", "start", "restart", "delete"))
+        kind = chance.choice(("stop", "stop", "start", "start", "restart", "replace", "delete"))
         if kind == "stop":
             made.append(items.Stop(at, number, via, force))
         elif kind == "start":
             made.append(items.Start(at, number, via))
+        elif kind == "replace":
+            made.append(items.Replace(at, number, via, force))
         elif kind == "restart":
             made.append(items.Restart(at, number, via, force))
         else:
@@ -85,6 +89,44 @@ def _life(chance: random.Random, hosts: int, seconds: float, number: int, born: 
         made.append(items.AppCrash(_at(chance, born, seconds - CALM_END), number))
     if chance.random() < 0.1:
         made.append(items.Deaf(_at(chance, born, seconds - CALM_END), number))
+    return made
+
+
+def _groups(chance: random.Random, hosts: int, seconds: float) -> list[Item]:
+    """Groups that are made, scaled and deleted."""
+    made: list[Item] = []
+    for number in range(chance.choice((0, 1, 1, 2))):
+        at = _at(chance, 3.0, seconds * 0.5)
+        most = 2 * hosts
+        made.append(
+            items.CreateGroup(
+                at,
+                number,
+                chance.randrange(hosts),
+                chance.randrange(1, most + 1),
+                restart=chance.choice(("always", "always", "never")),
+            )
+        )
+        for _ in range(chance.choice((0, 1, 2, 3))):
+            at = _at(chance, at, seconds - CALM_END / 2)
+            made.append(items.Scale(at, number, chance.randrange(hosts), chance.randrange(0, most + 1)))
+        if chance.random() < 0.2:
+            made.append(items.DeleteGroup(_at(chance, at, seconds - CALM_END / 2), number, chance.randrange(hosts)))
+        if chance.random() < 0.5:
+            made.append(items.MemberCrash(_at(chance, at, seconds - CALM_END), number))
+    return made
+
+
+def _operators(chance: random.Random, hosts: int, seconds: float) -> list[Item]:
+    """Hosts that are cordoned and drained, and most of them taken back."""
+    made: list[Item] = []
+    for _ in range(chance.choice((0, 0, 1, 1, 2))):
+        host, at = chance.randrange(hosts), _at(chance, 10.0, seconds - 2 * CALM_END)
+        kind = chance.choice((items.Drain, items.Drain, items.Cordon))
+        made.append(kind(at, host, chance.randrange(hosts)))
+        if chance.random() < 0.7:
+            back = _at(chance, at + 1.0, seconds - CALM_END)
+            made.append(items.Uncordon(back, host, chance.randrange(hosts)))
     return made
 
 

@@ -16,6 +16,7 @@ import trio
 from actors.model.resources import Capacity
 from actors.model.states import InstanceDesired, InstanceState, NodeDesired, NodeState, Outcome, PlacementState
 from runtime.lease import Term
+from tests.simulation.people import replicas_wanted
 from tests.simulation.store import tables
 
 if TYPE_CHECKING:
@@ -47,8 +48,11 @@ class Judge:
     found: trio.Event = field(default_factory=trio.Event)
     boots: dict[int, UUID] = field(default_factory=dict)
     placed: int = 0
+    looked: int = 0
     addresses: dict[IPv4Address | IPv6Address, tables.Address] = field(default_factory=dict)
     removed: dict[UUID, None] = field(default_factory=dict)
+    #: Placements that were, at some time, kept until their successor runs, or on a host that was dead.
+    passable: dict[UUID, None] = field(default_factory=dict)
     leader_before: tables.Leadership | None = None
 
     def complain(self, rule: str, what: str) -> None:
@@ -71,6 +75,21 @@ class Judge:
     def taken_over(self, host: SimulatedHost, placement_id: UUID, rightly: bool) -> None:
         """Look at a machine that a new process of its host takes over."""
         self._apply(machines_are_taken_over_rightly, machines_are_taken_over_rightly(host, placement_id, rightly))
+
+    def fits_nowhere(self, instance: tables.Instance, leaving: UUID | None = None) -> bool:
+        """Say whether no host that takes new work, ``leaving`` aside, has room for an instance."""
+        database, asked = self.world.database, instance.resources
+        for node in database.nodes:
+            if node.capacity is None or node.state is not NodeState.READY or node.desired is not NodeDesired.READY:
+                continue
+            if node.id == leaving or instance.pinned_node_id not in (None, node.id):
+                continue
+            there = [row for row in database.placements if row.node_id == node.id and row.live]
+            vcpu = node.capacity.vcpu - sum(row.resources.vcpu for row in there)
+            memory = node.capacity.memory - sum(row.resources.memory + row.memory_overhead for row in there)
+            if asked.vcpu <= vcpu and asked.memory + node.capacity.memory_overhead <= memory:
+                return False
+        return True
 
     def at_end(self) -> list[str]:
         """Return why the world has not come to rest; nothing when it has."""
@@ -181,20 +200,37 @@ def no_node_is_given_more_than_it_has(judge: Judge, term: Term | None) -> Iterat
             yield f"{node.hostname} gave {vcpu} of {has.vcpu} vCPU and {memory} of {has.memory} MiB"
 
 
-def one_current_placement(judge: Judge, term: Term | None) -> Iterator[str]:
-    """Of an instance no two placements are wanted to serve: another one lives only while it is on its way out."""
+def one_placement_serves(judge: Judge, term: Term | None) -> Iterator[str]:
+    """Of an instance one placement is of its newest generation and one other may serve until that one runs."""
     serving: dict[UUID, list[tables.Placement]] = {}
     generations: dict[tuple[UUID, int], UUID] = {}
     for placement in judge.world.database.placements:
         other = generations.setdefault((placement.instance_id, placement.generation), placement.id)
         if other != placement.id:
             yield f"instance {placement.instance_id} was placed twice in generation {placement.generation}"
+        if placement.live and (placement.kept or placement.lost):
+            judge.passable[placement.id] = None
         if placement.live:
             serving.setdefault(placement.instance_id, []).append(placement)
     for instance_id, placements in serving.items():
-        if len(placements) > 1:
-            named = ", ".join(f"{one.generation} ({one.state})" for one in placements)
-            yield f"instance {instance_id} has placements of generations {named}"
+        if sum(1 for one in placements if one.kept) > 1:
+            yield f"instance {instance_id} has placements {[one.generation for one in placements]} and more than one kept"
+
+
+def nothing_is_placed_beside_what_is_in_its_way(judge: Judge, term: Term | None) -> Iterator[str]:
+    """When an instance is placed, whatever else there is of it serves until that runs, or its host is dead; of a
+    singleton there is nothing else, unless somebody has accepted that two may run."""
+    database = judge.world.database
+    for placement in tuple(database.placements)[judge.looked :]:
+        instance = database.instances.get(placement.instance_id)
+        alone = instance is not None and instance.singleton and not judge.world.is_forced(instance.id)
+        for other in database.placements:
+            if other.instance_id != placement.instance_id or other.id == placement.id or not other.live:
+                continue
+            if alone or not (other.kept or other.lost):
+                how = "that must be alone " if alone else ""
+                yield f"instance {placement.instance_id} {how}was placed beside generation {other.generation}"
+    judge.looked = len(database.placements)
 
 
 def what_is_told_as_removed_is_gone(judge: Judge, term: Term | None) -> Iterator[str]:
@@ -223,7 +259,8 @@ COMMIT_RULES = (
     no_address_twice,
     leases_are_those_of_live_placements,
     no_node_is_given_more_than_it_has,
-    one_current_placement,
+    one_placement_serves,
+    nothing_is_placed_beside_what_is_in_its_way,
     what_is_told_as_removed_is_gone,
     what_was_removed_stays_so,
 )
@@ -245,17 +282,21 @@ def machines_are_explained(judge: Judge, host: SimulatedHost, placement_id: UUID
 
 
 def never_two_machines_of_one(judge: Judge, host: SimulatedHost, placement_id: UUID) -> Iterator[str]:
-    """Two machines of one instance run together only where DESIGN allows it: of one that may overlap, never else."""
-    placement = judge.world.database.placements.get(placement_id)
+    """Two machines of one instance run together only if the older one serves until the newer runs, or its host was
+    dead; two of a singleton never, unless somebody has accepted that."""
+    database = judge.world.database
+    placement = database.placements.get(placement_id)
     if placement is None:
         return
-    running = [
-        f"{name} ({other.generation})"
-        for name, other, machine in judge.world.all_machines()
-        if other.instance_id == placement.instance_id and machine.running
-    ]
-    if len(running) > 1:
-        yield f"instance {placement.instance_id} runs on {', '.join(running)}"
+    instance = database.instances.get(placement.instance_id)
+    alone = instance is not None and instance.singleton and not judge.world.is_forced(instance.id)
+    for name, other, machine in judge.world.all_machines():
+        if other.instance_id != placement.instance_id or other.id == placement_id or not machine.running:
+            continue
+        older = min(placement, other, key=lambda one: one.generation)
+        if alone or older.id not in judge.passable:
+            how = "that must be alone " if alone else ""
+            yield f"instance {placement.instance_id} {how}runs on {name} ({other.generation}) and {host.name} too"
 
 
 def machines_are_taken_over_rightly(host: SimulatedHost, placement_id: UUID, rightly: bool) -> Iterator[str]:
@@ -278,6 +319,11 @@ def requests_are_not_lost(judge: Judge) -> Iterator[str]:
     for request in judge.world.people.accepted:
         if request not in committed:
             yield f"{request} was accepted and never committed"
+    for number, replicas in replicas_wanted(database.requests).items():
+        group = database.groups.get(judge.world.group_id(number))
+        found = None if group is None or group.deleted_at is not None else group.replicas
+        if group is None or found != replicas:
+            yield f"group {number} shall have {replicas} members and has {found}"
     for number, desired in judge.world.people.wanted(database.requests).items():
         instance = database.instances.get(judge.world.instance_id(number))
         if instance is None or instance.desired is not desired:
@@ -297,7 +343,7 @@ def instances_are_as_wanted(judge: Judge) -> Iterator[str]:
             if live or instance.state.value != instance.desired.value:
                 yield found
             continue
-        if _ended_for_good(instance, live) or _fits_nowhere(judge, instance, live):
+        if _ended_for_good(instance, live) or _waits_for_room(judge, instance, live):
             continue
         if (
             instance.state is not InstanceState.RUNNING
@@ -316,22 +362,48 @@ def _ended_for_good(instance: tables.Instance, live: list[tables.Placement]) -> 
     return instance.restart.mode == "never" or (instance.restart.mode == "on-failure" and quiet)
 
 
-def _fits_nowhere(judge: Judge, instance: tables.Instance, live: list[tables.Placement]) -> bool:
-    """Whether no host that takes new work has room for it. It must say so, too."""
-    database, asked = judge.world.database, instance.resources
-    if live or instance.state is not InstanceState.PENDING or not instance.reason:
+def _waits_for_room(judge: Judge, instance: tables.Instance, live: list[tables.Placement]) -> bool:
+    """Whether nothing of its newest generation is placed since no host that takes new work has room for it."""
+    if any(row.generation == instance.generation for row in live) or not instance.reason:
         return False
+    if live and not (len(live) == 1 and live[0].kept and live[0].state is PlacementState.RUNNING):
+        return False
+    return judge.fits_nowhere(instance, leaving=live[0].node_id if live else None)
+
+
+def groups_are_as_wanted(judge: Judge) -> Iterator[str]:
+    """A group has as many members as it shall, none of which has ended for good; nothing is left of a deleted one."""
+    database = judge.world.database
+    for group in database.groups:
+        members = [
+            row for row in database.instances if row.group_id == group.id and row.state is not InstanceState.TERMINATED
+        ]
+        slots = [row.slot for row in members]
+        if len(set(slots)) != len(slots):
+            yield f"group {group.name} has members in slots {slots}"
+        if group.deleted_at is not None:
+            if members or group.gone_at is None:
+                yield f"group {group.name} is deleted and has {len(members)} members"
+            continue
+        well = [row for row in members if row.desired is InstanceDesired.RUNNING and not _ended_for_good(row, [])]
+        if len(well) != group.replicas or len(members) != group.replicas:
+            found = [(row.slot, row.desired.value, row.state.value) for row in members]
+            yield f"group {group.name} shall have {group.replicas} members and has {found}, failures {group.failures}"
+
+
+def drained_hosts_are_empty(judge: Judge) -> Iterator[str]:
+    """On a host that is to be emptied is only what can be nowhere else."""
+    database = judge.world.database
     for node in database.nodes:
-        if node.capacity is None or node.state is not NodeState.READY or node.desired is not NodeDesired.READY:
+        if node.desired is not NodeDesired.DRAINING:
             continue
-        if instance.pinned_node_id not in (None, node.id):
-            continue
-        there = [row for row in database.placements if row.node_id == node.id and row.live]
-        vcpu = node.capacity.vcpu - sum(row.resources.vcpu for row in there)
-        memory = node.capacity.memory - sum(row.resources.memory + row.memory_overhead for row in there)
-        if asked.vcpu <= vcpu and asked.memory + node.capacity.memory_overhead <= memory:
-            return False
-    return True
+        for row in database.placements:
+            if not row.live or row.node_id != node.id:
+                continue
+            instance = database.instances.get(row.instance_id)
+            assert instance is not None
+            if instance.pinned_node_id != node.id and not judge.fits_nowhere(instance, leaving=node.id):
+                yield f"{node.hostname} is to be emptied and has {row.instance_id} ({row.state}), {instance.reason!r}"
 
 
 def machines_are_as_placed(judge: Judge) -> Iterator[str]:
@@ -363,4 +435,11 @@ def hosts_are_known_as_they_are(judge: Judge) -> Iterator[str]:
         yield "nobody leads"
 
 
-END_RULES = (requests_are_not_lost, instances_are_as_wanted, machines_are_as_placed, hosts_are_known_as_they_are)
+END_RULES = (
+    requests_are_not_lost,
+    instances_are_as_wanted,
+    groups_are_as_wanted,
+    drained_hosts_are_empty,
+    machines_are_as_placed,
+    hosts_are_known_as_they_are,
+)

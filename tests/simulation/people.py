@@ -15,7 +15,7 @@ from tests.actors.vm.simulated import Life
 from tests.simulation import plan as items
 from tests.simulation.reach import RemoteUnits
 from tests.simulation.store import Store
-from zeitwork.store.rows import NewInstance
+from zeitwork.store.rows import NewGroup, NewInstance
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -46,6 +46,10 @@ class People:
     async def ask(self, number: int, item: items.Request) -> None:
         """Ask, and again if there is no answer. ``number`` tells requests apart."""
         name = f"{number} {item.kind} {_subject(item)}"
+        if isinstance(item, items.Scale | items.CreateGroup):
+            name += f" {item.replicas}"
+        elif isinstance(item, items.Replace) and item.force:
+            name += " force"
         for attempt in range(TRIES):
             via = self._via(item, attempt)
             if via is None:
@@ -104,6 +108,21 @@ class People:
                 await store.instances.restart(world.instance_id(instance), force=force)
             case items.Delete(instance=instance, force=force):
                 await store.instances.delete(world.instance_id(instance), force=force)
+            case items.Replace(instance=instance, force=force):
+                await store.instances.replace(world.instance_id(instance), force=force)
+            case items.CreateGroup(group=group, replicas=replicas):
+                template = NewInstance(
+                    image_id=world.image_id,
+                    resources=Resources(item.vcpu, item.memory, 64),
+                    default_port=80,
+                    stop_timeout=5.0,
+                    restart=RestartPolicy(RestartMode(item.restart)),
+                )
+                await store.groups.create(NewGroup(f"g{group}", template, replicas, world.group_id(group)))
+            case items.Scale(group=group, replicas=replicas):
+                await store.groups.scale(world.group_id(group), replicas)
+            case items.DeleteGroup(group=group):
+                await store.groups.delete(world.group_id(group))
             case items.Cordon(host=host) | items.Drain(host=host) | items.Uncordon(host=host):
                 desired = {"cordon": NodeDesired.CORDONED, "drain": NodeDesired.DRAINING}
                 node_id = world.hosts[host % len(world.hosts)].node_id
@@ -116,7 +135,7 @@ class People:
         """Return what each instance shall be after requests that were committed in this order."""
         found: dict[int, InstanceDesired] = {}
         for _, request in committed:
-            _, kind, subject = request.split()
+            _, kind, subject, *_ = request.split()
             if kind not in _MEANS:
                 continue
             instance = int(subject)
@@ -128,5 +147,24 @@ class People:
         return found
 
 
+def replicas_wanted(committed: Iterable[tuple[float, str]]) -> dict[int, int | None]:
+    """Return how many members each group shall have after these requests; None when it shall be gone."""
+    found: dict[int, int | None] = {}
+    for _, request in committed:
+        _, kind, subject, *rest = request.split()
+        group = int(subject)
+        if (kind == "create-group" and group not in found) or (kind == "scale" and found.get(group) is not None):
+            found[group] = int(rest[0])
+        elif kind == "delete-group" and group in found:
+            found[group] = None
+    return found
+
+
+def forced(committed: Iterable[tuple[float, str]]) -> set[int]:
+    """Return the instances of which somebody accepted that two may run."""
+    parts = (request.split() for _, request in committed)
+    return {int(part[2]) for part in parts if part[1] == "replace" and part[3:] == ["force"]}
+
+
 def _subject(item: items.Request) -> int:
-    return int(getattr(item, "instance", getattr(item, "host", 0)))
+    return int(getattr(item, "instance", getattr(item, "group", getattr(item, "host", 0))))

@@ -146,6 +146,14 @@ class AppCrash(Item):
 
 
 @dataclass(frozen=True)
+class MemberCrash(Item):
+    """The app of a group's member ends by itself."""
+
+    group: int
+    kind = "member-crash"
+
+
+@dataclass(frozen=True)
 class Deaf(Item):
     """From now on guests of this instance do not hear that they should stop."""
 
@@ -240,6 +248,48 @@ class Delete(Request):
 
 
 @dataclass(frozen=True)
+class Replace(Request):
+    """Have an instance placed anew; with ``force`` one that must be alone, too."""
+
+    instance: int
+    via: int
+    force: bool = False
+    kind = "replace"
+
+
+@dataclass(frozen=True)
+class CreateGroup(Request):
+    """Make a group of so many instances."""
+
+    group: int
+    via: int
+    replicas: int
+    vcpu: int = 1
+    memory: int = 128
+    restart: str = "always"
+    kind = "create-group"
+
+
+@dataclass(frozen=True)
+class Scale(Request):
+    """Have another number of instances in a group."""
+
+    group: int
+    via: int
+    replicas: int
+    kind = "scale"
+
+
+@dataclass(frozen=True)
+class DeleteGroup(Request):
+    """Have a group gone."""
+
+    group: int
+    via: int
+    kind = "delete-group"
+
+
+@dataclass(frozen=True)
 class Cordon(Request):
     """Have nothing new on a host."""
 
@@ -270,7 +320,8 @@ KINDS: dict[str, type[Item]] = {
     kind.kind: kind
     for kind in (
         *(Kill, Quit, Crash, Pause, Cut, Stall, Slow, Outage, Aborts, LostAnswers, LostHints, ClockStep),
-        *(Ambush, AppCrash, Deaf, FailStart, Create, Stop, Start, Restart, Delete, Cordon, Drain, Uncordon),
+        *(Ambush, AppCrash, MemberCrash, Deaf, FailStart, Create, Stop, Start, Restart, Delete, Replace),
+        *(CreateGroup, Scale, DeleteGroup, Cordon, Drain, Uncordon),
     )
 }
 

@@ -24,7 +24,7 @@ from tests.actors.vm.simulated import Life, Machine, ModelOperations
 from tests.simulation import plan as items
 from tests.simulation.host import SimulatedHost, environment
 from tests.simulation.judge import Judge, Violation
-from tests.simulation.people import People
+from tests.simulation.people import People, forced
 from tests.simulation.plan import DATABASE, Plan
 from tests.simulation.planted import Forgetful, planted
 from tests.simulation.reach import Server
@@ -84,9 +84,17 @@ class World:
         """Return the id that a person gives an instance."""
         return UUID(int=0xF0000 + number)
 
+    def group_id(self, number: int) -> UUID:
+        """Return the id that a person gives a group."""
+        return UUID(int=0xE0000 + number)
+
     def number_of(self, instance_id: UUID) -> int:
         """Return the number of an instance that a person made, else a negative one."""
         return instance_id.int - 0xF0000 if instance_id.int < 0xFFFFF else -1
+
+    def is_forced(self, instance_id: UUID) -> bool:
+        """Whether somebody has accepted that two of an instance may run."""
+        return self.number_of(instance_id) in forced(self.database.requests)
 
     def host_name(self, node_id: UUID) -> str:
         """Return the name of a node's host."""
@@ -274,6 +282,8 @@ class World:
                 self._ambushes.append(item)
             case items.AppCrash(instance=instance):
                 self._app_crash(self.instance_id(instance))
+            case items.MemberCrash(group=group):
+                self._member_crash(self.group_id(group))
             case items.Deaf(instance=instance):
                 self._deafen(self.instance_id(instance))
             case items.FailStart(host=host, seconds=seconds, job=job):
@@ -308,6 +318,13 @@ class World:
         for _, placement, machine in self.all_machines():
             if placement.instance_id == instance_id:
                 machine.crash_app()
+
+    def _member_crash(self, group_id: UUID) -> None:
+        for _, placement, machine in self.all_machines():
+            instance = self.database.instances.get(placement.instance_id)
+            if instance is not None and instance.group_id == group_id and machine.running:
+                machine.crash_app()
+                return
 
     def _deafen(self, instance_id: UUID) -> None:
         self.deaf[instance_id] = None
