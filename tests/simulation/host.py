@@ -303,7 +303,7 @@ class SimulatedHost:
                 ),
                 stop_timeout=15.0,
             ),
-            elector(lambda: Elector(store.election, candidate, Epochs(self, life), partial(leader, store))),
+            elector(lambda: Elector(store.election, candidate, Epochs(self, life), partial(leader, store, node_id))),
             Spec("relay", lambda: Relay(relay, wakes)),
         ):
             await system.start(spec)

@@ -214,7 +214,8 @@ def one_placement_serves(judge: Judge, term: Term | None) -> Iterator[str]:
             serving.setdefault(placement.instance_id, []).append(placement)
     for instance_id, placements in serving.items():
         if sum(1 for one in placements if one.kept) > 1:
-            yield f"instance {instance_id} has placements {[one.generation for one in placements]} and more than one kept"
+            kept = [one.generation for one in placements if one.kept]
+            yield f"instance {instance_id} has kept placements of generations {kept}"
 
 
 def nothing_is_placed_beside_what_is_in_its_way(judge: Judge, term: Term | None) -> Iterator[str]:
