@@ -43,7 +43,7 @@ from actors.vm.messages import (
 )
 from actors.vm.operations import HostOperations, Operations
 from actors.vm.outcome import Evidence
-from actors.vm.process import PidFile, VmProcess, boot_id
+from actors.vm.process import PidFile, VmProcess
 from actors.vm.recover import Found
 from actors.vm.report import observation, observe
 from actors.vm.restart import Restart
@@ -495,7 +495,7 @@ class VmActor(Actor):
             now=self.ctx.env.now(),
             hypervisor=self._hypervisor.name if self._hypervisor is not None else None,
             pid=self._process.pid if self._process is not None else None,
-            boot=boot_id(),
+            boot=self._settings.boot(),
         )
         return await observe(self._store, self._placement.id, report.expected, seen, self.ctx.env, self.ctx.log)
 

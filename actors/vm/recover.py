@@ -54,12 +54,15 @@ def recover(
             stray = adopt_member(pid, cgroup)
             if stray is not None:
                 strays.append(stray)
-    return judged(Recovery(Found.NOTHING, intent, pid_file, process, strays), generation, state, boot)
+    return judged(Recovery(Found.NOTHING, intent, pid_file, process, strays), generation, state, boot, boot_id())
 
 
-def judged(recovery: Recovery, generation: int, state: PlacementState, boot: str | None) -> Recovery:
-    """Return what was found with what that means, and with whatever must end among the strays. See `recover`."""
-    recovery.found = _judge(recovery, generation, state, boot)
+def judged(recovery: Recovery, generation: int, state: PlacementState, boot: str | None, this_boot: str) -> Recovery:
+    """Return what was found with what that means, and with whatever must end among the strays. See `recover`.
+
+    ``this_boot`` is the present boot of the kernel.
+    """
+    recovery.found = _judge(recovery, generation, state, boot, this_boot)
     if recovery.found is Found.RUNNING:
         # What else is in its group are children of the machine that is taken over.
         for stray in recovery.strays:
@@ -71,14 +74,13 @@ def judged(recovery: Recovery, generation: int, state: PlacementState, boot: str
     return recovery
 
 
-def _judge(recovery: Recovery, generation: int, state: PlacementState, boot: str | None) -> Found:
+def _judge(recovery: Recovery, generation: int, state: PlacementState, boot: str | None, this_boot: str) -> Found:
     intent, pid_file = recovery.intent, recovery.pid_file
     usable = intent is not None and intent.generation == generation and not intent.parked
     if recovery.process is not None:
         return Found.RUNNING if usable and pid_file is not None and pid_file.booted else Found.HALF_MADE
     if recovery.strays:
         return Found.HALF_MADE
-    this_boot = boot_id()
     if usable and pid_file is not None and pid_file.booted and pid_file.identity.boot_id == this_boot:
         return Found.ENDED
     if state in _RAN and boot == this_boot and (usable or intent is None):

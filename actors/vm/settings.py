@@ -16,6 +16,7 @@ from actors.vm.guest import GuestImage
 from actors.vm.jail import UID_BASE
 from actors.vm.lifecycle import Limits
 from actors.vm.machine import Acceleration, Hypervisor
+from actors.vm.process import boot_id
 from actors.vm.qemu import Qemu
 
 #: Translated guests boot and halt an order of magnitude slower.
@@ -60,7 +61,7 @@ class VmSettings:
     how many do where the CPU runs them itself. ``limits`` are the deadlines for each kind of acceleration, ``control``
     gives the hypervisor of a monitor that was found running.
     ``agents`` is where the links to their guests are found, ``pulse`` the seconds between heartbeats,
-    ``console_limit`` the bytes of a console beyond which it is rotated.
+    ``console_limit`` the bytes of a console beyond which it is rotated. ``boot`` tells the present boot of the kernel.
     """
 
     paths: HostPaths
@@ -77,6 +78,7 @@ class VmSettings:
     agents: Agents = field(default_factory=Agents)
     pulse: float = 10.0
     console_limit: int = ROTATE_AT
+    boot: Callable[[], str] = boot_id
 
     def slots(self, acceleration: Acceleration) -> trio.Semaphore:
         """Return what bounds the boots of guests that run like this."""

@@ -6,8 +6,9 @@ must, but nothing that it does then reaches machine or database.
 
 from __future__ import annotations
 
+import itertools
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,18 @@ NOWHERE = HostPaths(Path("/nowhere/data"), Path("/nowhere/run"))
 BOOT, HALT = 0.05, 0.1
 
 
+def _refuse(what: str) -> None:
+    raise AssertionError(what)
+
+
 class Life:
     """One life of the host process."""
 
     def __init__(self) -> None:
         self.dead = False
+
+    async def going_on(self) -> None:
+        """Wait while the process is held. Here it never is."""
 
 
 @dataclass(eq=False)
@@ -61,12 +69,18 @@ class Process:
 
 @dataclass
 class Machine:
-    """What exists. ``fails`` names the work that fails; ``deaf`` guests ignore requests, ``crashes`` end by themselves.
-
-    ``pause`` is called between any two parts of a piece of work.
+    """What exists of one placement on its host. ``fails`` names the work that fails; ``deaf`` guests ignore requests,
+    ``crashes`` end by themselves. ``wrong`` is told what must never be; ``boot`` is the present boot of the host.
     """
 
     guests: trio.Nursery
+    boot: Callable[[], str] = boot_id
+    wrong: Callable[[str], None] = _refuse
+    boots_in: float = BOOT
+    spawned: Callable[[], None] = lambda: None
+    taken_over: Callable[[bool], None] = lambda _: None
+    pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    ids: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
     fails: str = ""
     deaf: bool = False
     crashes: int = 0
@@ -105,23 +119,35 @@ class Machine:
         return {name for name, there in things.items() if there}
 
     def spawn(self, life: Life, nonce: str) -> Process:
-        assert not self.running, "a second monitor"
-        assert self.intent is not None
-        assert self.intent.nonce == nonce, "a monitor of which no intent tells"
-        assert {"disk", "TAP", "rules", "run directory", "jail", "cgroup"} <= self.held()
-        number = len(self.processes)
-        process = Process(Identity(1000 + number, 5000 + number, boot_id()), nonce, life)
+        if self.running:
+            self.wrong("a second monitor")
+        if self.intent is None or self.intent.nonce != nonce:
+            self.wrong("a monitor of which no intent tells")
+        missing = {"disk", "TAP", "rules", "run directory", "jail", "cgroup"} - self.held()
+        if missing:
+            self.wrong(f"a monitor without its {', '.join(sorted(missing))}")
+        number = next(self.ids)
+        process = Process(Identity(number, 4000 + number, self.boot()), nonce, life)
         self.processes.append(process)
+        self.spawned()
         return process
 
+    def crash_app(self) -> None:
+        """Let the app of a guest that runs end by itself, with status 3."""
+        for process in self.running:
+            if process.nonce in self.said:
+                self.said[process.nonce] = Evidence(started=True, status=3)
+                process.end(0)
+
     def power_on(self, process: Process) -> None:
-        assert not process.configured, "configured twice"
+        if process.configured:
+            self.wrong("configured twice")
         process.configured = True
         self.guests.start_soon(self._guest, process)
 
     async def _guest(self, process: Process) -> None:
         """The guest and its monitor: they belong to no life of the host."""
-        with trio.move_on_after(BOOT):
+        with trio.move_on_after(self.boots_in):
             await process.ended.wait()
             return
         self.console += f"[zeitwork {process.nonce}] started pid=2\n".encode()
@@ -253,19 +279,21 @@ class Monitors:
 class ModelOperations:
     """`actors.vm.operations.Operations` on the machine in memory, in parts between which a life can be killed."""
 
-    def __init__(self, life: Life, machine: Machine, placement: Placement) -> None:
-        self._life, self._machine, self._placement = life, machine, placement
+    def __init__(self, life: Life, machine: Machine, placement: Placement, cluster: str = CLUSTER) -> None:
+        self._life, self._machine, self._placement, self._cluster = life, machine, placement, cluster
 
     async def _thread(self, *parts: Callable[[], None], name: str = "") -> None:
         """Do what really happens in a thread: once begun, a cancellation does not stop it, a kill does."""
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             for part in parts:
-                await trio.lowlevel.checkpoint()
+                await self._machine.pace()
+                await self._life.going_on()
                 if self._life.dead:
                     return
                 part()
             await trio.lowlevel.checkpoint()
+            await self._life.going_on()
         if name and name == self._machine.fails:
             raise Failed(f"{name} failed")
 
@@ -275,6 +303,9 @@ class ModelOperations:
                 setattr(self._machine, name, value)
 
         return change
+
+    def _intend(self, intent: Intent) -> Callable[[], None]:
+        return self._set(intent=intent)
 
     async def recover(self) -> Recovery:
         machine, placement = self._machine, self._placement
@@ -288,7 +319,13 @@ class ModelOperations:
                 strays.append(handle)
         pid_file = machine.pid_file and replace(machine.pid_file, where=(self._life, machine))  # type: ignore[call-arg]
         recovery = Recovery(Found.NOTHING, machine.intent, pid_file, process, strays)
-        return judged(recovery, placement.generation, placement.state, placement.boot_id)
+        judged(recovery, placement.generation, placement.state, placement.boot_id, machine.boot())
+        if recovery.found is Found.RUNNING:
+            intent, running = machine.intent, machine.running[0] if machine.running else None
+            meant = intent is not None and not intent.parked and intent.generation == placement.generation
+            whole = running is not None and running.configured and intent is not None and intent.nonce == running.nonce
+            machine.taken_over(meant and whole)
+        return recovery
 
     async def choose(self) -> Any:
         await self._thread(name="choose")
@@ -316,7 +353,7 @@ class ModelOperations:
             placement=str(placement.id),
             instance=str(placement.instance_id),
             generation=placement.generation,
-            cluster=CLUSTER,
+            cluster=self._cluster,
             cgroup="zeitwork/model",
             tap=launch.tap.name,
             hypervisor="model",
@@ -324,13 +361,13 @@ class ModelOperations:
             vmm_version="1",
             guest="1",
             nonce=launch.nonce,
-            boot_id=boot_id(),
+            boot_id=machine.boot(),
             agent=0,
         )
         await trio.lowlevel.checkpoint()  # its version
         fresh = self._set(pid_file=None, run=False, logs=False)
         marked = self._set(console=machine.console + f"\n[zeitwork] next start {launch.nonce}\n".encode())
-        await self._thread(fresh, self._set(run=True), marked, self._set(intent=intent), name="intent")
+        await self._thread(fresh, self._set(run=True), marked, self._intend(intent), name="intent")
         begun = self._set(jail=True, logs=True)
         await self._thread(begun, self._set(group=True), name="jail")
         if life.dead:
@@ -341,7 +378,8 @@ class ModelOperations:
             pid_file = ModelPidFile(process.identity, intent.cgroup, True, "model", where=(life, machine))
             pid_file.write(NOWHERE.run)
             for _ in range(3):
-                await trio.lowlevel.checkpoint()
+                await machine.pace()
+                await life.going_on()
             if machine.fails == "boot":
                 raise Failed("boot failed")
             if not life.dead:
@@ -356,17 +394,21 @@ class ModelOperations:
                 await trio.lowlevel.checkpoint()
         return Launched(handle, booted, intent)
 
+    def _ended(self, what: str) -> None:
+        if self._machine.running and not self._life.dead:
+            self._machine.wrong(f"its {what} is dropped under a running monitor")
+
     async def park(self, intent: Intent) -> Intent:
         parked = replace(intent, parked=True)
         await self._thread(self._set(intent=parked))
         return parked
 
     async def drop_disk(self) -> None:
-        assert self._life.dead or not self._machine.running
+        self._ended("disk")
         await self._thread(self._set(disk=0), self._set(half_disk=False))
 
     async def drop_machine(self) -> None:
-        assert self._life.dead or not self._machine.running
+        self._ended("machine")
         await self._thread(
             self._set(jail=False), self._set(pid_file=None), self._set(run=False), self._set(group=False)
         )
@@ -395,37 +437,54 @@ class ModelOperations:
 
 @dataclass
 class ModelLeftovers:
-    """`actors.host.ports.Leftovers` of the machine in memory."""
+    """`actors.host.ports.Leftovers` of the machines in memory, by placement."""
 
     life: Life
-    machine: Machine
+    machines: Mapping[UUID, Machine]
 
     async def scan(self, known: Collection[UUID]) -> tuple[Leftover, ...]:
         await trio.lowlevel.checkpoint()
-        intent = self.machine.intent
-        if intent is None or ID in known:
-            return ()
-        pid = self.machine.running[0].identity.pid if self.machine.running else None
-        return (Leftover(ID, intent.cluster, pid, "model", intent.tap),)
+        found = []
+        for placement_id, machine in self.machines.items():
+            intent = machine.intent
+            if placement_id in known or (intent is None and not machine.held()):
+                continue
+            pid = machine.running[0].identity.pid if machine.running else None
+            cluster = intent.cluster if intent is not None else None
+            found.append(Leftover(placement_id, cluster, pid, "model", intent.tap if intent is not None else ""))
+        return tuple(found)
 
     async def strangers(self, known: Collection[UUID]) -> tuple[str, ...]:
         await trio.lowlevel.checkpoint()
         return ()
 
     async def destroy(self, leftover: Leftover) -> None:
-        machine = self.machine
+        machine = self.machines[leftover.placement_id]
+
+        def kill() -> None:
+            for process in machine.running:
+                process.end(-9)
+
+        def drop(**fields: Any) -> Callable[[], None]:
+            def change() -> None:
+                for name, value in fields.items():
+                    setattr(machine, name, value)
+
+            return change
+
         for change in (
-            lambda: [process.end(-9) for process in machine.running],
-            lambda: setattr(machine, "tap", False),
-            lambda: setattr(machine, "rules", False),
-            lambda: setattr(machine, "jail", False),
-            lambda: [setattr(machine, name, None if name == "pid_file" else False) for name in ("pid_file", "run")],
-            lambda: setattr(machine, "group", False),
-            lambda: [setattr(machine, name, 0) for name in ("disk", "half_disk")],
-            lambda: setattr(machine, "logs", False),
-            lambda: setattr(machine, "intent", None),
+            kill,
+            drop(tap=False),
+            drop(rules=False),
+            drop(jail=False),
+            drop(pid_file=None, run=False),
+            drop(group=False),
+            drop(disk=0, half_disk=False),
+            drop(logs=False),
+            drop(intent=None),
         ):
             await trio.lowlevel.checkpoint()
+            await self.life.going_on()
             if self.life.dead:
                 return
             change()

@@ -152,13 +152,15 @@ class Taps(Actor):
             self.ctx.reply(TapDevice("zwmodel", "02:00:00:00:00:01"))
         else:
             assert isinstance(message, TapDown)
-            assert self._life.dead or not self._machine.running
+            if self._machine.running and not self._life.dead:
+                self._machine.wrong("its TAP is dropped under a running monitor")
             await self._do(lambda: setattr(self._machine, "tap", False))
             await self._do(lambda: setattr(self._machine, "rules", False))
             self.ctx.reply(None)
 
     async def _do(self, change: Callable[[], None]) -> None:
         await trio.lowlevel.checkpoint()
+        await self._life.going_on()
         if not self._life.dead:
             change()
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
-import trio.testing
 
 from actors.host.actor import Host
 from actors.host.messages import StopAll, Wake
@@ -22,8 +20,10 @@ from actors.vm.lifecycle import Limits
 from actors.vm.messages import Stop
 from actors.vm.settings import HypervisorChoice, VmSettings
 from runtime import Ref, SimulatedEnvironment, Spec, System
+from runtime.simulation import run
 from tests.actors.vm.simulated import (
     CLUSTER,
+    ID,
     NODE,
     NOWHERE,
     Life,
@@ -159,13 +159,7 @@ def simulate(
             guests.cancel_scope.cancel()
         return stage
 
-    internals = trio._core._run
-    before = internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r
-    internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r = True, random.Random(seed)
-    try:
-        return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0)), happened
-    finally:
-        internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r = before
+    return run(main, seed=seed), happened
 
 
 async def _live(stage: Stage, script: Script, at: int | None, seed: int) -> bool:
@@ -226,7 +220,7 @@ async def _host(
         return Spec(actor_name(placement), factory, restart="temporary", init_timeout=30)
 
     def make_host() -> Host:
-        leftovers = ModelLeftovers(life, machine)
+        leftovers = ModelLeftovers(life, {ID: machine})
         return Host(NODE, CLUSTER, store, NoSnapshots(), leftovers, make_tap, make_vm, NoSnapshots())
 
     async with System(SimulatedEnvironment(seed)) as system:

@@ -1,0 +1,195 @@
+"""Makes plans from seeds: what people want, and what breaks meanwhile."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+from tests.simulation import plan as items
+from tests.simulation.plan import Item, Plan
+
+#: Seconds before the first fault, and at the end without new ones.
+CALM_BEGIN, CALM_END = 8.0, 30.0
+#: Where starts can fail.
+JOBS = ("choose", "image", "template", "disk", "tap", "intent", "jail", "boot")
+
+
+def generate(seed: int, hosts: int, minutes: float, *, crowded: bool | None = None) -> Plan:
+    """Return the plan of a seed: ``minutes`` of trouble among so many hosts.
+
+    ``crowded``: more is wanted than fits, at times. None leaves that to the seed.
+    """
+    chance = random.Random(f"plan {seed} {hosts} {minutes}")
+    seconds = minutes * 60.0
+    crowded = chance.random() < 0.25 if crowded is None else crowded
+    vcpu, memory = 8, 4096
+    fits = hosts * vcpu
+    wanted = round(fits * (chance.uniform(0.9, 1.3) if crowded else chance.uniform(0.15, 0.45)))
+    made = _people(chance, hosts, seconds, max(2, wanted))
+    made += _groups(chance, hosts, seconds)
+    made += _operators(chance, hosts, seconds)
+    made += _faults(chance, hosts, seconds)
+    made.sort(key=lambda item: item.at)
+    return Plan(seed, hosts, seconds, tuple(made), vcpu, memory)
+
+
+def _at(chance: random.Random, first: float, last: float) -> float:
+    return round(chance.uniform(first, max(first, last)), 3)
+
+
+def _people(chance: random.Random, hosts: int, seconds: float, vcpus: int) -> list[Item]:
+    """Instances that are made, stopped, started, restarted and deleted."""
+    made: list[Item] = []
+    number = 0
+    while vcpus > 0:
+        vcpu = min(vcpus, chance.choice((1, 1, 1, 2, 2, 3)))
+        vcpus -= vcpu
+        born = _at(chance, 3.0, seconds * 0.55)
+        made.append(
+            items.Create(
+                at=born,
+                instance=number,
+                via=chance.randrange(hosts),
+                vcpu=vcpu,
+                memory=chance.choice((128, 256, 384)) * vcpu,
+                pinned=chance.randrange(hosts) if chance.random() < 0.08 else -1,
+                restart=chance.choice(("always", "always", "always", "on-failure", "never")),
+                singleton=chance.random() < 0.15,
+                stop_timeout=chance.choice((2.0, 5.0, 10.0)),
+            )
+        )
+        made += _life(chance, hosts, seconds, number, born)
+        number += 1
+    return made
+
+
+def _life(chance: random.Random, hosts: int, seconds: float, number: int, born: float) -> list[Item]:
+    """What is asked of one instance after it was made."""
+    made: list[Item] = []
+    at = born
+    for _ in range(chance.choice((0, 0, 1, 1, 2, 4))):
+        at = round(at + chance.choice((0.05, 0.5, 2.0, 8.0, 20.0)) * chance.uniform(0.5, 1.5), 3)
+        if at > seconds - CALM_END / 2:
+            break
+        via, force = chance.randrange(hosts), chance.random() < 0.2
+        kind = chance.choice(("stop", "stop", "start", "start", "restart", "replace", "delete"))
+        if kind == "stop":
+            made.append(items.Stop(at, number, via, force))
+        elif kind == "start":
+            made.append(items.Start(at, number, via))
+        elif kind == "replace":
+            made.append(items.Replace(at, number, via, force))
+        elif kind == "restart":
+            made.append(items.Restart(at, number, via, force))
+        else:
+            made.append(items.Delete(at, number, via, force))
+            break
+    if chance.random() < 0.15:
+        made.append(items.AppCrash(_at(chance, born, seconds - CALM_END), number))
+    if chance.random() < 0.1:
+        made.append(items.Deaf(_at(chance, born, seconds - CALM_END), number))
+    return made
+
+
+def _groups(chance: random.Random, hosts: int, seconds: float) -> list[Item]:
+    """Groups that are made, scaled and deleted."""
+    made: list[Item] = []
+    for number in range(chance.choice((0, 1, 1, 2))):
+        at = _at(chance, 3.0, seconds * 0.5)
+        most = 2 * hosts
+        made.append(
+            items.CreateGroup(
+                at,
+                number,
+                chance.randrange(hosts),
+                chance.randrange(1, most + 1),
+                restart=chance.choice(("always", "always", "never")),
+            )
+        )
+        for _ in range(chance.choice((0, 1, 2, 3))):
+            at = _at(chance, at, seconds - CALM_END / 2)
+            made.append(items.Scale(at, number, chance.randrange(hosts), chance.randrange(0, most + 1)))
+        if chance.random() < 0.2:
+            made.append(items.DeleteGroup(_at(chance, at, seconds - CALM_END / 2), number, chance.randrange(hosts)))
+        if chance.random() < 0.5:
+            made.append(items.MemberCrash(_at(chance, at, seconds - CALM_END), number))
+    return made
+
+
+def _operators(chance: random.Random, hosts: int, seconds: float) -> list[Item]:
+    """Hosts that are cordoned and drained, and most of them taken back."""
+    made: list[Item] = []
+    for _ in range(chance.choice((0, 0, 1, 1, 2))):
+        host, at = chance.randrange(hosts), _at(chance, 10.0, seconds - 2 * CALM_END)
+        kind = chance.choice((items.Drain, items.Drain, items.Cordon))
+        made.append(kind(at, host, chance.randrange(hosts)))
+        if chance.random() < 0.7:
+            back = _at(chance, at + 1.0, seconds - CALM_END)
+            made.append(items.Uncordon(back, host, chance.randrange(hosts)))
+    return made
+
+
+def _faults(chance: random.Random, hosts: int, seconds: float) -> list[Item]:
+    """Faults, few or many, all of which end before the calm."""
+    last = seconds - CALM_END
+    makers: list[tuple[float, Callable[[float, float], Item]]] = [
+        (4, lambda at, left: items.Kill(at, _host(chance, hosts), _lasts(chance, left, 0.5, 20))),
+        (2, lambda at, left: items.Quit(at, _host(chance, hosts), _lasts(chance, left, 0.5, 20))),
+        (3, lambda at, left: items.Crash(at, _host(chance, hosts), _lasts(chance, left, 3, 40))),
+        (4, lambda at, left: items.Pause(at, _host(chance, hosts), _lasts(chance, left, 0.2, 40))),
+        (4, lambda at, left: items.Cut(at, _host(chance, hosts), _lasts(chance, left, 0.5, 40), _way(chance))),
+        (3, lambda at, left: items.Stall(at, _host(chance, hosts), _lasts(chance, left, 0.5, 12))),
+        (
+            2,
+            lambda at, left: items.Slow(
+                at, _host(chance, hosts), _lasts(chance, left, 2, 30), chance.choice((0.05, 0.3, 1.0))
+            ),
+        ),
+        (2, lambda at, left: items.Outage(at, _lasts(chance, left, 0.5, 30))),
+        (2, lambda at, left: items.Aborts(at, _lasts(chance, left, 2, 30), chance.choice((0.05, 0.2, 0.5)))),
+        (3, lambda at, left: items.LostAnswers(at, _lasts(chance, left, 2, 40), chance.choice((0.05, 0.2, 0.5)))),
+        # Some to the very end: then nothing but slow timers is left to find out.
+        (2, lambda at, left: items.LostHints(at, _lasts(chance, left, 5, 60), chance.choice((0.3, 1.0)))),
+        (2, lambda at, left: items.LostHints(at, round(seconds - at, 3), 1.0)),
+        (6, lambda at, left: _ambush(chance, at)),
+        (2, lambda at, left: items.ClockStep(at, chance.randrange(-1, hosts), _step(chance))),
+        (
+            2,
+            lambda at, left: items.FailStart(
+                at, _host(chance, hosts), _lasts(chance, left, 1, 15), chance.choice(JOBS)
+            ),
+        ),
+    ]
+    weights = [weight for weight, _ in makers]
+    made = []
+    for _ in range(chance.choice((2, 4, 8, 8, 12, 20))):
+        at = _at(chance, CALM_BEGIN, last)
+        (_, make), *_ = chance.choices(makers, weights)
+        made.append(make(at, max(0.1, last - at)))
+    return made
+
+
+def _host(chance: random.Random, hosts: int) -> int:
+    # The first ones more often: troubles that meet are the interesting ones.
+    return min(chance.randrange(hosts), chance.randrange(hosts))
+
+
+def _lasts(chance: random.Random, left: float, least: float, most: float) -> float:
+    """Return a duration, short ones as likely as long ones, that ends in time."""
+    return round(min(left, least * math.pow(most / least, chance.random())), 3)
+
+
+def _ambush(chance: random.Random, at: float) -> Item:
+    on = chance.choice(("apply", "apply", "applied", "observe", "observed", "acquire", "spawned", "spawned", "spawned"))
+    does = chance.choice(("pause", "kill", "kill", "crash")) if on != "apply" else "pause"
+    seconds = chance.choice((0.5, 3.0, 12.0, 20.0)) * chance.uniform(0.8, 1.2)
+    return items.Ambush(at, round(seconds, 3), on, does)
+
+
+def _way(chance: random.Random) -> str:
+    return chance.choice(("both", "both", "out", "in"))
+
+
+def _step(chance: random.Random) -> float:
+    return round(chance.choice((-1, 1)) * chance.choice((0.5, 5.0, 60.0, 3600.0)) * chance.uniform(0.5, 1.0), 3)
