@@ -19,8 +19,8 @@ class Room:
     """What is left on a node while an evaluation lasts. It only shrinks.
 
     ``memory`` is the largest guest (MiB) that fits: the overhead of its monitor is taken off. ``empty`` is the share
-    that is free, the mean of vCPU and memory. ``avoided``: it refused something lately. ``held``: what is left is kept
-    for an instance that has waited for too long.
+    that is free, the mean of vCPU and memory. ``avoided``: it refused something lately. ``reserved``: what is left is
+    kept for an instance that has waited for too long.
     """
 
     __slots__ = (
@@ -29,11 +29,11 @@ class Room:
         "avoided",
         "domain",
         "empty",
-        "held",
         "id",
         "memory",
         "node",
         "penalty",
+        "reserved",
         "vcpu",
     )
 
@@ -48,11 +48,11 @@ class Room:
         self.domain = node.labels.get(DOMAIN_LABEL, "")
         self.penalty = _PRESSURE * node.pressure + (_LAST_RESORT if avoided else 0.0)
         self.avoided = avoided
-        self.held = False
+        self.reserved = False
 
     def fits(self, vcpu: int, memory: int) -> bool:
         """Say whether a guest of this shape can be placed here now."""
-        return vcpu <= self.vcpu and memory <= self.memory and not self.held
+        return vcpu <= self.vcpu and memory <= self.memory and not self.reserved
 
     def could_fit(self, vcpu: int, memory: int) -> bool:
         """Say whether a guest of this shape would fit if nothing else were here."""

@@ -10,7 +10,7 @@ from uuid import UUID
 from actors.model.scheduling import Requirements, Strategy
 from actors.scheduler.fleet import Fleet, Room
 from actors.scheduler.reasons import NO_NODES, sentence, shortage
-from actors.scheduler.sample import Counts, Packed, Spread
+from actors.scheduler.sample import Counts, Packed, Spread, by_domain
 
 #: Shapes of which the hosts that may fit are remembered; others are looked for among all hosts again.
 SHAPES = 128
@@ -34,6 +34,7 @@ class Kind:
         self._fleet = fleet
         self._ids = frozenset(room.id for room in self.rooms)
         self._shapes: OrderedDict[tuple[Strategy, int, int], Packed | Spread] = OrderedDict()
+        self._domains: dict[str, list[Room]] | None = None
         self._holders: dict[UUID, Sequence[Room]] = {}
         self._hopeless: list[tuple[int, int]] = []  # none of them is at least as large as another one
         self._reasons: dict[tuple[int, int], str] = {}
@@ -76,7 +77,9 @@ class Kind:
         shape = self._shapes.get(key)
         if shape is None:
             if strategy is Strategy.SPREAD:
-                shape = Spread(self.rooms, vcpu, memory)
+                if self._domains is None:
+                    self._domains = by_domain(self.rooms)
+                shape = Spread(self._domains, vcpu, memory)
             else:
                 shape = Packed(self.rooms, vcpu, memory)
             self._shapes[key] = shape

@@ -17,9 +17,9 @@ from actors.scheduler.reserve import Reservations
 from actors.scheduler.sample import Counts
 from actors.scheduler.store import Assignment, NodeView, Pending, Plan, Postponed
 
-#: So many reasons are worked out in one evaluation: each looks at all hosts. As many again are for instances that have
-#: none yet, so that in the end each has one.
-REASONS = 200
+#: So many hosts are looked at for reasons in one evaluation; each reason that was not found before looks at all. As
+#: many again are for instances that have none yet, so that in the end each has one.
+LOOKS = 500_000
 #: So many instances that have a reason get another one in one evaluation. Reasons hold the moment's figures: where many
 #: wait, each placement would have all of theirs written anew.
 REWRITES = 1000
@@ -42,18 +42,17 @@ class Planner:
     def __init__(self, nodes: Iterable[NodeView], avoid: Container[UUID] = ()) -> None:
         self._fleet = Fleet(nodes, avoid)
         self._kinds: dict[Requirements, Kind] = {}
+        self._images: dict[UUID, frozenset[UUID]] = {}
         self._holders: dict[UUID, Holders] = {}
         self._counts: dict[UUID | None, Counts] = {}
         self._reservations = Reservations(self._fleet.size)
-        self._explained = 0
+        self._looks = 0
         self._rewritten = 0
 
     def learn(self, pending: Pending) -> None:
         """Take note of where a page's images and groups are. To be done before anything of it is planned."""
         by_id = self._fleet.by_id
-        for image, nodes in pending.images.items():
-            rooms = sorted((by_id[node] for node in nodes if node in by_id), key=lambda room: room.id)
-            self._holders[image] = Holders(rooms, frozenset(room.id for room in rooms))
+        self._images.update(pending.images)
         for group, placed in pending.groups.items():
             if group in self._counts:
                 continue  # by an earlier page, and what was planned since is counted there
@@ -119,14 +118,24 @@ class Planner:
             strategy = instance.requirements.strategy
             if strategy is None:
                 strategy = Strategy.BINPACK if group is None else Strategy.SPREAD
-            holders = self._holders.get(instance.image_id, _NOBODY)
-            found = self._kind(instance).choose(vcpu, memory, strategy, instance.image_id, holders, counts)
+            image = instance.image_id
+            found = self._kind(instance).choose(vcpu, memory, strategy, image, self._having(image), counts)
             if found is None:
                 return None
             room = found
         room.take(vcpu, memory)
         counts.add(room)
         return room
+
+    def _having(self, image: UUID) -> Holders:
+        """Return the hosts that have an image."""
+        found = self._holders.get(image)
+        if found is None:
+            by_id = self._fleet.by_id
+            rooms = [by_id[node] for node in self._images.get(image, ()) if node in by_id]
+            rooms.sort(key=lambda room: room.id)
+            found = self._holders[image] = Holders(rooms, frozenset(room.id for room in rooms))
+        return found
 
     def _pinned(self, instance: PendingInstance, node: UUID) -> Room | None:
         """Return the node that it is pinned to, None when that is not here or not what it asks for."""
@@ -146,9 +155,9 @@ class Planner:
         if instance.node_id is None:
             vcpu, memory = instance.resources.vcpu, instance.resources.memory
             if not self._kind(instance).explained(vcpu, memory):
-                if self._explained >= (REASONS if instance.reason else 2 * REASONS):
+                if self._looks >= (LOOKS if instance.reason else 2 * LOOKS):
                     return None
-                self._explained += 1
+                self._looks += self._fleet.size
         return self.why(instance)
 
     def _to_be_told(self, instance: PendingInstance, refusal: Postponed) -> bool:
@@ -167,9 +176,6 @@ class Planner:
         if found is not None:
             return sentence({found: 1})
         return sentence(shortage((room,), instance.resources.vcpu, instance.resources.memory))
-
-
-_NOBODY = Holders()
 
 
 def _image_obstacle(instance: PendingInstance) -> Postponed:

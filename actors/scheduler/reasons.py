@@ -11,7 +11,7 @@ _AMOUNTS = 4
 #: So many different obstacles are listed.
 _OBSTACLES = 8
 #: What is said of a host whose room is kept for an instance that has waited for too long.
-HELD = "kept for one that waits longer"
+RESERVED = "kept for one that waits longer"
 NO_NODES = "there are no nodes"
 NO_PIN = "the node it is pinned to is not here"
 
@@ -30,7 +30,7 @@ def shortage(rooms: Iterable[Room], vcpu: int, memory: int) -> dict[str, int]:
             lack = memory + overhead - max(0, room.memory + overhead)
             memories[lack] = memories.get(lack, 0) + 1
         else:
-            counts[HELD] = counts.get(HELD, 0) + 1
+            counts[RESERVED] = counts.get(RESERVED, 0) + 1
     counts.update(_amounts(vcpus, "vCPU"))
     counts.update(_amounts(memories, "MiB"))
     return counts

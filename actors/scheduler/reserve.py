@@ -27,16 +27,16 @@ class Reservations:
         key = (id(rooms), vcpu, memory)
         if not self._left or key in self._impossible:
             return None
-        able = (room for room in rooms if not room.held and room.could_fit(vcpu, memory))
+        able = (room for room in rooms if not room.reserved and room.could_fit(vcpu, memory))
         chosen = min(able, key=lambda room: (room.lacking(vcpu, memory), room.id), default=None)
         if chosen is None:
             self._impossible.add(key)
         else:
             self._left -= 1
-            chosen.held = True
+            chosen.reserved = True
         return chosen
 
     def this(self, room: Room, vcpu: int, memory: int) -> None:
         """Keep this host for an instance that can go nowhere else, if it could ever fit there."""
         if room.could_fit(vcpu, memory):
-            room.held = True
+            room.reserved = True

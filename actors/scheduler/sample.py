@@ -8,7 +8,7 @@ go through all hosts when few have room, and the next one does not have to.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from actors.scheduler.fleet import Room
 from actors.scheduler.score import evenness, fullness
@@ -43,6 +43,14 @@ class Counts:
         self.domains[room.domain] = self.domains.get(room.domain, 0) + count
 
 
+def by_domain(rooms: Iterable[Room]) -> dict[str, list[Room]]:
+    """Return the hosts of each failure domain, in the same order."""
+    domains: dict[str, list[Room]] = {}
+    for room in rooms:
+        domains.setdefault(room.domain, []).append(room)
+    return domains
+
+
 class Packed:
     """Hosts for one shape; the fullest that fits is taken, or one that is nearly so and has the image."""
 
@@ -52,10 +60,10 @@ class Packed:
         self._memory = memory
         self._turn = 0
 
-    def choose(self, holders: Sequence[Room], held: Container[int]) -> Room | None:
+    def choose(self, holders: Sequence[Room], having: Container[int]) -> Room | None:
         """Return the best one of those that it looked at, None when nothing fits.
 
-        ``holders`` are feasible hosts with the image, ``held`` the ids of all that have it.
+        ``holders`` are feasible hosts with the image, ``reserved`` the ids of all that have it.
         """
         rooms, vcpu, memory = self._rooms, self._vcpu, self._memory
         best: Room | None = None
@@ -64,18 +72,18 @@ class Packed:
         while at >= 0 and seen < SAMPLE:
             room = rooms[at]
             if room.fits(vcpu, memory):
-                score = fullness(room, room.share(vcpu, memory), held)
+                score = fullness(room, room.share(vcpu, memory), having)
                 if best is None or score < lowest:
                     best, lowest = room, score
                 seen += 1
             else:
                 del rooms[at]
             at -= 1
-        if best is not None and holders and best.id not in held:
+        if best is not None and holders and best.id not in having:
             for offset in range(min(HOLDERS, len(holders))):
                 room = holders[(self._turn + offset) % len(holders)]
                 if room.fits(vcpu, memory):
-                    score = fullness(room, room.share(vcpu, memory), held)
+                    score = fullness(room, room.share(vcpu, memory), having)
                     if score < lowest:
                         best, lowest = room, score
             self._turn += HOLDERS
@@ -87,28 +95,22 @@ class _Domain:
 
     __slots__ = ("name", "number", "rooms")
 
-    def __init__(self, name: str, number: int) -> None:
+    def __init__(self, name: str, number: int, rooms: Iterable[Room]) -> None:
         self.name = name
         self.number = number
-        self.rooms: deque[Room] = deque()
+        self.rooms = deque(rooms)
 
 
 class Spread:
     """Hosts for one shape; one with the fewest of the same group is taken, of those one in the emptiest domain."""
 
-    def __init__(self, rooms: Sequence[Room], vcpu: int, memory: int) -> None:
+    def __init__(self, domains: Mapping[str, Sequence[Room]], vcpu: int, memory: int) -> None:
         self._vcpu = vcpu
         self._memory = memory
-        domains: dict[str, _Domain] = {}
-        for room in rooms:
-            domain = domains.get(room.domain)
-            if domain is None:
-                domain = domains[room.domain] = _Domain(room.domain, len(domains))
-            domain.rooms.append(room)
-        self._domains = list(domains.values())
+        self._domains = [_Domain(name, number, rooms) for number, (name, rooms) in enumerate(domains.items())]
         self._turn = 0
 
-    def choose(self, counts: Counts, held: Container[int]) -> Room | None:
+    def choose(self, counts: Counts, having: Container[int]) -> Room | None:
         """Return the best one of those that it looked at, None when nothing fits."""
         domains = self._in_order(counts)
         most = max(INSIDE, SAMPLE // max(1, len(domains)))
@@ -120,7 +122,7 @@ class Spread:
             if best is not None and (number >= DOMAINS or lowest[:2] == (False, 0)):
                 # Enough were looked at, or no other domain has fewer.
                 break
-            seen = self._look(domain, counts, held, most)
+            seen = self._look(domain, counts, having, most)
             if not seen:
                 continue
             score, room = min(seen, key=lambda one: one[0])
@@ -138,7 +140,7 @@ class Spread:
             source.rooms.extend(room for score, room in beside if score[:3] != lowest[:3] or room is best)
         return best
 
-    def _look(self, domain: _Domain, counts: Counts, held: Container[int], most: int) -> list[tuple[_Score, Room]]:
+    def _look(self, domain: _Domain, counts: Counts, having: Container[int], most: int) -> list[tuple[_Score, Room]]:
         """Take some hosts that fit from the front of a domain's, with how good each is. Those that do not fit go."""
         rooms, vcpu, memory = domain.rooms, self._vcpu, self._memory
         inside = counts.domains.get(domain.name, 0)
@@ -151,7 +153,7 @@ class Spread:
                 count = hosts.get(room.id, 0)
                 if count == 0 and not room.avoided:
                     equals += 1
-                seen.append(((room.avoided, count, inside, evenness(room, held)), room))
+                seen.append(((room.avoided, count, inside, evenness(room, having)), room))
         return seen
 
     def _in_order(self, counts: Counts) -> list[_Domain]:
