@@ -11,6 +11,7 @@ from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.scheduling import MAX_REPLICAS
 from actors.model.states import InstanceDesired, InstanceState, NodeState
 from actors.scheduler.store import GroupChange, GroupView, Member
+from zeitwork.store.current import COUNTS, FIRST
 from zeitwork.store.events import event_row
 from zeitwork.store.group_rows import (
     SELECT,
@@ -48,16 +49,13 @@ where g.gone_at is null and (g.deleted_at is not null or g.failures > 0
     or coalesce(m.kept, 0) <> g.replicas or coalesce(m.well, 0) <> g.replicas)
 order by g.id
 """
-# Of the placements that are not removed the one that counts: the one that serves on, else the newest, unless its host
-# is dead and another generation is wanted.
-_MEMBERS = """
+_MEMBERS = f"""
 select i.group_id, i.id, i.slot, i.desired, i.state, i.generation, p.node_state
 from instances i left join lateral (
-    select n.state as node_state from placements q join nodes n on n.id = q.node_id
-    where q.instance_id = i.id and q.state <> 'removed' and not (q.lost_at is not null and q.generation < i.generation)
-    order by q.kept desc, q.generation desc limit 1) p on true
+    select n.state as node_state from placements c join nodes n on n.id = c.node_id
+    where c.instance_id = i.id and {COUNTS} order by {FIRST} limit 1) p on true
 where i.group_id = any(%s) and i.state <> 'terminated' order by i.group_id, i.slot
-"""
+""".encode()
 
 
 class Groups:
