@@ -89,7 +89,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
     ``replicas`` are wanted; ``members`` are its instances that are not terminated, ``running`` those of them that run,
     and ``reason`` says what keeps the others back. ``failures`` is how often in a row members failed for good,
-    ``retry_at`` when those are made anew. A deleted group is gone for good at ``gone_at``.
+    ``retry_at`` until when such are not made anew, or then have to run. A deleted group is gone at ``gone_at``.
     """
 
     id: UUID

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from actors.ipam_lease.store import PoolUsage
-from actors.model.states import NodeState
+from actors.model.states import NodeDesired, NodeState
 from zeitwork.api import history
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
@@ -112,7 +112,7 @@ def summarize(
     rows: tuple[ResourcesRow, ...], pools: Mapping[UUID, tuple[PoolUsage, ...]], past: HistoryView | None = None
 ) -> ResourcesView:
     """Return the view of these nodes. What is free on a host that takes nothing new is not free in the sum."""
-    open_rows = [row for row in rows if row.state is NodeState.READY and not row.closed_reason]
+    open_rows = [row for row in rows if row.state is NodeState.READY and not _closed(row)]
     return ResourcesView(
         capacity=Amount(vcpu=sum(row.vcpu for row in rows), memory=sum(row.memory for row in rows)),
         allocated=Amount(vcpu=sum(row.vcpu_used for row in rows), memory=sum(row.memory_used for row in rows)),
@@ -124,13 +124,18 @@ def summarize(
     )
 
 
+def _closed(row: ResourcesRow) -> str | None:
+    """Return why a host that is ready takes no new work, None when it does."""
+    return row.closed_reason or ("cordoned" if row.desired is NodeDesired.CORDONED else None)
+
+
 def _node(row: ResourcesRow, pools: tuple[PoolUsage, ...]) -> NodeAmounts:
     found = row.capacity
     return NodeAmounts(
         node_id=row.node_id,
         hostname=row.hostname,
         state=row.state,
-        closed=row.closed_reason or None,
+        closed=_closed(row),
         capacity=Amount(vcpu=row.vcpu, memory=row.memory),
         allocated=Amount(vcpu=row.vcpu_used, memory=row.memory_used),
         available=Amount(vcpu=row.vcpu_free, memory=row.memory_free),

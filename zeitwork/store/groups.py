@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -11,6 +11,7 @@ from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.scheduling import MAX_REPLICAS
 from actors.model.states import InstanceDesired, InstanceState, NodeState
 from actors.scheduler.store import GroupChange, GroupView, Member
+from zeitwork.store.current import COUNTS, FIRST
 from zeitwork.store.events import event_row
 from zeitwork.store.group_rows import (
     SELECT,
@@ -27,7 +28,7 @@ from zeitwork.store.group_rows import (
 )
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.instance_checks import check_image, check_room
-from zeitwork.store.instance_rows import end, insert_instance, lock_instance, record_created
+from zeitwork.store.instance_rows import Named, end, insert_instances, lock_instance, record_created
 from zeitwork.store.journal import announce, record
 from zeitwork.store.nodes import resource_rows
 from zeitwork.store.paging import check_limit, page, parse_cursor
@@ -48,16 +49,13 @@ where g.gone_at is null and (g.deleted_at is not null or g.failures > 0
     or coalesce(m.kept, 0) <> g.replicas or coalesce(m.well, 0) <> g.replicas)
 order by g.id
 """
-# Of the placements that are not removed the one that counts: the one that serves on, else the newest, unless its host
-# is dead and another generation is wanted.
-_MEMBERS = """
+_MEMBERS = f"""
 select i.group_id, i.id, i.slot, i.desired, i.state, i.generation, p.node_state
 from instances i left join lateral (
-    select n.state as node_state from placements q join nodes n on n.id = q.node_id
-    where q.instance_id = i.id and q.state <> 'removed' and not (q.lost_at is not null and q.generation < i.generation)
-    order by q.kept desc, q.generation desc limit 1) p on true
+    select n.state as node_state from placements c join nodes n on n.id = c.node_id
+    where c.instance_id = i.id and {COUNTS} order by {FIRST} limit 1) p on true
 where i.group_id = any(%s) and i.state <> 'terminated' order by i.group_id, i.slot
-"""
+""".encode()
 
 
 class Groups:
@@ -226,10 +224,10 @@ def _apply(cursor: Cursor, change: GroupChange) -> int:
     group = lock_group(cursor, change.group_id)
     if group is None or not _as_seen(group, change):
         return 0
-    ended = sum(_terminate(cursor, group, instance_id) for instance_id in sorted(change.terminate))
+    ended = _terminate(cursor, group, change.terminate)
     created = 0
     if group["deleted_at"] is None:
-        created = sum(_create(cursor, group, slot) for slot in sorted(change.create))
+        created = _create(cursor, group, change.create)
         write_failures(cursor, group, change.failures, change.retry_in)
     elif change.gone and not _has_members(cursor, change.group_id):
         write_gone(cursor, change.group_id)
@@ -242,37 +240,40 @@ def _as_seen(group: Mapping[str, Any], change: GroupChange) -> bool:
     return bool(group["generation"] == change.generation and group["gone_at"] is None)
 
 
-def _create(cursor: Cursor, group: Mapping[str, Any], slot: int) -> bool:
-    """Make the member of a slot, unless there is one: then this was applied before, or the former still ends."""
-    if _occupied(cursor, group["id"], slot):
-        return False
-    new = replace(template_from_json(group["template"], group["image_id"]), name=f"{group['name']}-{slot}")
-    instance_id = new_id()
-    if not insert_instance(cursor, instance_id, new, group_id=group["id"], slot=slot):
+def _create(cursor: Cursor, group: Mapping[str, Any], slots: Collection[int]) -> int:
+    """Make the members of slots that are free; return how many. That of another was made before, or still ends."""
+    if not slots:
+        return 0
+    template = template_from_json(group["template"], group["image_id"])
+    cursor.execute("select slot from instances where group_id = %s and state <> 'terminated'", (group["id"],))
+    free = set(slots) - {row["slot"] for row in cursor}
+    new = [Named(new_id(), f"{group['name']}-{slot}", group["id"], slot) for slot in sorted(free)]
+    written = insert_instances(cursor, template, new)
+    made = [one for one in new if one.id in written]
+    nameless = [replace(one, name=None) for one in new if one.id not in written]
+    for one in nameless:
         # Somebody's instance has that name. The count matters more: this one goes by the short form of its id.
-        data = {"name": new.name, "instance_id": str(instance_id), "reason": f"another instance is named {new.name}"}
+        name = f"{group['name']}-{one.slot}"
+        data = {"name": name, "instance_id": str(one.id), "reason": f"another instance is named {name}"}
         record(cursor, "scheduler", "group.name-taken", "group", group["id"], data)
-        new = replace(new, name=None)
-        written = insert_instance(cursor, instance_id, new, group_id=group["id"], slot=slot)
-        assert written  # slots are filled under the group's lock only
-    record_created(cursor, "scheduler", instance_id, new, group_id=group["id"], slot=slot)
-    return True
+    # Slots are filled under the group's lock only, so nothing can be in the way of these.
+    insert_instances(cursor, template, nameless)
+    for one in (*made, *nameless):
+        record_created(cursor, "scheduler", template, one)
+    return len(made) + len(nameless)
 
 
-def _occupied(cursor: Cursor, group_id: UUID, slot: int) -> bool:
-    cursor.execute(
-        "select from instances where group_id = %s and slot = %s and state <> 'terminated'", (group_id, slot)
-    )
-    return cursor.fetchone() is not None
-
-
-def _terminate(cursor: Cursor, group: Mapping[str, Any], instance_id: UUID) -> bool:
-    """End a member that is not about to end anyway."""
-    row = lock_instance(cursor, instance_id)
-    if row is None or row["group_id"] != group["id"] or row["desired"] == InstanceDesired.TERMINATED:
-        return False
-    end(cursor, row, InstanceDesired.TERMINATED, False, None, "scheduler")
-    return True
+def _terminate(cursor: Cursor, group: Mapping[str, Any], instance_ids: Collection[UUID]) -> int:
+    """End members that are not about to end anyway; return how many."""
+    ended = 0
+    # In one order everywhere, or two of these could wait for each other.
+    for instance_id in sorted(instance_ids):
+        row = lock_instance(cursor, instance_id)
+        if row is None or row["group_id"] != group["id"] or row["desired"] == InstanceDesired.TERMINATED:
+            continue
+        end(cursor, row, InstanceDesired.TERMINATED, False, None, "scheduler")
+        ended += 1
+    return ended
 
 
 def _has_members(cursor: Cursor, group_id: UUID) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -196,20 +196,39 @@ def get_instance(cursor: Cursor, instance_id: UUID) -> InstanceRow:
     return instance_row(row)
 
 
-def insert_instance(
-    cursor: Cursor, instance_id: UUID, new: NewInstance, *, group_id: UUID | None = None, slot: int | None = None
-) -> bool:
-    """Write a new instance, of a group's slot or of none; False, and nothing written, when its id or name is taken."""
+def insert_instance(cursor: Cursor, instance_id: UUID, new: NewInstance) -> bool:
+    """Write a new instance; False, and nothing written, when its id or name is taken."""
+    return bool(insert_instances(cursor, new, [Named(instance_id, new.name)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One of several new instances that are alike but for this; ``slot`` is its place in the group ``group_id``."""
+
+    id: UUID
+    name: str | None
+    group_id: UUID | None = None
+    slot: int | None = None
+
+
+def insert_instances(cursor: Cursor, new: NewInstance, each: Sequence[Named]) -> set[UUID]:
+    """Write instances like ``new``; return the ids of those that were written.
+
+    Of each other one its id, name or slot is taken.
+    """
+    if not each:
+        return set()
     check = check_to_json(new.health)
     cursor.execute(
-        "insert into instances (id, name, image_id, pinned_node_id, vcpu, memory, disk, default_port, "
+        "insert into instances (id, name, group_id, slot, image_id, pinned_node_id, vcpu, memory, disk, default_port, "
         "environment, command, stop_timeout, restart_mode, restart_max_attempts, health, snapshot_id, "
-        "snapshot_generation, priority, singleton, requirements, group_id, slot) "
-        "values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
-        "on conflict do nothing",
+        "snapshot_generation, priority, singleton, requirements) "
+        "select id, name, group_id, slot, %s::uuid, %s::uuid, %s::integer, %s::integer, %s::integer, %s::integer, "
+        "%s::jsonb, %s::jsonb, %s::float8, %s, %s::integer, %s::jsonb, %s::uuid, %s::bigint, %s::smallint, "
+        "%s::boolean, %s::jsonb "
+        "from unnest(%s::uuid[], %s::text[], %s::uuid[], %s::integer[]) as given (id, name, group_id, slot) "
+        "on conflict do nothing returning id",
         (
-            instance_id,
-            new.name,
             new.image_id,
             new.node_id,
             new.resources.vcpu,
@@ -227,31 +246,25 @@ def insert_instance(
             new.priority,
             new.singleton,
             Jsonb(requirements_to_json(new.requirements)),
-            group_id,
-            slot,
+            [one.id for one in each],
+            [one.name for one in each],
+            [one.group_id for one in each],
+            [one.slot for one in each],
         ),
     )
-    return cursor.rowcount == 1
+    return {row["id"] for row in cursor}
 
 
-def record_created(
-    cursor: Cursor,
-    who: str,
-    instance_id: UUID,
-    new: NewInstance,
-    *,
-    group_id: UUID | None = None,
-    slot: int | None = None,
-) -> None:
+def record_created(cursor: Cursor, who: str, new: NewInstance, one: Named) -> None:
     """Tell of a new instance, and wake the scheduler for it."""
     # Not the environment: it may hold secrets, and events are shown to everyone.
-    data: dict[str, Any] = {"name": new.name, "image_id": str(new.image_id)}
+    data: dict[str, Any] = {"name": one.name, "image_id": str(new.image_id)}
     if new.snapshot_id is not None:
         data["snapshot_id"] = str(new.snapshot_id)
-    if group_id is not None:
-        data |= {"group_id": str(group_id), "slot": slot}
-    record(cursor, who, "instance.created", "instance", instance_id, data)
-    announce(cursor, "zw_instances", instance_id)
+    if one.group_id is not None:
+        data |= {"group_id": str(one.group_id), "slot": one.slot}
+    record(cursor, who, "instance.created", "instance", one.id, data)
+    announce(cursor, "zw_instances", one.id)
 
 
 #: The reason of an instance that is tried again because somebody asked.

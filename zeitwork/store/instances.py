@@ -14,6 +14,7 @@ from zeitwork.store.instance_checks import check_image, check_room, check_snapsh
 from zeitwork.store.instance_rows import (
     ENDED,
     SELECT,
+    Named,
     end,
     get_instance,
     insert_instance,
@@ -56,7 +57,7 @@ class Instances:
             check_image(cursor, new.image_id)
             _check_new(cursor, new)
             if insert_instance(cursor, instance_id, new):
-                record_created(cursor, who, instance_id, new)
+                record_created(cursor, who, new, Named(instance_id, new.name))
             else:
                 cursor.execute("select from instances where id = %s", (instance_id,))
                 if cursor.fetchone() is None:

@@ -131,6 +131,7 @@ def _resources_row(row: Mapping[str, Any]) -> ResourcesRow:
         node_id=row["id"],
         hostname=row["hostname"],
         state=NodeState(row["state"]),
+        desired=NodeDesired(row["desired"]),
         capacity=capacity_of(row),
         vcpu=vcpu,
         memory=memory,

@@ -169,6 +169,7 @@ class ResourcesRow:
     placements: int
     closed_reason: str
     overhead: OverheadRow
+    desired: NodeDesired = NodeDesired.READY
 
 
 @dataclass(frozen=True, slots=True)

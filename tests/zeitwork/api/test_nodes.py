@@ -84,6 +84,11 @@ async def test_cordoning_and_back(world: World) -> None:
     path = f"/api/v1/nodes/{world.node.id}"
     cordoned = (await world.client.put(f"{path}/state", json={"state": "cordoned"})).json()
     assert (cordoned["state"], cordoned["desired_state"], cordoned["drain"]) == ("ready", "cordoned", None)
+    found = (await world.client.get("/api/v1/resources")).json()
+    assert (found["nodes"][0]["closed"], found["available"]) == ("cordoned", {"vcpu": 0, "memory": 0})
+    made = await world.create()
+    assert await world.place() == []
+    assert "cordoned" in (await world.client.get(f"/api/v1/instances/{made['id']}")).json()["reason"]
     draining = (await world.client.put(f"{path}/state", json={"state": "draining"})).json()
     assert (draining["state"], draining["desired_state"]) == ("draining", "draining")
     cordoned = (await world.client.put(f"{path}/state", json={"state": "cordoned"})).json()
