@@ -142,6 +142,8 @@ def _stands(
     if what in (Move.REPLACE, Move.UNKNOWN):
         if node["state"] != NodeState.DOWN or not node["given_up"]:
             return False
+        if placement["lost_at"] is not None and not newest and not placement["exclusive"]:
+            return False  # nobody waits for it any more
         free = not placement["exclusive"] and not bound
         return free if what is Move.REPLACE else not free
     if bound or placement["lost_at"] is not None:
