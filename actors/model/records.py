@@ -108,7 +108,7 @@ class PendingInstance:
     """An instance that wants to run and has no placement of its generation yet.
 
     ``waiting`` is the seconds since it wants to be placed, ``reason`` what it says about that now. ``singleton``: two
-    of it must never run at once.
+    of it must never run at once. ``leaves`` is the node on which it serves until it runs on another one.
     """
 
     id: UUID
@@ -125,3 +125,4 @@ class PendingInstance:
     singleton: bool = False
     waiting: float = 0.0
     reason: str = ""
+    leaves: UUID | None = None

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from actors.model.scheduling import Requirements, Strategy
 from actors.scheduler.fleet import Fleet, Room
-from actors.scheduler.reasons import NO_NODES, sentence, shortage
+from actors.scheduler.reasons import LEFT, NO_NODES, sentence, shortage
 from actors.scheduler.sample import Counts, Packed, Spread, by_domain
 
 #: Shapes of which the hosts that may fit are remembered; others are looked for among all hosts again.
@@ -27,10 +27,17 @@ class Holders:
 
 
 class Kind:
-    """Instances that ask for the same. Knows what is free, so it lasts no longer than its evaluation."""
+    """Instances that ask for the same, and leave the same node if any.
 
-    def __init__(self, fleet: Fleet, requirements: Requirements) -> None:
+    Knows what is free, so it lasts no longer than its evaluation.
+    """
+
+    def __init__(self, fleet: Fleet, requirements: Requirements, leaves: UUID | None = None) -> None:
         self.rooms, self._obstacles = fleet.feasible(requirements)
+        here = None if leaves is None else fleet.by_id.get(leaves)
+        if here is not None and here in self.rooms:
+            self.rooms.remove(here)
+            self._obstacles = merged(self._obstacles, {LEFT: 1})
         self._fleet = fleet
         self._ids = frozenset(room.id for room in self.rooms)
         self._shapes: OrderedDict[tuple[Strategy, int, int], Packed | Spread] = OrderedDict()

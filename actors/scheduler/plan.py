@@ -41,7 +41,7 @@ class Planner:
 
     def __init__(self, nodes: Iterable[NodeView], avoid: Container[UUID] = ()) -> None:
         self._fleet = Fleet(nodes, avoid)
-        self._kinds: dict[Requirements, Kind] = {}
+        self._kinds: dict[tuple[Requirements, UUID | None], Kind] = {}
         self._images: dict[UUID, frozenset[UUID]] = {}
         self._holders: dict[UUID, Holders] = {}
         self._counts: dict[UUID | None, Counts] = {}
@@ -98,9 +98,10 @@ class Planner:
         return self._kind(instance).reason(instance.resources.vcpu, instance.resources.memory)
 
     def _kind(self, instance: PendingInstance) -> Kind:
-        kind = self._kinds.get(instance.requirements)
+        key = (instance.requirements, instance.leaves)
+        kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[instance.requirements] = Kind(self._fleet, instance.requirements)
+            kind = self._kinds[key] = Kind(self._fleet, *key)
         return kind
 
     def _choose(self, instance: PendingInstance) -> Room | None:

@@ -12,6 +12,8 @@ _AMOUNTS = 4
 _OBSTACLES = 8
 #: What is said of a host whose room is kept for an instance that has waited for too long.
 RESERVED = "kept for one that waits longer"
+#: What is said of the host that an instance is to leave.
+LEFT = "is where it is now"
 NO_NODES = "there are no nodes"
 NO_PIN = "the node it is pinned to is not here"
 

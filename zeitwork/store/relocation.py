@@ -29,8 +29,8 @@ PINNED, RESTORED = "pinned to it", "its snapshot is there"
 # superseded. And what is kept for a successor that failed: that is decided as if its host were to be emptied.
 _DISPLACED = f"""
 select c.id as placement_id, c.node_id as on_node_id, c.generation as placed_generation, c.lost_at, n.hostname,
-    n.state as node_state, i.*, m.status, m.error,
-    extract(epoch from now() - i.pending_since)::float8 as waiting
+    n.state as node_state, i.*, m.status, m.error, extract(epoch from now() - i.pending_since)::float8 as waiting,
+    (select k.node_id from placements k where k.instance_id = i.id and k.kept) as leaves
 from nodes n join placements c on c.node_id = n.id join instances i on i.id = c.instance_id
     join images m on m.id = i.image_id
 where n.state in ('down', 'draining') and i.desired = 'running' and {COUNTS}
@@ -38,7 +38,7 @@ where n.state in ('down', 'draining') and i.desired = 'running' and {COUNTS}
         else c.generation = i.generation and c.lost_at is null end
 union all
 select c.id, c.node_id, c.generation, c.lost_at, n.hostname, 'draining', i.*, m.status, m.error,
-    extract(epoch from now() - i.pending_since)::float8
+    extract(epoch from now() - i.pending_since)::float8, c.node_id
 from placements c join nodes n on n.id = c.node_id join instances i on i.id = c.instance_id
     join images m on m.id = i.image_id
 where c.kept and n.state <> 'down' and i.desired = 'running' and exists (
@@ -66,6 +66,7 @@ def displaced(cursor: Cursor) -> tuple[Displaced, ...]:
                 singleton=row["singleton"],
                 waiting=max(0.0, row["waiting"]),
                 reason=row["reason"],
+                leaves=row["leaves"],
             ),
             placement_id=row["placement_id"],
             node_id=row["on_node_id"],
@@ -73,7 +74,9 @@ def displaced(cursor: Cursor) -> tuple[Displaced, ...]:
             node_state=NodeState(row["node_state"]),
             singleton=row["singleton"],
             bound=_bound(row, row["placed_generation"], row["on_node_id"]),
-            lost=row["lost_at"] is not None,
+            # Of one that its host has spoken of since, it has to be said again.
+            lost=row["lost_at"] is not None and row["state"] == InstanceState.UNKNOWN,
+            name=row["name"] or "",
         )
         for row in cursor
     )
@@ -142,6 +145,8 @@ def _stands(
     if what in (Move.REPLACE, Move.UNKNOWN):
         if node["state"] != NodeState.DOWN or not node["given_up"]:
             return False
+        if placement["lost_at"] is not None and not newest and not placement["exclusive"]:
+            return False  # nobody waits for it any more
         free = not placement["exclusive"] and not bound
         return free if what is Move.REPLACE else not free
     if bound or placement["lost_at"] is not None:

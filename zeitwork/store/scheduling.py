@@ -57,7 +57,8 @@ where n.state <> 'terminated' order by n.id
 _PENDING = f"""
 select i.id, i.generation, coalesce(s.node_id, i.pinned_node_id) as node_id, i.image_id, i.vcpu, i.memory, i.disk,
     m.status, m.error, i.priority, i.requirements, i.group_id, i.singleton, i.reason,
-    extract(epoch from clock_timestamp() - i.pending_since)::float8 as waiting
+    extract(epoch from clock_timestamp() - i.pending_since)::float8 as waiting,
+    (select c.node_id from placements c where c.instance_id = i.id and c.kept) as leaves
 from instances i join images m on m.id = i.image_id
     left join snapshots s on s.id = i.snapshot_id and i.snapshot_generation = i.generation
 where i.desired = 'running' and i.observed_generation < i.generation
@@ -131,6 +132,7 @@ class Scheduling:
                     singleton=row["singleton"],
                     waiting=max(0.0, row["waiting"]),
                     reason=row["reason"],
+                    leaves=row["leaves"],
                 )
                 for row in cursor
             )

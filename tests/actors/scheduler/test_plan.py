@@ -123,6 +123,16 @@ def test_without_nodes_and_with_an_absent_pinned_node_the_reason_says_so() -> No
     assert reason((pinned,), (node(1),)) == "the node it is pinned to is not here"
 
 
+def test_what_is_to_leave_a_host_is_placed_on_another_one() -> None:
+    leaving = pending(1, leaves=UUID(int=2))
+    (assignment,) = evaluate(Pending((leaving,)), (node(1), node(2, memory=512))).assignments
+    assert assignment.node_id == UUID(int=1)
+    assert reason((leaving,), (node(2), node(3, memory=0))) == "2 hosts: 1 is where it is now, 1 lacks 288 MiB"
+    # Others may go there.
+    plan = evaluate(Pending((leaving, pending(2))), (node(1, memory=0), node(2)))
+    assert [one.instance_id for one in plan.assignments] == [UUID(int=1002)]
+
+
 def test_it_packs_onto_the_fuller_node() -> None:
     (assignment,) = evaluate(Pending((pending(1),)), (node(1), node(2, memory=512))).assignments
     assert assignment.node_id == UUID(int=2)

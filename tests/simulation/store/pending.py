@@ -17,6 +17,7 @@ def pending_instance(tx: Transaction, row: tables.Instance) -> PendingInstance:
     """Return an instance as the scheduler looks at it."""
     image = tx.database.images.get(row.image_id)
     assert image is not None
+    kept = next((one.node_id for one in placements_of(tx, row.id) if one.kept), None)
     return PendingInstance(
         id=row.id,
         generation=row.generation,
@@ -31,6 +32,7 @@ def pending_instance(tx: Transaction, row: tables.Instance) -> PendingInstance:
         singleton=row.singleton,
         waiting=max(0.0, tx.now - row.pending_since),
         reason=row.reason,
+        leaves=kept,
     )
 
 

@@ -50,7 +50,7 @@ def displaced(tx: Transaction) -> tuple[Displaced, ...]:
                     node_state=state,
                     singleton=instance.singleton,
                     bound=_bound(instance, node.id),
-                    lost=row.lost,
+                    lost=row.lost and instance.state is InstanceState.UNKNOWN,
                 )
             )
     return tuple(found)

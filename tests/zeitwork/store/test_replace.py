@@ -41,6 +41,8 @@ async def test_what_is_replaced_serves_until_its_successor_runs(store: Store) ->
     moving = await store.instances.replace(row.id)
     assert (moving.state, moving.generation, moving.placement_id) == (InstanceState.RUNNING, 2, old.id)
     assert moving.reason == f"moves off {node.hostname} as asked"
+    (waiting,) = (await store.scheduling.pending()).instances
+    assert waiting.leaves == node.id
     # Asked again, it is under way.
     assert await store.instances.replace(row.id) == moving
     new = await succeed(store, row.id, other)
