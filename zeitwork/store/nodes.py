@@ -1,4 +1,4 @@
-"""Hosts. Writes the tables ``nodes`` and ``node_images`` and, through `zeitwork.store.pools`, ``pools``."""
+"""Hosts. Writes the table ``nodes`` and, through `zeitwork.store.pools`, ``pools``."""
 
 from __future__ import annotations
 
