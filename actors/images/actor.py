@@ -67,6 +67,11 @@ class _CollectEnded(Message):
     error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Told(Message):
+    error: Exception | None = None
+
+
 class Images(Actor):
     """Pulls run as effects, a few at once. Postgres knows what is asked for; a restart takes up what was broken off."""
 
@@ -83,6 +88,8 @@ class Images(Actor):
         self._reclaim_due = True
         self._failures = 0
         self._collecting = self._collect_again = False
+        self._telling = False
+        self._changed = True  # what is in the cache, since it was told
 
     async def init(self) -> None:
         """Clean up after an earlier life, then look for work."""
@@ -97,6 +104,7 @@ class Images(Actor):
         match message:
             case Wake():
                 self._look()
+                self._tell()
             case Collect():
                 self._collect()
             case EnsureRoot(digest=digest):
@@ -129,6 +137,7 @@ class Images(Actor):
                 self._active.discard(image_id)
                 if error is None:
                     self._look()
+                    self._tell(changed=True)
                 else:
                     # The image stays `building` in the database: take it up again, but not at once.
                     self._retry(error)
@@ -138,8 +147,18 @@ class Images(Actor):
                     self.ctx.log.warning("collecting images failed", error=str(error))
                 elif roots or files:
                     self.ctx.log.info("unused images removed", roots=roots, files=files)
+                if roots:
+                    self._tell(changed=True)
                 if self._collect_again:
                     self._collect()
+            case _Told(error=error):
+                self._telling = False
+                if error is None:
+                    self._tell()
+                else:
+                    # Only a hint for the scheduler: the next look tries again.
+                    self._changed = True
+                    self.ctx.log.debug("what is in the cache was not told", error=str(error))
             case _:
                 self.ctx.log.warning("unknown message", message=type(message).__name__)
 
@@ -304,6 +323,24 @@ class Images(Actor):
         roots, root_bytes = cache.usage()
         blobs, blob_bytes = self._puller.blobs.usage()
         return ImageUsage(roots, root_bytes, blobs, blob_bytes, cache.free_bytes(), len(self._active))
+
+    def _tell(self, *, changed: bool = False) -> None:
+        """Tell which images are here when that may have changed."""
+        self._changed = self._changed or changed
+        if not self._changed or self._telling:
+            return
+        self._changed, self._telling = False, True
+        self.ctx.effect(
+            self._tell_now,
+            name="tell",
+            deadline=_STORE_DEADLINE,
+            then=lambda _: _Told(),
+            failed=_Told,
+        )
+
+    async def _tell_now(self) -> None:
+        digests = await trio.to_thread.run_sync(self._puller.cache.digests)
+        await self._store.record_cached(self._node_id, digests)
 
     def _collect(self) -> None:
         self._collect_again = self._collecting

@@ -78,6 +78,10 @@ class RootCache:
             workspace.rename(target)
         _sync_directory(self.images)
 
+    def digests(self) -> frozenset[str]:
+        """Return the digests of the roots that are here."""
+        return frozenset(f"sha256:{directory.name}" for directory in self._roots())
+
     def superfluous(self, in_use: Collection[str], *, older_than: float, now: float) -> list[str]:
         """Return digests of roots that are not in use and have not been touched for so many seconds."""
         found = []

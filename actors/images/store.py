@@ -29,3 +29,6 @@ class ImageStore(Protocol):
 
     async def digests_in_use(self) -> set[str]:
         """Return digests of images not deleted: the others may be collected."""
+
+    async def record_cached(self, node_id: UUID, digests: frozenset[str]) -> None:
+        """Write which images this host has in its cache, by their digests. Others are not there any more."""

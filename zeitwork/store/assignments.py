@@ -14,6 +14,7 @@ from uuid import UUID
 
 from actors.model.states import ImageStatus, InstanceDesired, InstanceState, NodeDesired, NodeState, SnapshotState
 from actors.scheduler.store import Assignment, Postponed
+from zeitwork.store.arrays import numbers, uuids
 from zeitwork.store.current import BLOCKS
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.identifiers import new_id
@@ -89,19 +90,16 @@ class _Room:
         self.memory_used += instance["memory"] + self.row["memory_overhead"]
 
 
-def assign(cursor: Cursor, assignments: Sequence[Assignment], epoch: int) -> list[Postponed]:
+def assign(cursor: Cursor, assignments: Sequence[Assignment], epoch: int) -> dict[Assignment, str]:
     """Make placements in a transaction that is fenced already; return those that were refused, and why.
 
     Those that were made before (an answer was lost) are neither. What is left of nodes and pools is given in the order
     of ``assignments``. Raises `CapacityExceeded` only when the database's check and this one differ.
     """
     batch = _Batch(cursor, assignments)
-    for one in assignments:
-        reason = batch.decide(one)
-        if reason is not None:
-            batch.refused.append(Postponed(one.instance_id, one.generation, reason))
+    refused = {one: reason for one in assignments if (reason := batch.decide(one)) is not None}
     batch.write(epoch)
-    return batch.refused
+    return refused
 
 
 class _Batch:
@@ -109,7 +107,6 @@ class _Batch:
 
     def __init__(self, cursor: Cursor, assignments: Collection[Assignment]) -> None:
         self._cursor = cursor
-        self.refused: list[Postponed] = []
         self._instances = lock_instances(cursor, {one.instance_id for one in assignments})
         self._placed = placed(cursor, self._instances.values())
         self._images = _images(cursor, {row["image_id"] for row in self._instances.values()})
@@ -154,7 +151,7 @@ class _Batch:
             return
         insert_placements(cursor, self._new, epoch=epoch)
         lease(cursor, self._leases)
-        keep_places(cursor, self._supplies.values())
+        keep_places(cursor, self._supplies)
         for new in self._new:
             data = {
                 "instance_id": str(new.instance["id"]),
@@ -211,7 +208,7 @@ class _Batch:
         placement_id = new_id()
         for address, supply in addresses:
             supply.given += 1
-            self._leases.append(NewLease(address, str(supply.network), one.node_id, placement_id))
+            self._leases.append(NewLease(address, supply.network, one.node_id, placement_id))
         room.take(instance)
         self._new.append(
             NewPlacement(
@@ -270,7 +267,9 @@ def postpone(cursor: Cursor, reasons: Collection[Postponed]) -> None:
 def placed(cursor: Cursor, instances: Collection[Mapping[str, Any]]) -> dict[UUID, _Placed]:
     """Return what there is of each of these (locked) instances."""
     found = {row["id"]: _Placed() for row in instances}
-    cursor.execute(_PLACED.encode(), {"ids": list(found), "generations": [row["generation"] for row in instances]})
+    cursor.execute(
+        _PLACED.encode(), {"ids": uuids(found), "generations": numbers(row["generation"] for row in instances)}
+    )
     for row in cursor:
         state = found[row["instance_id"]]
         if row["wanted"]:

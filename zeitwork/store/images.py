@@ -15,6 +15,7 @@ from actors.model.records import ImageRecord
 from actors.model.states import ImageStatus
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.journal import announce, record
+from zeitwork.store.node_images import write_node_images
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.rows import HistoryRow, ImageRow, Page
 from zeitwork.store.units import Cursor, Units
@@ -283,6 +284,10 @@ class Images:
             return {row["digest"] for row in cursor}
 
         return await self._units.read(unit, name="images.digests_in_use")
+
+    async def record_cached(self, node_id: UUID, digests: frozenset[str]) -> None:
+        """Write which images a host has in its cache, by their digests. Others are not there any more."""
+        await self._units.run(lambda cursor: write_node_images(cursor, node_id, digests), name="images.record_cached")
 
 
 def _refuse_while_used(cursor: Cursor, image_id: UUID) -> None:

@@ -14,6 +14,7 @@ from actors.model.health import HealthState
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import InstanceDesired, InstanceState, Outcome
+from zeitwork.store.arrays import numbers, texts, uuids
 from zeitwork.store.current import COUNTS, FIRST
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.health import check_from_json, check_to_json
@@ -78,14 +79,14 @@ def lock_instances(cursor: Cursor, instance_ids: Collection[UUID]) -> dict[UUID,
 
     Only what deciding about placements needs, not what people gave them: that may be large.
     """
-    cursor.execute(_LOCK_SEVERAL, (list(instance_ids),))
+    cursor.execute(_LOCK_SEVERAL, (uuids(instance_ids),))
     return {row["id"]: row for row in cursor}
 
 
 _LOCK_SEVERAL = """
 select id, generation, desired, singleton, image_id, vcpu, memory, disk, snapshot_id, snapshot_generation, state,
     reason, observed_generation
-from instances where id = any(%s) order by id for no key update
+from instances where id = any(%s::uuid[]) order by id for no key update
 """
 
 
@@ -112,10 +113,10 @@ def write_all_observed(cursor: Cursor, seen: Iterable[Seen], *, who: str) -> Non
     cursor.execute(
         _WRITE_SEVERAL,
         (
-            [one.instance["id"] for one in changed],
-            [one.state for one in changed],
-            [one.reason for one in changed],
-            [one.generation for one in changed],
+            uuids(one.instance["id"] for one in changed),
+            texts(one.state for one in changed),
+            texts(one.reason for one in changed),
+            numbers(one.generation for one in changed),
         ),
     )
     for one in changed:
@@ -127,7 +128,9 @@ _WRITE_SEVERAL = """
 update instances i set state = c.state, reason = c.reason, observed_generation = c.generation, outcome = null,
     exit_status = null, updated_at = now(),
     state_changed_at = case when i.state = c.state then i.state_changed_at else now() end
-from unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[]) as c (id, state, reason, generation) where i.id = c.id
+from unnest(%s::uuid[], array(select jsonb_array_elements_text(%s)), array(select jsonb_array_elements_text(%s)),
+    %s::bigint[]) as c (id, state, reason, generation)
+where i.id = c.id
 """
 
 

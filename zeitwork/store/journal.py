@@ -12,7 +12,14 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from zeitwork.store.arrays import texts, uuids
 from zeitwork.store.cursor import Cursor, NewEvent
+
+_TELL = """
+select zw_tell(array(select jsonb_array_elements_text(%s)), array(select jsonb_array_elements_text(%s)),
+    array(select jsonb_array_elements_text(%s)), %s::uuid[], array(select jsonb_array_elements(%s)),
+    array(select jsonb_array_elements_text(%s)), array(select jsonb_array_elements_text(%s)))
+"""
 
 
 def record(
@@ -38,14 +45,14 @@ def flush(cursor: Cursor) -> None:
         return
     events, notices = cursor.new_events, list(cursor.notices)
     cursor.execute(
-        "select zw_tell(%s::text[], %s::text[], %s::text[], %s::uuid[], %s::jsonb[], %s::text[], %s::text[])",
+        _TELL,
         (
-            [event.who for event in events],
-            [event.what for event in events],
-            [event.subject_kind for event in events],
-            [event.subject_id for event in events],
-            [Jsonb(dict(event.data)) for event in events],
-            [channel for channel, _ in notices],
-            [payload for _, payload in notices],
+            texts(event.who for event in events),
+            texts(event.what for event in events),
+            texts(event.subject_kind for event in events),
+            uuids(event.subject_id for event in events),
+            Jsonb([event.data for event in events]),
+            texts(channel for channel, _ in notices),
+            texts(payload for _, payload in notices),
         ),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from actors.ipam_lease.store import PoolUsage
+from zeitwork.store.arrays import addresses, uuids
 from zeitwork.store.units import Cursor, Units
 
 #: Seconds that a released address rests, so that what others remember of its last owner is gone before its next.
@@ -28,10 +29,10 @@ def lease(cursor: Cursor, leases: Collection[NewLease]) -> None:
     cursor.execute(
         _LEASE,
         (
-            [one.address for one in leases],
-            [one.pool for one in leases],
-            [one.node_id for one in leases],
-            [one.placement_id for one in leases],
+            addresses(one.address for one in leases),
+            addresses(one.pool for one in leases),
+            uuids(one.node_id for one in leases),
+            uuids(one.placement_id for one in leases),
         ),
     )
     if cursor.rowcount != len(leases):

@@ -1,4 +1,4 @@
-"""Hosts. Writes the tables ``nodes`` and ``node_images`` and, through `zeitwork.store.pools`, ``pools``."""
+"""Hosts. Writes the table ``nodes`` and, through `zeitwork.store.pools`, ``pools``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from actors.model.records import Observation
 from actors.model.resources import Capacity
 from actors.model.scheduling import Taint
 from actors.model.states import NodeDesired, NodeState, Outcome, PlacementState
+from zeitwork.store.arrays import uuids
 from zeitwork.store.cluster import default_region_id, ensure_region
 from zeitwork.store.current import COUNTS
 from zeitwork.store.drains import drains
@@ -56,11 +57,11 @@ _RESOURCES_OF_ONE = _RESOURCES.format(of_one="and node_id = %(id)s", which="n.id
 _LOCK_SEVERAL = """
 select id, hostname, state, desired, closed_since, closed_reason, ipv6, vcpu_capacity, memory_capacity,
     coalesce(memory_overhead, 0) as memory_overhead, overhead_excess
-from nodes where id = any(%s) order by id for no key update
+from nodes where id = any(%s::uuid[]) order by id for no key update
 """
 _USE = """
 select node_id, sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory
-from placements where node_id = any(%s) and state <> 'removed' group by node_id
+from placements where node_id = any(%s::uuid[]) and state <> 'removed' group by node_id
 """
 _CAPACITY_FIELDS = (
     "vcpu_total",
@@ -88,13 +89,13 @@ def lock_node(cursor: Cursor, node_id: UUID) -> dict[str, Any] | None:
 
 def lock_nodes(cursor: Cursor, node_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
     """Return nodes' rows by id, locked until the transaction ends. In the order of ids, as everyone locks several."""
-    cursor.execute(_LOCK_SEVERAL, (list(node_ids),))
+    cursor.execute(_LOCK_SEVERAL, (uuids(node_ids),))
     return {row["id"]: row for row in cursor}
 
 
 def use_of(cursor: Cursor, node_ids: Collection[UUID]) -> dict[UUID, tuple[int, int]]:
     """Return the vCPU and MiB that placements hold on nodes. True until the transaction ends if those are locked."""
-    cursor.execute(_USE, (list(node_ids),))
+    cursor.execute(_USE, (uuids(node_ids),))
     return {row["node_id"]: (row["vcpu"], row["memory"]) for row in cursor}
 
 

@@ -11,6 +11,7 @@ from actors.model.health import HealthState
 from actors.model.records import Observation
 from actors.model.resources import Resources
 from actors.model.states import Outcome, PlacementState
+from zeitwork.store.arrays import addresses, numbers, uuids
 from zeitwork.store.current import COUNTS, FIRST
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.journal import announce
@@ -100,17 +101,17 @@ def insert_placements(cursor: Cursor, placements: Collection[NewPlacement], *, e
         _INSERT,
         (
             epoch,
-            [one.id for one in placements],
-            [one.instance["id"] for one in placements],
-            [one.instance["generation"] for one in placements],
-            [one.node_id for one in placements],
-            [one.instance["vcpu"] for one in placements],
-            [one.instance["memory"] for one in placements],
-            [one.instance["disk"] for one in placements],
-            [one.overhead for one in placements],
-            [one.v4 for one in placements],
-            [one.v6 for one in placements],
-            [one.snapshot_id for one in placements],
+            uuids(one.id for one in placements),
+            uuids(one.instance["id"] for one in placements),
+            numbers(one.instance["generation"] for one in placements),
+            uuids(one.node_id for one in placements),
+            numbers(one.instance["vcpu"] for one in placements),
+            numbers(one.instance["memory"] for one in placements),
+            numbers(one.instance["disk"] for one in placements),
+            numbers(one.overhead for one in placements),
+            addresses(one.v4 for one in placements),
+            addresses(one.v6 for one in placements),
+            uuids(one.snapshot_id for one in placements),
         ),
     )
 

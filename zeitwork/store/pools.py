@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import socket
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 from uuid import UUID
 
 from actors.model.errors import Conflict
+from zeitwork.store.arrays import addresses, numbers, uuids
 from zeitwork.store.rows import RegionRow
 from zeitwork.store.units import Cursor
 
@@ -64,9 +66,17 @@ def drop_pools(cursor: Cursor, node_id: UUID) -> None:
 class Supply:
     """Free addresses of one locked pool, in the order in which they are to be given; each is given once."""
 
-    network: IPv4Network | IPv6Network
+    network: str
     offsets: list[int]
     given: int = 0
+    _family: int = field(init=False)
+    _base: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Read the network. Not by `ipaddress`: that would take most of the time that placing takes here."""
+        address = self.network.partition("/")[0]
+        self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._base = int.from_bytes(socket.inet_pton(self._family, address))
 
     def peek(self) -> str | None:
         """Return the next free address, None when there is none left. It is taken by counting it as ``given``."""
@@ -74,7 +84,8 @@ class Supply:
 
     def address(self, offset: int) -> str:
         """Return an address of the pool."""
-        return str(self.network.network_address + offset)
+        length = 16 if self._family == socket.AF_INET6 else 4
+        return socket.inet_ntop(self._family, (self._base + offset).to_bytes(length))
 
 
 def find_free(cursor: Cursor, wanted: Mapping[tuple[UUID, int], int]) -> dict[tuple[UUID, int], Supply]:
@@ -84,7 +95,7 @@ def find_free(cursor: Cursor, wanted: Mapping[tuple[UUID, int], int]) -> dict[tu
     until the transaction ends: the choice is ours. What was taken must be told to `keep_places`. A node without a pool
     of that family is left out.
     """
-    cursor.execute(_LOCK_POOLS, ([node for node, _ in wanted], [family for _, family in wanted]))
+    cursor.execute(_LOCK_POOLS, _keys(wanted))
     supplies: dict[tuple[UUID, int], Supply] = {}
     asked: list[str] = []
     for row in cursor:
@@ -94,59 +105,66 @@ def find_free(cursor: Cursor, wanted: Mapping[tuple[UUID, int], int]) -> dict[tu
         offsets = [first + (begin + step) % size for step in range(min(wanted[key], size))]
         supply = supplies[key] = Supply(row["network"], offsets)
         asked += map(supply.address, offsets)
-    cursor.execute(_TAKEN, (asked,))
+    cursor.execute(_TAKEN, (addresses(asked),))
     networks = {row["pool"] for row in cursor}
     if networks:
         # Some of the next ones are taken.
-        short = {supply.network: (key, supply) for key, supply in supplies.items() if supply.network in networks}
-        counts = [wanted[key] for key, _ in short.values()]
-        cursor.execute(_FREE, {"networks": [str(network) for network in short], "counts": counts})
+        short = [key for key, supply in supplies.items() if supply.network in networks]
+        cursor.execute(_FREE, (*_keys(short), numbers(wanted[key] for key in short)))
         for row in cursor:
-            short[row["network"]][1].offsets = row["free"]
+            supplies[row["node_id"], row["family"]].offsets = row["free"]
     return supplies
 
 
-def keep_places(cursor: Cursor, supplies: Iterable[Supply]) -> None:
+def _keys(pools: Collection[tuple[UUID, int]]) -> tuple[str, str]:
+    return uuids(node for node, _ in pools), numbers(family for _, family in pools)
+
+
+def keep_places(cursor: Cursor, supplies: Mapping[tuple[UUID, int], Supply]) -> None:
     """Begin the next search in each pool after what was taken from it now."""
-    used = [supply for supply in supplies if supply.given]
-    cursor.execute(_KEEP, ([str(one.network) for one in used], [one.offsets[one.given - 1] + 1 for one in used]))
+    used = {key: supply.offsets[supply.given - 1] + 1 for key, supply in supplies.items() if supply.given}
+    cursor.execute(_KEEP, (*_keys(used), numbers(used.values())))
 
 
 def exhausted(cursor: Cursor, supply: Supply) -> str:
     """Return what to say about a pool of which all that was free is given."""
-    cursor.execute(_COUNT, (str(supply.network),))
+    cursor.execute(_COUNT, (supply.network,))
     row = cursor.fetchone()
     assert row is not None
-    leased = row["leased"] + supply.given
-    return f"no free IPv{supply.network.version} address in {supply.network}: {leased} leased, {row['resting']} resting"
+    family, leased = 6 if ":" in supply.network else 4, row["leased"] + supply.given
+    return f"no free IPv{family} address in {supply.network}: {leased} leased, {row['resting']} resting"
 
 
 _LOCK_POOLS = """
-select network, node_id, family, first_offset, last_offset, next_offset from pools
+select network::text, node_id, family, first_offset, last_offset, next_offset from pools
 where (node_id, family) in (select * from unnest(%s::uuid[], %s::smallint[])) order by node_id, family for no key update
 """
 _TAKEN = """
-select distinct pool from leases where address = any(%s::inet[]) and (state = 'leased' or rest_until > now())
+select distinct pool::text from leases where address = any(%s::inet[]) and (state = 'leased' or rest_until > now())
 """
 # In a pool of which n addresses are taken, n more than are wanted hold enough that are free: nothing needs to look
 # through the whole pool.
 _FREE = """
-with taken as materialized (
+with pool as materialized (
+    select p.*, p.last_offset - p.first_offset + 1 as size, w.count
+    from unnest(%s::uuid[], %s::smallint[], %s::bigint[]) as w (node_id, family, count)
+        join pools p on p.node_id = w.node_id and p.family = w.family),
+taken as materialized (
     select pool, address - network(pool)::inet as place from leases
-    where pool = any(%(networks)s::cidr[]) and (state = 'leased' or rest_until > now()))
-select p.network, array(
+    where pool in (select network from pool) and (state = 'leased' or rest_until > now()))
+select p.node_id, p.family, array(
     select c.place from (
         select step, p.first_offset + (p.next_offset - p.first_offset + step) %% p.size as place
-        from generate_series(0, least(p.size, w.count + (select count(*) from taken where pool = p.network)) - 1)
+        from generate_series(0, least(p.size, p.count + (select count(*) from taken where pool = p.network)) - 1)
             as step) c
     where not exists (select from taken where pool = p.network and place = c.place)
-    order by c.step limit w.count) as free
-from unnest(%(networks)s::cidr[], %(counts)s::bigint[]) as w (network, count)
-    join (select *, last_offset - first_offset + 1 as size from pools) p on p.network = w.network
+    order by c.step limit p.count) as free
+from pool p
 """
 _KEEP = """
-update pools p set next_offset = u.next from unnest(%s::cidr[], %s::bigint[]) as u (network, next)
-where p.network = u.network
+update pools p set next_offset = u.next
+from unnest(%s::uuid[], %s::smallint[], %s::bigint[]) as u (node_id, family, next)
+where p.node_id = u.node_id and p.family = u.family
 """
 _COUNT = """
 select count(*) filter (where state = 'leased') as leased,

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 from uuid import UUID
 
+import trio
+
 from actors.model.records import PendingInstance
 from actors.model.resources import Resources
 from actors.model.states import ImageStatus, NodeDesired, NodeState
@@ -36,6 +38,8 @@ T = TypeVar("T")
 #: Decisions that share a transaction at first, at least and at most. What one costs beside them is spread over more
 #: with more of them; but it holds locks for as long as it takes, and must stay far below what a leader's may take.
 TOGETHER, FEWEST, MOST = 400, 16, 1000
+#: Transactions of one plan at once: while one waits for the database, another one's work is prepared here.
+LANES = 2
 #: The share of the time that a leader's transaction may take, from which on fewer decisions share the next one.
 _SLOW = 0.2
 
@@ -187,35 +191,54 @@ class Scheduling:
         A refusal of one (checked by the database itself) leaves the others. Applying the same assignment twice makes
         one placement. Raises `Fenced` when ``term`` is over; transactions before that one stay.
         """
-        refused: list[Postponed] = []
+        refused = await self._in_lanes(plan.assignments, term)
         batches = _Batches(term)
-        for assignments in batches.of(plan.assignments):
-            with batches:
-                refused += await self._assign_together(assignments, term)
         for reasons in batches.of((*plan.postponed, *refused)):
             with batches:
                 await self._postpone_together(reasons, term)
-        return tuple(refused)
+        return refused
 
-    async def _assign_together(self, assignments: Sequence[Assignment], term: Term) -> list[Postponed]:
+    async def _in_lanes(self, assignments: Sequence[Assignment], term: Term) -> tuple[Postponed, ...]:
+        """Make placements in lanes that work at once; return those that were refused, in the order of the plan."""
+        refused: dict[Assignment, Postponed] = {}
+        failures: list[Exception] = []
+
+        async def work(lane: Sequence[Assignment]) -> None:
+            batches = _Batches(term)
+            try:
+                for batch in batches.of(lane):
+                    with batches:
+                        refused.update(await self._assign_together(batch, term))
+            except Exception as error:  # raised below, outside of the nursery's group
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for lane in _lanes(assignments):
+                nursery.start_soon(work, lane)
+        if failures:
+            raise failures[0]
+        return tuple(refused[one] for one in dict.fromkeys(assignments) if one in refused)
+
+    async def _assign_together(self, assignments: Sequence[Assignment], term: Term) -> dict[Assignment, Postponed]:
         """Make placements in one transaction; return those that were refused."""
 
-        def unit(cursor: Cursor) -> list[Postponed]:
+        def unit(cursor: Cursor) -> dict[Assignment, Postponed]:
             fence(cursor, term)
-            return assign(cursor, assignments, term.epoch)
+            return {
+                one: Postponed(one.instance_id, one.generation, reason)
+                for one, reason in assign(cursor, assignments, term.epoch).items()
+            }
 
         try:
             return await self._units.run(unit, name="scheduling.assign")
         except CapacityExceeded as refusal:
             if len(assignments) == 1:
-                return [Postponed(assignments[0].instance_id, assignments[0].generation, str(refusal))]
+                return {assignments[0]: Postponed(assignments[0].instance_id, assignments[0].generation, str(refusal))}
         # The database refused what our own check let pass, and that of one undid all: it is found by halves.
         half = len(assignments) // 2
-        return [
-            postponed
-            for part in (assignments[:half], assignments[half:])
-            for postponed in await self._assign_together(part, term)
-        ]
+        found = await self._assign_together(assignments[:half], term)
+        return found | await self._assign_together(assignments[half:], term)
 
     async def _postpone_together(self, reasons: Sequence[Postponed], term: Term) -> None:
         """Write reasons in one transaction."""
@@ -225,6 +248,20 @@ class Scheduling:
             postpone(cursor, reasons)
 
         await self._units.run(unit, name="scheduling.postpone")
+
+
+def _lanes(assignments: Sequence[Assignment]) -> list[list[Assignment]]:
+    """Divide assignments by their nodes, so that no lane waits for what another one has locked.
+
+    What is left of a node is given in the order of the plan all the same: all of it is in one lane.
+    """
+    if len(assignments) <= TOGETHER:
+        return [list(assignments)] if assignments else []
+    number: dict[UUID, int] = {}
+    lanes: list[list[Assignment]] = [[] for _ in range(LANES)]
+    for one in assignments:
+        lanes[number.setdefault(one.node_id, len(number) % LANES)].append(one)
+    return [lane for lane in lanes if lane]
 
 
 class _Batches:

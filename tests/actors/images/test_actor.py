@@ -36,6 +36,7 @@ class MemoryStore:
         self.problems: dict[UUID, tuple[str, str | None, str | None]] = {}
         self.told: dict[UUID, list[tuple[int, str]]] = {}
         self.broken: dict[str, int] = {}
+        self.cached: list[frozenset[str]] = []
         self.most_building = 0
         self._changed = trio.Event()
 
@@ -97,6 +98,13 @@ class MemoryStore:
     async def digests_in_use(self) -> set[str]:
         await self._meet("digests_in_use")
         return {record.digest for record in self.records.values() if record.digest}
+
+    async def record_cached(self, node_id: UUID, digests: frozenset[str]) -> None:
+        await self._meet("record_cached")
+        assert node_id == NODE
+        self.cached.append(digests)
+        self._changed.set()
+        self._changed = trio.Event()
 
 
 @pytest.fixture
@@ -228,6 +236,25 @@ async def test_collecting_keeps_what_is_in_use(store: MemoryStore, paths: HostPa
                 await trio.lowlevel.checkpoint()
         with pytest.raises(Problem):
             await ref.ask(EnsureRoot(digest), timeout=5)
+
+
+async def test_what_is_in_the_cache_is_told_when_it_changes(store: MemoryStore, paths: HostPaths) -> None:
+    store.broken["record_cached"] = 1  # told again by the next look
+    async with images(store, paths, replace(QUICK, root_age=0.0)) as ref:
+        image = store.add(1, upload(paths, craft.archive(docker_save(IMAGE))))
+        ref.tell(Wake("test"))
+        digest = str((await store.ended(image)).digest)
+        await store.until(lambda: store.cached[-1:] == [frozenset({digest})])
+        # The same content again is another image of the database: told again.
+        told = len(store.cached)
+        again = store.add(2, upload(paths, craft.archive(docker_save(IMAGE)), "again"))
+        ref.tell(Wake("test"))
+        await store.ended(again)
+        await store.until(lambda: len(store.cached) > told)
+        del store.records[image], store.records[again]
+        await collected(ref, store)
+        await store.until(lambda: store.cached[-1] == frozenset())
+    assert store.broken["record_cached"] == 0
 
 
 async def collected(ref: LifeRef, store: MemoryStore) -> None:

@@ -137,3 +137,18 @@ async def test_a_stranger_is_not_found(store: Store) -> None:
     for call in (store.images.get, store.images.delete, store.images.history):
         with pytest.raises(NotFound):
             await call(uuid4())
+
+
+async def test_the_scheduler_sees_which_hosts_have_an_image_in_their_cache(store: Store) -> None:
+    first, second = await ready_node(store), await ready_node(store)
+    images = [await ready_image(store, first, f"registry.example/app:{tag}") for tag in (1, 2)]
+    waiting = [await instance(store, image) for image in images]
+    digests = [str(image.digest) for image in images]
+    for node, cached in ((first, digests), (second, digests[:1]), (second, [*digests[:1], "sha256:unknown"])):
+        await store.images.record_cached(node.id, frozenset(cached))
+    pending = await store.scheduling.pending()
+    assert [one.id for one in pending.instances] == [row.id for row in waiting]
+    assert pending.images == {images[0].id: {first.id, second.id}, images[1].id: {first.id}}
+    await store.images.record_cached(first.id, frozenset())
+    assert (await store.scheduling.pending()).images == {images[0].id: {second.id}}
+    await store.images.record_cached(uuid4(), frozenset(digests))  # a host that is not known any more
