@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import threading
@@ -39,9 +40,9 @@ def run(
 
     What is ready together runs in an order that follows from ``seed``. Raises `Spun` when a task spins: more than
     ``most_steps`` steps while the clock stands still, or ``longest_step`` seconds of CPU time in one (this is noticed
-    in the main thread only).
+    in the main thread only). When all tasks wait and nothing is to come, trio's own error tells of a `Spun`.
     """
-    clock = trio.testing.MockClock(autojump_threshold=0)
+    clock = _clock()
     watchdog = _Watchdog(clock, most_steps)
 
     async def watched() -> T:
@@ -59,6 +60,22 @@ def run(
             return trio.run(watched, clock=clock, instruments=[watchdog, *instruments])
     finally:
         internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r = before
+
+
+def _clock() -> trio.testing.MockClock:
+    """Return a clock that jumps as soon as all tasks wait, and complains when there is nothing to jump to."""
+    clock: Any = trio.testing.MockClock(autojump_threshold=0)
+    jump = clock._autojump
+
+    def careful() -> None:
+        if trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf:
+            # Nothing will ever happen again, and some of those who wait do not even listen to a cancellation.
+            raise Spun(f"all tasks wait for ever, at {clock.current_time():.3f} s")
+        jump()
+
+    clock._autojump = careful
+    made: trio.testing.MockClock = clock
+    return made
 
 
 class _Watchdog(trio.abc.Instrument):

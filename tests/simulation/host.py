@@ -150,6 +150,12 @@ class SimulatedHost:
             machine.run = machine.tap = machine.rules = machine.group = False
             machine.pid_file = None
 
+    def end(self) -> None:
+        """End with the world: whatever is held unwinds, too."""
+        if self.life is not None:
+            self.life.kill()
+        self.env.release()
+
     def set_fails(self, job: str) -> None:
         """Let this job fail for every placement here, "" for none."""
         self.fails = job

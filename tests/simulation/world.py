@@ -184,6 +184,8 @@ class World:
                     await self._converge()
                     watch.cancel_scope.cancel()
             seconds = trio.current_time()
+            for host in self.hosts:
+                host.end()
             self.nursery.cancel_scope.cancel()
         figures: dict[str, float] = {
             "transactions": self.database.transactions,
