@@ -14,7 +14,7 @@ import trio
 from actors.model.errors import Unavailable
 from actors.model.records import PendingInstance
 from actors.scheduler.counts import Counts
-from actors.scheduler.groups import reconcile
+from actors.scheduler.groups import AT_ONCE, reconcile
 from actors.scheduler.plan import Planner
 from actors.scheduler.queue import in_turn, merged
 from actors.scheduler.relocate import Staying, relocate
@@ -23,10 +23,14 @@ from runtime.lease import Fenced, NotLeading, Term
 
 #: Instances that are asked for at a time, and how often in one evaluation: what is behind them is the next one's.
 PAGE, PAGES = 5000, 40
-#: Instances that are planned before others have the loop, and that are written together.
-STEP, BATCH = 128, 2048
+#: Instances that are planned before others have the loop.
+STEP = 128
+#: Decisions that are written together: at first, at least and at most. Twice as many after a batch that took less than
+#: `QUICK` seconds, half as many after one that took more than twice that.
+BATCH, BATCH_MIN, BATCH_MAX = 512, 64, 4096
+QUICK = 1.0
 #: Members of groups that are made or ended, and moves, that are written in one transaction.
-TOGETHER = 256
+TOGETHER = 128
 #: Seconds after which an evaluation ends with the batch it is at and leaves the rest to the next one, which looks anew:
 #: what happens to hosts and groups must not wait for a hundred thousand placements.
 SLICE = 5.0
@@ -112,6 +116,8 @@ class Evaluation:
             members = await self._store.apply_groups(together, self._term())
             self._result.members += members
             self._counts.members += members
+        parts = any(max(len(change.create), len(change.terminate)) >= AT_ONCE for change in changes)
+        self._result.more = parts and self._result.members > 0
 
     async def _relocate(self) -> None:
         displaced = await self._store.displaced()
@@ -135,16 +141,23 @@ class Evaluation:
             planner.learn(page)
         turns = merged(page.instances for page in pages)
         del pages  # what is planned need not be kept
+        size = BATCH
         while True:
-            plan, ended = await self._planned(planner, turns)
+            plan, ended = await self._planned(planner, turns, size)
+            before = self._monotonic()
             await self._apply(plan)
+            now = self._monotonic()
             if ended:
-                self._result.more = self._result.resume is not None
+                self._result.more |= self._result.resume is not None
                 return
-            if self._monotonic() - began >= SLICE:
+            if now - began >= SLICE:
                 # What is left is on the same pages.
                 self._result.more, self._result.resume = True, self._resume
                 return
+            if now - before < QUICK:
+                size = min(BATCH_MAX, 2 * size)
+            elif now - before > 2 * QUICK:
+                size = max(BATCH_MIN, size // 2)
 
     async def _pages(self) -> list[Pending]:
         """Return what is pending, each page in turn; where the next evaluation begins is in the result."""
@@ -165,11 +178,11 @@ class Evaluation:
             self._planner = Planner(await self._store.nodes(), self._avoid)
         return self._planner
 
-    async def _planned(self, planner: Planner, turns: Iterator[PendingInstance]) -> tuple[Plan, bool]:
+    async def _planned(self, planner: Planner, turns: Iterator[PendingInstance], size: int) -> tuple[Plan, bool]:
         """Plan the next batch, and say whether it was the last one."""
         assignments: list[Assignment] = []
         postponed: list[Postponed] = []
-        while len(assignments) + len(postponed) < BATCH:
+        while len(assignments) + len(postponed) < size:
             step = tuple(islice(turns, STEP))
             plan = planner.plan(step)
             assignments += plan.assignments

@@ -13,13 +13,16 @@ BACKOFF_FIRST, BACKOFF_MAX = 1.0, 300.0
 #: the next wait longer.
 CALM = 60.0
 
+#: So many members are made or ended by one change: it is one transaction.
+AT_ONCE = 100
+
 #: Whose end harms least, when there are too many; a state that is not here is that of one that serves.
 _TROUBLED = (InstanceState.UNKNOWN, InstanceState.CRASH_LOOP, InstanceState.STARTING, InstanceState.STOPPING)
 _SERVING = (InstanceState.RUNNING, InstanceState.PAUSED)
 
 
 def reconcile(group: GroupView, chance: float) -> GroupChange | None:
-    """Return what is to be done now, or None when nothing is.
+    """Return what is to be done now, or None when nothing is. Where `AT_ONCE` are made or ended, there may be more.
 
     ``chance`` (0 to 1) is where in its range a wait lies, so that many groups do not try again at once.
     """
@@ -42,9 +45,10 @@ def reconcile(group: GroupView, chance: float) -> GroupChange | None:
         return None
     if missing > 0:
         slots = _free_slots(group.members)
-        create = tuple(next(slots) for _ in range(missing))
-        # From here on the time counts for which they have to run.
-        return _change(group, create=create, retry_in=CALM if group.failures else None)
+        create = tuple(next(slots) for _ in range(min(missing, AT_ONCE)))
+        # Once all are there the time counts for which they have to run.
+        calm = CALM if group.failures and missing <= AT_ONCE else None
+        return _change(group, create=create, retry_in=calm)
     if group.failures and group.retry_in <= 0 and all(_in_order(member) for member in alive):
         return _change(group, terminate=surplus, failures=0, retry_in=0.0)
     return _change(group, terminate=surplus)
@@ -64,7 +68,7 @@ def _change(
     failures: int | None = None,
     retry_in: float | None = None,
 ) -> GroupChange | None:
-    ended = tuple(member.id for member in terminate)
+    ended = tuple(member.id for member in terminate)[:AT_ONCE]
     if not create and not ended and failures is None and retry_in is None:
         return None
     return GroupChange(group.id, group.generation, create, ended, failures, retry_in)

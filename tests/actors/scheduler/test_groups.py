@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from actors.model.states import InstanceDesired, InstanceState, NodeState
-from actors.scheduler.groups import BACKOFF_FIRST, BACKOFF_MAX, CALM, backoff, reconcile
+from actors.scheduler.groups import AT_ONCE, BACKOFF_FIRST, BACKOFF_MAX, CALM, backoff, reconcile
 from actors.scheduler.store import GroupChange, GroupView, Member
 
 ID = UUID(int=5)
@@ -221,6 +221,16 @@ def test_failures_are_forgotten_once_all_run_and_the_calm_is_over() -> None:
     assert reconcile(replace(running, retry_in=0.0), 0.5) == GroupChange(ID, 7, failures=0, retry_in=0.0)
     starting = member(1, state=InstanceState.STARTING)
     assert reconcile(replace(running, members=(member(0), starting), retry_in=0.0), 0.5) is None
+
+
+def test_a_large_group_is_made_and_ended_in_parts_and_is_only_calm_once_all_are_there() -> None:
+    change = reconcile(group(replicas=250, failures=1), 0.5)
+    assert change == GroupChange(ID, 7, create=tuple(range(AT_ONCE)))
+    members = [member(slot) for slot in range(200)]
+    change = reconcile(group(*members, replicas=250, failures=1), 0.5)
+    assert change == GroupChange(ID, 7, create=tuple(range(200, 250)), retry_in=CALM)
+    assert ended(reconcile(group(*members, replicas=20), 0.5)) == set(range(100, 200))
+    assert len(ended(reconcile(group(*members, replicas=20, deleted=True), 0.5))) == AT_ONCE
 
 
 def test_a_singleton_on_a_dead_host_is_not_made_anew() -> None:

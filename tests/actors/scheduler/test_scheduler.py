@@ -15,6 +15,7 @@ from actors.model.states import InstanceDesired, InstanceState, NodeState
 from actors.scheduler import evaluation
 from actors.scheduler.actor import SLOW_TIMER, Scheduler
 from actors.scheduler.counts import Counts
+from actors.scheduler.groups import AT_ONCE
 from actors.scheduler.messages import Evaluate
 from actors.scheduler.store import Displaced, GroupView, Member, Move
 from runtime import Message, SimulatedEnvironment, Spec, System
@@ -175,6 +176,7 @@ async def test_an_evaluation_ends_after_a_while_and_the_next_one_looks_at_hosts_
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "BATCH", 1)
+    monkeypatch.setattr(evaluation, "BATCH_MIN", 1)
     monkeypatch.setattr(evaluation, "STEP", 1)
     store = Store(node(1, vcpu=100, memory=100_000))
     store.seconds = evaluation.SLICE / 2
@@ -185,6 +187,23 @@ async def test_an_evaluation_ends_after_a_while_and_the_next_one_looks_at_hosts_
         assert stage.counts.evaluations >= 3
         looks = [call for call in store.calls if call in ("groups", "apply_plan")]
         assert looks[:7] == ["groups", "apply_plan", "apply_plan", "groups", "apply_plan", "apply_plan", "groups"]
+
+
+async def test_batches_grow_while_writing_is_quick(autojump_clock: MockClock) -> None:
+    store = Store(node(1, vcpu=9000, memory=9_000_000))
+    store.want(*(pending(n) for n in range(6000)))
+    async with running(store) as stage:
+        assert [len(plan.assignments) for plan in store.plans] == [512, 1024, 2048, 2416]
+        assert stage.counts.evaluations == 1
+
+
+async def test_a_large_group_is_made_in_parts_without_a_hint_between(autojump_clock: MockClock) -> None:
+    store = Store(node(1))
+    store.group_views = (GroupView(UUID(int=7), "web", 1, 250, False, 0, 0.0),)
+    async with running(store):
+        (first,) = store.changes
+        assert first.create == tuple(range(AT_ONCE))
+        assert store.calls.count("groups") == 2
 
 
 async def test_a_host_that_refuses_is_avoided_and_the_others_have_what_waits(autojump_clock: MockClock) -> None:

@@ -51,6 +51,7 @@ def displaced(tx: Transaction) -> tuple[Displaced, ...]:
                     singleton=instance.singleton,
                     bound=_bound(instance, node.id),
                     lost=row.lost and instance.state is InstanceState.UNKNOWN,
+                    name=instance.name or "",
                 )
             )
     return tuple(found)
