@@ -10,7 +10,7 @@ from uuid import UUID
 from actors.model.scheduling import Requirements, Strategy
 from actors.scheduler.fleet import Fleet, Room
 from actors.scheduler.reasons import LEFT, NO_NODES, sentence, shortage
-from actors.scheduler.sample import Counts, Packed, Spread, by_domain
+from actors.scheduler.sample import Packed, Spread, Tally, by_domain
 
 #: Shapes of which the hosts that may fit are remembered; others are looked for among all hosts again.
 SHAPES = 128
@@ -47,7 +47,7 @@ class Kind:
         self._reasons: dict[tuple[int, int], str] = {}
 
     def choose(
-        self, vcpu: int, memory: int, strategy: Strategy, image: UUID, holders: Holders, counts: Counts
+        self, vcpu: int, memory: int, strategy: Strategy, image: UUID, holders: Holders, counts: Tally
     ) -> Room | None:
         """Return a host for this shape, or None when it fits on none of all that are feasible."""
         for least, smallest in self._hopeless:

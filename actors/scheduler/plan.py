@@ -14,7 +14,7 @@ from actors.scheduler.kind import Holders, Kind
 from actors.scheduler.queue import STARVED, in_turn
 from actors.scheduler.reasons import NO_PIN, same, sentence, shortage
 from actors.scheduler.reserve import Reservations
-from actors.scheduler.sample import Counts
+from actors.scheduler.sample import Tally
 from actors.scheduler.store import Assignment, NodeView, Pending, Plan, Postponed
 
 #: So many hosts are looked at for reasons in one evaluation; each reason that was not found before looks at all. As
@@ -44,7 +44,7 @@ class Planner:
         self._kinds: dict[tuple[Requirements, UUID | None], Kind] = {}
         self._images: dict[UUID, frozenset[UUID]] = {}
         self._holders: dict[UUID, Holders] = {}
-        self._counts: dict[UUID | None, Counts] = {}
+        self._counts: dict[UUID | None, Tally] = {}
         self._reservations = Reservations(self._fleet.size)
         self._looks = 0
         self._rewritten = 0
@@ -56,7 +56,7 @@ class Planner:
         for group, placed in pending.groups.items():
             if group in self._counts:
                 continue  # by an earlier page, and what was planned since is counted there
-            counts = self._counts[group] = Counts()
+            counts = self._counts[group] = Tally()
             for node, count in placed.items():
                 if node in by_id:
                     counts.add(by_id[node], count)
@@ -110,7 +110,7 @@ class Planner:
         group = instance.group_id
         counts = self._counts.get(group)
         if counts is None:
-            counts = self._counts[group] = Counts()
+            counts = self._counts[group] = Tally()
         if instance.node_id is not None:
             room = self._pinned(instance, instance.node_id)
             if room is None or not room.fits(vcpu, memory):

@@ -28,7 +28,7 @@ _EQUALS = 3
 _Score = tuple[bool, int, int, float]
 
 
-class Counts:
+class Tally:
     """How many of a group there are, by host and by failure domain."""
 
     __slots__ = ("domains", "hosts")
@@ -110,7 +110,7 @@ class Spread:
         self._domains = [_Domain(name, number, rooms) for number, (name, rooms) in enumerate(domains.items())]
         self._turn = 0
 
-    def choose(self, counts: Counts, having: Container[int]) -> Room | None:
+    def choose(self, counts: Tally, having: Container[int]) -> Room | None:
         """Return the best one of those that it looked at, None when nothing fits."""
         domains = self._in_order(counts)
         most = max(INSIDE, SAMPLE // max(1, len(domains)))
@@ -140,7 +140,7 @@ class Spread:
             source.rooms.extend(room for score, room in beside if score[:3] != lowest[:3] or room is best)
         return best
 
-    def _look(self, domain: _Domain, counts: Counts, having: Container[int], most: int) -> list[tuple[_Score, Room]]:
+    def _look(self, domain: _Domain, counts: Tally, having: Container[int], most: int) -> list[tuple[_Score, Room]]:
         """Take some hosts that fit from the front of a domain's, with how good each is. Those that do not fit go."""
         rooms, vcpu, memory = domain.rooms, self._vcpu, self._memory
         inside = counts.domains.get(domain.name, 0)
@@ -156,7 +156,7 @@ class Spread:
                 seen.append(((room.avoided, count, inside, evenness(room, having)), room))
         return seen
 
-    def _in_order(self, counts: Counts) -> list[_Domain]:
+    def _in_order(self, counts: Tally) -> list[_Domain]:
         """Return the domains, those with the fewest of the group first; of very many another part each time."""
         domains = self._domains
         if not all(domain.rooms for domain in domains):

@@ -282,3 +282,20 @@ def test_the_one_host_with_room_is_found_among_very_many() -> None:
     views = [node(n, vcpu_free=0 if n != 777 else 4) for n in range(1, 1500)]
     for changes in ({}, {"group_id": GROUP}):
         assert spread_over([pending(n, **changes) for n in range(6)], views) == {777: 4}
+
+
+def test_the_one_failure_domain_with_room_is_found_among_many() -> None:
+    views = [node(n, vcpu_free=0 if n != 33 else 4, labels={"zone": f"z{n}"}) for n in range(1, 60)]
+    assert spread_over([pending(n, group_id=GROUP) for n in range(6)], views) == {33: 4}
+
+
+def test_a_group_gets_round_very_many_failure_domains() -> None:
+    views = [node(n, labels={"zone": f"z{n}"}) for n in range(1, 60)]
+    placed = spread_over([pending(n, group_id=GROUP) for n in range(40)], views)
+    assert set(placed.values()) == {1}
+
+
+def test_more_shapes_than_are_remembered_are_all_placed() -> None:
+    views = [node(n, vcpu=100, memory=100_000) for n in range(1, 9)]
+    waiting = [pending(n, memory=64 + n % 300, group_id=GROUP if n % 2 else None) for n in range(780)]
+    assert spread_over(waiting, views).total() == 780
