@@ -132,7 +132,8 @@ async def _is_over(store: Store, placement_id: UUID) -> bool:
 
 def _choose(rows: tuple[PlacementRow, ...], wanted: UUID | None) -> PlacementRow | None:
     if wanted is None:
-        return rows[-1] if rows else None
+        # While an instance moves, that one which serves; its successor's is had by its id.
+        return next((row for row in rows if row.kept), rows[-1]) if rows else None
     for row in rows:
         if row.id == wanted:
             return row

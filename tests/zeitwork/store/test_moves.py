@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import trio
 from psycopg import errors
 from psycopg.rows import dict_row
 
@@ -138,8 +139,11 @@ async def test_a_hand_over_serves_until_the_successor_runs(store: Store) -> None
         await see(store, new, Observation(state))
         seen = await store.instances.get(row.id)
         assert (seen.state, seen.placement_id) == (InstanceState.RUNNING, old.id)
-    with store.notifications.subscribe("zw_placements"):
+    with store.notifications.subscribe("zw_placements") as hints:
+        await hints.wait()
         await see(store, new, RUNNING)
+        with trio.fail_after(20):
+            assert (await hints.wait()).ids == {str(old.id)}
     seen = await store.instances.get(row.id)
     assert (seen.state, seen.placement_id, seen.observed_generation, seen.reason) == (
         InstanceState.RUNNING,
@@ -447,6 +451,20 @@ async def test_a_goodbye_gives_a_minute(store: Store, connection: psycopg.Connec
     assert row["grace"].total_seconds() == 60
     connection.execute("update nodes set replace_after = now() where id = %s", (node.id,))
     assert (await displaced(store)).node_state is NodeState.DOWN
+
+
+async def test_the_scheduler_and_the_host_are_told_of_a_death_and_of_a_return(store: Store) -> None:
+    node, row, old = await single(store)
+    with store.notifications.subscribe("zw_nodes", "zw_instances", "zw_placements") as hints:
+        await hints.wait()
+        with trio.fail_after(20):
+            await die(store, node)
+            assert (await hints.wait()).ids == {str(node.id)}
+            assert await apply(store, Move.UNKNOWN, await displaced(store)) == 1
+            assert await store.presence.heartbeat(node.id, node.generation)
+            told: set[str] = set()
+            while not told >= {str(node.id), str(row.id), str(old.id)}:
+                told |= (await hints.wait()).ids
 
 
 async def test_a_host_is_found_dead_only_as_it_was_seen(store: Store) -> None:
