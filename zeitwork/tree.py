@@ -44,6 +44,7 @@ from actors.resource_monitor.capacity import CapacityPolicy
 from actors.resource_monitor.messages import NAME as MONITOR
 from actors.resource_monitor.messages import Monitor, Snapshot
 from actors.scheduler.actor import Scheduler
+from actors.scheduler.counts import Counts
 from actors.scheduler.messages import Evaluate
 from actors.tap.actor import TapActor
 from actors.tap.actor import actor_name as tap_name
@@ -92,6 +93,7 @@ class RunningHost:
     url: str | None
     system: System
     hypervisors: HypervisorChoice
+    scheduler: Counts = field(default_factory=Counts)
     lost: trio.Event = field(default_factory=trio.Event)
     problem: Problem | None = None
 
@@ -160,7 +162,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                         await store.nodes.record_capacity(node.id, measured.capacity)
                         await store.nodes.set_state(node.id, NodeState.READY)
                         async with (
-                            _doors(config, store, system, node, settings) as listening,
+                            _doors(config, store, host, node, settings) as listening,
                             trio.open_nursery() as tasks,
                         ):
                             tasks.start_soon(_learn, hypervisors, name="hypervisor probe")
@@ -373,7 +375,7 @@ async def _start_actors(
     def leader(office: Office) -> list[Spec]:
         return [
             Spec("registrar", lambda: Watch(store.presence, office, node.id)),
-            Spec("scheduler", lambda: Scheduler(store.scheduling, office)),
+            Spec("scheduler", lambda: Scheduler(store.scheduling, office, host.scheduler)),
         ]
 
     def superseded() -> None:
@@ -417,17 +419,18 @@ async def _start_actors(
 
 @asynccontextmanager
 async def _doors(
-    config: Config, store: Store, system: System, node: NodeRow, settings: VmSettings
+    config: Config, store: Store, host: RunningHost, node: NodeRow, settings: VmSettings
 ) -> AsyncIterator[Listening]:
     paths = settings.paths
     deps = ApiDeps(
         store=store,
-        system=system,
+        system=host.system,
         paths=paths,
         node_id=node.id,
         version=__version__,
         console=lambda placement_id: paths.placement(placement_id) / CONSOLE,
         agents=settings.agents,
+        scheduler=host.scheduler,
     )
     async with trio.open_nursery() as nursery:
         listening: Listening = await nursery.start(

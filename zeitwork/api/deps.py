@@ -12,6 +12,7 @@ from uuid import UUID
 
 from actors.model.ids import uuid7
 from actors.model.paths import HostPaths
+from actors.scheduler.counts import Counts
 from actors.vm.agents import Agents
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ApiDeps:
 
     ``console`` returns the console log's path of a placement on this host. ``upload_limit`` is the largest archive
     taken, in bytes; ``streams`` how many logs and event streams may be followed at once, and as many commands run in
-    guests. ``agents`` are the ways to this host's guests.
+    guests. ``agents`` are the ways to this host's guests, ``scheduler`` is what its scheduler counts while it leads.
     """
 
     store: Store
@@ -43,3 +44,4 @@ class ApiDeps:
     upload_limit: int = 8 << 30
     streams: int = 64
     agents: Agents = field(default_factory=Agents)
+    scheduler: Counts = field(default_factory=Counts)

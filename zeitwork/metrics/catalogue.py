@@ -107,6 +107,25 @@ LEADER = Metric("zeitwork_leader", _G, "1 for the node whose host leads the clus
 LEADER_EPOCH = Metric(
     "zeitwork_leader_epoch", _G, "Number of the present or last leader's term; grows with each election."
 )
+SCHEDULER_EVALUATIONS = Metric(
+    "zeitwork_scheduler_evaluations",
+    _C,
+    "Evaluations by this host's scheduler while it led, by how they ended.",
+    ("result",),
+)
+SCHEDULER_SECONDS = Metric("zeitwork_scheduler_seconds", _C, "Seconds that this host's scheduler evaluated for.")
+SCHEDULER_DECISIONS = Metric(
+    "zeitwork_scheduler_decisions",
+    _C,
+    "What this host's scheduler decided: instances placed, postponed with a new reason, refused by the database, moved "
+    "off a host, and members of groups made or ended.",
+    ("decision",),
+)
+SCHEDULER_PENDING = Metric(
+    "zeitwork_scheduler_pending_instances",
+    _G,
+    "Instances that wanted to be placed when this host's scheduler last looked.",
+)
 NODES = Metric("zeitwork_nodes", _G, "Nodes that are not terminated, by state.", ("state",))
 INSTANCES = Metric("zeitwork_instances", _G, "Instances by observed state.", ("state",))
 IMAGES = Metric("zeitwork_images", _G, "Images that are not deleted, by status.", ("status",))
@@ -161,6 +180,10 @@ CATALOGUE: tuple[Metric, ...] = (
     NODE_CLOSED,
     LEADER,
     LEADER_EPOCH,
+    SCHEDULER_EVALUATIONS,
+    SCHEDULER_SECONDS,
+    SCHEDULER_DECISIONS,
+    SCHEDULER_PENDING,
     INSTANCES,
     IMAGES,
     SNAPSHOTS,

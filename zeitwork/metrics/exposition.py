@@ -13,7 +13,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from actors.model.errors import Problem
-from zeitwork.metrics import actors, catalogue, domain, units
+from actors.scheduler.counts import Counts
+from zeitwork.metrics import actors, catalogue, domain, scheduling, units
 from zeitwork.metrics.families import family
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ log = structlog.get_logger()
 class Exposition:
     """Everything that `/metrics` shows. ``registry`` is where others put what they count themselves."""
 
-    def __init__(self, store: Store, system: System, node_id: UUID, version: str) -> None:
+    def __init__(self, store: Store, system: System, node_id: UUID, version: str, scheduler: Counts) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._store = store
         self._node_id = node_id
-        self._gathered = _Gathered(store, actors.ActorTotals(system), {(version, str(node_id)): 1.0})
+        self._gathered = _Gathered(store, actors.ActorTotals(system), scheduler, {(version, str(node_id)): 1.0})
         self.registry.register(self._gathered)
 
     async def render(self) -> bytes:
@@ -57,10 +58,13 @@ class Exposition:
 class _Gathered(Collector):
     """What is read at a scrape, as opposed to counted as it happens."""
 
-    def __init__(self, store: Store, totals: actors.ActorTotals, info: dict[tuple[str, ...], float]) -> None:
+    def __init__(
+        self, store: Store, totals: actors.ActorTotals, scheduler: Counts, info: dict[tuple[str, ...], float]
+    ) -> None:
         self.domain: domain.Domain | None = None
         self._store = store
         self._totals = totals
+        self._scheduler = scheduler
         self._info = info
 
     def describe(self) -> Iterator[Family]:
@@ -72,6 +76,7 @@ class _Gathered(Collector):
         yield family(catalogue.INFO, self._info)
         yield from self._totals.families()
         yield from units.families(self._store.metrics)
+        yield from scheduling.families(self._scheduler)
         yield family(catalogue.STORE_UP, 0 if self.domain is None else 1)
         if self.domain is not None:
             yield from domain.families(self.domain)

@@ -139,9 +139,10 @@ def insert_group(cursor: Cursor, group_id: UUID, new: NewGroup) -> bool:
 
 
 def write_replicas(cursor: Cursor, group_id: UUID, replicas: int) -> None:
-    """Want another number of members; what was decided about the group before is void."""
+    """Want another number of members, at once; what was decided about the group before is void."""
     cursor.execute(
-        "update instance_groups set replicas = %s, generation = generation + 1, updated_at = now() where id = %s",
+        "update instance_groups set replicas = %s, generation = generation + 1, retry_at = null, updated_at = now() "
+        "where id = %s",
         (replicas, group_id),
     )
 
