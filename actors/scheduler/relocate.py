@@ -43,6 +43,9 @@ def relocate(displaced: Iterable[Displaced], planner: Planner) -> Relocation:
         if one.node_state is NodeState.DOWN:
             moves.append(_moved(one, *_off_a_dead_host(one)))
             continue
+        if one.node_state is NodeState.READY:
+            moves.append(_moved(one, Move.STAY, ""))
+            continue
         decision = _off_a_draining_host(one, planner)
         if isinstance(decision, str):
             staying.append(Staying(one.instance.id, one.node_id, decision))

@@ -142,12 +142,15 @@ class Move(StrEnum):
     REPLACE = "replace"  # its host is dead: the next generation is placed at once
     HAND_OVER = "hand_over"  # it serves on until the next generation runs elsewhere
     STOP_FIRST = "stop_first"  # there may never be two of it: it is stopped, then placed elsewhere
+    STAY = "stay"  # its host is not emptied any more, and nothing was placed elsewhere: its move is off
     UNKNOWN = "unknown"  # its host is dead, and it may still run there: wait for the host or for an operator
 
 
 @dataclass(frozen=True, slots=True)
 class Displaced:
     """A current placement, wanted running, on a node that is down for long enough, or draining.
+
+    Or one that was to leave its node, which is ``ready`` again, and whose next generation was not placed yet.
 
     ``bound`` says why it can run on that node only (``pinned to it`` or ``its snapshot is there``), empty when it can
     run elsewhere. ``name`` is what people call the instance, empty when it has no name.

@@ -376,6 +376,16 @@ def supersede(cursor: Cursor, row: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
+def recall(cursor: Cursor, row: Mapping[str, Any], generation: int) -> dict[str, Any]:
+    """Want an earlier ``generation`` of a (locked) instance again, after which nothing was placed; return its row."""
+    cursor.execute(
+        "update instances set generation = %s, updated_at = now() where id = %s returning *", (generation, row["id"])
+    )
+    changed = cursor.fetchone()
+    assert changed is not None
+    return changed
+
+
 def end(
     cursor: Cursor,
     row: Mapping[str, Any],

@@ -66,7 +66,8 @@ def current_placement(cursor: Cursor, instance: Mapping[str, Any]) -> dict[str, 
 def release_kept(cursor: Cursor, instance_id: UUID, below: int) -> tuple[UUID, ...]:
     """Let no placement of a generation ``below`` that one serve on, and tell its host; return which did."""
     cursor.execute(
-        "update placements set kept = false where instance_id = %s and kept and generation < %s returning id",
+        "update placements set kept = false, asked = false where instance_id = %s and kept and generation < %s "
+        "returning id",
         (instance_id, below),
     )
     released = tuple(row["id"] for row in cursor)
@@ -138,7 +139,8 @@ def write_seen(cursor: Cursor, placement_id: UUID, seen: Observation, reason: st
         # What was known of the health of one start says nothing of the next.
         "health = case when %(state)s in ('running', 'paused', 'stopping') then health else 'unknown' end, "
         "health_reason = case when %(state)s in ('running', 'paused', 'stopping') then health_reason else '' end, "
-        "removed_at = case when %(state)s = 'removed' then now() end, kept = kept and %(state)s <> 'removed' "
+        "removed_at = case when %(state)s = 'removed' then now() end, kept = kept and %(state)s <> 'removed', "
+        "asked = asked and %(state)s <> 'removed' "
         "where id = %(id)s returning *",
         {
             "state": seen.state,
@@ -172,8 +174,8 @@ def write_health(cursor: Cursor, placement_id: UUID, state: HealthState, reason:
 def write_lost(cursor: Cursor, placement_id: UUID, *, alone: bool) -> None:
     """Write that a placement's host is dead; unless it is to stay ``alone``, another may run beside it from now on."""
     cursor.execute(
-        "update placements set kept = false, lost_at = coalesce(lost_at, now()), exclusive = exclusive and %s "
-        "where id = %s",
+        "update placements set kept = false, asked = false, lost_at = coalesce(lost_at, now()), "
+        "exclusive = exclusive and %s where id = %s",
         (alone, placement_id),
     )
 
@@ -183,6 +185,6 @@ def write_found(cursor: Cursor, placement_id: UUID) -> None:
     cursor.execute("update placements set lost_at = null where id = %s", (placement_id,))
 
 
-def write_kept(cursor: Cursor, placement_id: UUID) -> None:
-    """Let a placement serve on until its successor runs."""
-    cursor.execute("update placements set kept = true where id = %s", (placement_id,))
+def write_kept(cursor: Cursor, placement_id: UUID, *, asked: bool) -> None:
+    """Let a placement serve on until its successor runs; ``asked``: whatever becomes of its host meanwhile."""
+    cursor.execute("update placements set kept = true, asked = %s where id = %s", (asked, placement_id))

@@ -13,9 +13,16 @@ from actors.model.states import ImageStatus, InstanceDesired, InstanceState, Nod
 from actors.scheduler.store import Displaced, Move, Moved
 from zeitwork.store.current import COUNTS
 from zeitwork.store.cursor import Cursor
-from zeitwork.store.instance_rows import announce_desired, lock_alive, restored_from, supersede, write_observed
+from zeitwork.store.instance_rows import (
+    announce_desired,
+    lock_alive,
+    recall,
+    restored_from,
+    supersede,
+    write_observed,
+)
 from zeitwork.store.journal import record
-from zeitwork.store.placement_rows import current_placement, write_kept, write_lost
+from zeitwork.store.placement_rows import current_placement, release_kept, write_kept, write_lost
 from zeitwork.store.requirements import requirements_from_json
 from zeitwork.store.snapshot_rows import fail_snapshots_of
 from zeitwork.store.succession import settle
@@ -26,7 +33,8 @@ MOVE_AGAIN = 60.0
 PINNED, RESTORED = "pinned to it", "its snapshot is there"
 
 # On a dead host: all that counts. On one that is to be emptied: what is wanted there now; what was decided about is
-# superseded. And what is kept for a successor that failed: that is decided as if its host were to be emptied.
+# superseded. And what is kept for a successor that failed: that is decided as if its host were to be emptied. And what
+# is kept on one that is not to be emptied any more, while nothing was placed elsewhere.
 _DISPLACED = f"""
 select c.id as placement_id, c.node_id as on_node_id, c.generation as placed_generation, c.lost_at, n.hostname,
     n.state as node_state, i.*, m.status, m.error, extract(epoch from now() - i.pending_since)::float8 as waiting,
@@ -44,6 +52,13 @@ from placements c join nodes n on n.id = c.node_id join instances i on i.id = c.
 where c.kept and n.state <> 'down' and i.desired = 'running' and exists (
     select from placements s where s.instance_id = i.id and s.generation = i.generation
         and s.removed_at < now() - make_interval(secs => %s))
+union all
+select c.id, c.node_id, c.generation, c.lost_at, n.hostname, n.state, i.*, m.status, m.error,
+    extract(epoch from now() - i.pending_since)::float8, c.node_id
+from placements c join nodes n on n.id = c.node_id join instances i on i.id = c.instance_id
+    join images m on m.id = i.image_id
+where c.kept and not c.asked and n.state = 'ready' and i.desired = 'running' and not exists (
+    select from placements s where s.instance_id = i.id and s.generation > c.generation)
 """
 
 
@@ -151,6 +166,9 @@ def _stands(
         return free if what is Move.REPLACE else not free
     if bound or placement["lost_at"] is not None:
         return False
+    if what is Move.STAY:
+        kept = placement["kept"] and not placement["asked"]
+        return kept and node["state"] == NodeState.READY and not _is_followed(cursor, placement)
     if what is Move.HAND_OVER and placement["exclusive"]:
         return False
     if newest:
@@ -162,6 +180,14 @@ def _successor_is_gone(cursor: Cursor, instance: Mapping[str, Any]) -> bool:
     cursor.execute(
         "select from placements where instance_id = %s and generation = %s and state = 'removed'",
         (instance["id"], instance["generation"]),
+    )
+    return cursor.fetchone() is not None
+
+
+def _is_followed(cursor: Cursor, placement: Mapping[str, Any]) -> bool:
+    cursor.execute(
+        "select from placements where instance_id = %s and generation > %s limit 1",
+        (placement["instance_id"], placement["generation"]),
     )
     return cursor.fetchone() is not None
 
@@ -208,9 +234,12 @@ def move(
             after |= supersede(cursor, instance)
             # One that has not taken over yet from an earlier one has nobody to serve.
             if newest and speaks is not None and speaks["id"] == placement["id"]:
-                write_kept(cursor, placement["id"])
+                write_kept(cursor, placement["id"], asked=who != "scheduler")
         case Move.STOP_FIRST:
             after |= supersede(cursor, instance)
+        case Move.STAY:
+            release_kept(cursor, instance["id"], instance["generation"])
+            after |= recall(cursor, instance, placement["generation"])
     if after["generation"] != instance["generation"]:
         data = {
             "move": what.value,

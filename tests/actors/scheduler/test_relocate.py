@@ -100,3 +100,9 @@ def test_nothing_is_decided_twice_nor_about_what_is_not_wanted(state: NodeState)
     assert moves(displaced(1, state, lost=True), node(2)) == []
     stopped = pending(1, desired=InstanceDesired.STOPPED)
     assert moves(displaced(1, state, instance=stopped), node(2)) == []
+
+
+def test_one_whose_host_is_not_emptied_any_more_stays() -> None:
+    found = relocate([displaced(1, NodeState.READY)], planner(node(2)))
+    assert [(one.move, one.reason) for one in found.moves] == [(Move.STAY, "")]
+    assert found.staying == ()

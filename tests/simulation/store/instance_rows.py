@@ -134,9 +134,16 @@ def release_kept(tx: Transaction, instance_id: UUID, below: int) -> tuple[UUID, 
         return ()
     found = [row for row in live_placements(tx, instance_id) if row.kept and row.generation < below]
     for row in found:
-        tx.database.placements.put(row.id, replace(row, kept=False))
+        tx.database.placements.put(row.id, replace(row, kept=False, asked=False))
         tx.announce("zw_placements", row.id)
     return tuple(row.id for row in found)
+
+
+def recall(tx: Transaction, instance_id: UUID, generation: int) -> tables.Instance:
+    """Want an earlier generation of an instance again, of which nothing later was placed; return its row."""
+    row = tx.database.instances.get(instance_id)
+    assert row is not None
+    return tx.database.instances.put(instance_id, replace(row, generation=generation, updated_at=tx.now))
 
 
 def supersede(tx: Transaction, instance_id: UUID) -> tables.Instance:

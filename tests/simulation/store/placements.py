@@ -236,6 +236,7 @@ def _observe(tx: Transaction, placement_id: UUID, expected: frozenset[PlacementS
         replace(
             row,
             kept=row.kept and not removed,
+            asked=row.asked and not removed,
             state=seen.state,
             reason=reason,
             outcome=row.outcome if seen.outcome is None else seen.outcome,

@@ -12,7 +12,14 @@ from tests.simulation.store import tables
 from tests.simulation.store.bugs import Bug
 from tests.simulation.store.current import current, placements_of
 from tests.simulation.store.database import Transaction
-from tests.simulation.store.instance_rows import announce_desired, lock_alive, supersede, write_observed
+from tests.simulation.store.instance_rows import (
+    announce_desired,
+    lock_alive,
+    recall,
+    release_kept,
+    supersede,
+    write_observed,
+)
 from tests.simulation.store.pending import pending_instance
 from tests.simulation.store.succession import settle
 
@@ -35,7 +42,9 @@ def displaced(tx: Transaction) -> tuple[Displaced, ...]:
         if state is NodeState.DOWN:
             counts = not row.lost or row.exclusive or row.generation >= instance.generation
             due = counts and node.replace_after is not None and node.replace_after <= tx.now
-        elif state is NodeState.DRAINING and row.generation == instance.generation and not row.lost:
+        elif (state is NodeState.DRAINING and row.generation == instance.generation and not row.lost) or _is_recalled(
+            tx, row, node
+        ):
             due = True
         else:
             state = NodeState.DRAINING
@@ -88,11 +97,18 @@ def _stands(tx: Transaction, what: Move, instance: tables.Instance, row: tables.
             return False
         free = not bound and (not row.exclusive or Bug.SINGLETON_TWICE in tx.bugs)
         return free if what is Move.REPLACE else not free
+    if what is Move.STAY:
+        return not bound and _is_recalled(tx, row, node)
     if bound or row.lost or (what is Move.HAND_OVER and row.exclusive):
         return False
     if row.generation == instance.generation:
         return node.state is NodeState.DRAINING
     return what is Move.HAND_OVER and row.kept and _successor_is_gone(tx, instance, 0.0)
+
+
+def _is_recalled(tx: Transaction, row: tables.Placement, node: tables.Node) -> bool:
+    followed = any(one.generation > row.generation for one in placements_of(tx, row.instance_id))
+    return row.kept and not row.asked and node.state is NodeState.READY and not followed
 
 
 def _successor_is_gone(tx: Transaction, instance: tables.Instance, since: float) -> bool:
@@ -126,9 +142,12 @@ def move(
         case Move.HAND_OVER:
             after = supersede(tx, instance.id)
             if newest and spoke and Bug.EARLY_END not in tx.bugs:
-                tx.database.placements.put(row.id, changed(row, kept=True))
+                tx.database.placements.put(row.id, changed(row, kept=True, asked=who != "scheduler"))
         case Move.STOP_FIRST:
             after = supersede(tx, instance.id)
+        case Move.STAY:
+            release_kept(tx, instance.id, instance.generation)
+            after = recall(tx, instance.id, row.generation)
     if after.generation != instance.generation:
         data = {
             "move": what.value,
@@ -162,7 +181,9 @@ def _unknown(
 
 def _lose(tx: Transaction, row: tables.Placement, reason: str, *, alone: bool, who: str) -> None:
     lost_at = tx.now if row.lost_at is None else row.lost_at
-    tx.database.placements.put(row.id, changed(row, kept=False, lost_at=lost_at, exclusive=row.exclusive and alone))
+    tx.database.placements.put(
+        row.id, changed(row, kept=False, asked=False, lost_at=lost_at, exclusive=row.exclusive and alone)
+    )
     data = {
         "instance_id": str(row.instance_id),
         "node_id": str(row.node_id),

@@ -146,6 +146,7 @@ class Placement:
     updated_at: float
     exclusive: bool = False
     kept: bool = False
+    asked: bool = False
     lost_at: float | None = None
     state: PlacementState = PlacementState.ASSIGNED
     reason: str = ""

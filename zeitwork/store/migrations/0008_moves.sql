@@ -3,6 +3,9 @@
 alter table placements
     -- No other of its instance may be beside it. Ends when an operator accepts that two may run.
     add column exclusive boolean not null default false,
+    -- Kept because somebody asked for its move, which goes on whatever becomes of its host.
+    add column asked boolean not null default false,
+    add constraint placements_asked check (kept or not asked),
     add constraint placements_kept_exclusive check (not (kept and exclusive));
 create unique index placements_exclusive on placements (instance_id) where exclusive and state <> 'removed';
 -- One serves on at a time, until its successor runs.
