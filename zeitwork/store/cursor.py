@@ -31,3 +31,15 @@ class Cursor(psycopg.Cursor[dict[str, Any]]):
         super().__init__(connection, row_factory=dict_row)
         self.new_events: list[NewEvent] = []
         self.notices: dict[tuple[str, str], None] = {}
+
+
+def by_index(cursor: Cursor) -> None:
+    """Have the statements of this transaction look rows up by index, whatever the tables' sizes.
+
+    A connection keeps the plans of its statements: one that was made when a table was nearly empty reads all of it, for
+    each row, once it has a hundred thousand. For statements whose rows are few beside those of their tables.
+    """
+    cursor.execute(
+        "select set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), "
+        "set_config('enable_mergejoin', 'off', true)"
+    )

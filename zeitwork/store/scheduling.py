@@ -28,6 +28,7 @@ from runtime.lease import Term
 from zeitwork.store import groups, relocation
 from zeitwork.store.assignments import assign, postpone
 from zeitwork.store.current import BLOCKS
+from zeitwork.store.cursor import by_index
 from zeitwork.store.election import FENCED_SHARE, fence
 from zeitwork.store.problems import CapacityExceeded
 from zeitwork.store.requirements import requirements_from_json, taints_from_json
@@ -119,6 +120,7 @@ class Scheduling:
 
         def unit(cursor: Cursor) -> Pending:
             begin = _BEGIN if after is None else (-after.priority, after.id)
+            by_index(cursor)
             cursor.execute(_PENDING.encode(), (*begin, limit + 1))
             instances = tuple(
                 PendingInstance(
@@ -223,6 +225,7 @@ class Scheduling:
 
         def unit(cursor: Cursor) -> dict[Assignment, Postponed]:
             fence(cursor, term)
+            by_index(cursor)
             return {
                 one: Postponed(one.instance_id, one.generation, reason)
                 for one, reason in assign(cursor, assignments, term.epoch).items()
@@ -243,6 +246,7 @@ class Scheduling:
 
         def unit(cursor: Cursor) -> None:
             fence(cursor, term)
+            by_index(cursor)
             postpone(cursor, reasons)
 
         await self._units.run(unit, name="scheduling.postpone")
