@@ -120,8 +120,8 @@ class Scheduling:
 
         def unit(cursor: Cursor) -> Pending:
             begin = _BEGIN if after is None else (-after.priority, after.id)
-            by_index(cursor)
-            cursor.execute(_PENDING.encode(), (*begin, limit + 1))
+            by_index(cursor, in_order=True)
+            cursor.execute(_PENDING.encode(), (*begin, limit + 1), prepare=False)
             instances = tuple(
                 PendingInstance(
                     id=row["id"],
@@ -145,7 +145,8 @@ class Scheduling:
             cursor.execute(_IMAGES, (list({one.image_id for one in instances}),))
             images = {row["image_id"]: frozenset(row["nodes"]) for row in cursor}
             members: dict[UUID, dict[UUID, int]] = {}
-            cursor.execute(_GROUPS, (list({one.group_id for one in instances if one.group_id is not None}),))
+            named = list({one.group_id for one in instances if one.group_id is not None})
+            cursor.execute(_GROUPS, (named,), prepare=False)
             for row in cursor:
                 members.setdefault(row["group_id"], {})[row["node_id"]] = row["count"]
             last = After(instances[-1].priority, instances[-1].id) if more else None

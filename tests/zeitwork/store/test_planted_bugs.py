@@ -100,7 +100,7 @@ def nodes_not_locked(monkeypatch: pytest.MonkeyPatch, _: psycopg.Connection[Any]
 def capacity_not_counted_under_a_lock(monkeypatch: pytest.MonkeyPatch, connection: psycopg.Connection[Any]) -> None:
     """Both that count count without a lock; nor are addresses chosen under one, which would keep others off as well."""
     without(monkeypatch, nodes, "_LOCK_SEVERAL", "for no key update")
-    without(monkeypatch, pools, "_LOCK_POOLS", "for no key update")
+    without(monkeypatch, pools, "_LOCK_POOLS", "for no key update of p")
     edit_function(connection, "placements_check_capacity", "for no key update;", ";")
 
 
@@ -147,7 +147,7 @@ def leaked_lease_that_the_database_refuses(monkeypatch: pytest.MonkeyPatch, _: p
 def addresses_taken_over(monkeypatch: pytest.MonkeyPatch, connection: psycopg.Connection[Any]) -> None:
     """Two choose the same address, and the second one's lease replaces the first one's."""
     without(monkeypatch, nodes, "_LOCK_SEVERAL", "for no key update")
-    without(monkeypatch, pools, "_LOCK_POOLS", "for no key update")
+    without(monkeypatch, pools, "_LOCK_POOLS", "for no key update of p")
     without(monkeypatch, leases, "_LEASE", "where leases.state = 'resting' and leases.rest_until <= now()")
     # The capacity's own lock comes too early to leave room for it.
     edit_function(connection, "placements_check_capacity", "for no key update;", ";")
