@@ -267,9 +267,8 @@ def postpone(cursor: Cursor, reasons: Collection[Postponed]) -> None:
 def placed(cursor: Cursor, instances: Collection[Mapping[str, Any]]) -> dict[UUID, _Placed]:
     """Return what there is of each of these (locked) instances."""
     found = {row["id"]: _Placed() for row in instances}
-    cursor.execute(
-        _PLACED.encode(), {"ids": uuids(found), "generations": numbers(row["generation"] for row in instances)}
-    )
+    values = {"ids": uuids(found), "generations": numbers(row["generation"] for row in instances)}
+    cursor.execute(_PLACED.encode(), values, prepare=False)
     for row in cursor:
         state = found[row["instance_id"]]
         if row["wanted"]:

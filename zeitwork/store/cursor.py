@@ -31,3 +31,16 @@ class Cursor(psycopg.Cursor[dict[str, Any]]):
         super().__init__(connection, row_factory=dict_row)
         self.new_events: list[NewEvent] = []
         self.notices: dict[tuple[str, str], None] = {}
+
+
+def by_index(cursor: Cursor, *, in_order: bool = False) -> None:
+    """Have the statements of this transaction look rows up by index, whatever the tables' sizes; in its order, too.
+
+    For statements whose rows are few beside those of their tables, which may have grown a thousandfold since anybody
+    counted. One that joins such a table is executed with ``prepare=False`` besides: a connection keeps the plans of
+    what it prepares, and one that was made when there was next to nothing reads all of it, for each row, later.
+    """
+    names = ["seqscan", "hashjoin", "mergejoin", "material"]
+    if in_order:
+        names += ["bitmapscan", "sort"]
+    cursor.execute("select set_config('enable_' || name, 'off', true) from unnest(%s::text[]) as name", (names,))

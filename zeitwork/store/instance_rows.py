@@ -118,6 +118,7 @@ def write_all_observed(cursor: Cursor, seen: Iterable[Seen], *, who: str) -> Non
             texts(one.reason for one in changed),
             numbers(one.generation for one in changed),
         ),
+        prepare=False,
     )
     for one in changed:
         data = {"from": one.instance["state"], "to": one.state, "reason": one.reason, "generation": one.generation}

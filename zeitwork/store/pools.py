@@ -95,7 +95,7 @@ def find_free(cursor: Cursor, wanted: Mapping[tuple[UUID, int], int]) -> dict[tu
     until the transaction ends: the choice is ours. What was taken must be told to `keep_places`. A node without a pool
     of that family is left out.
     """
-    cursor.execute(_LOCK_POOLS, _keys(wanted))
+    cursor.execute(_LOCK_POOLS, _keys(wanted), prepare=False)
     supplies: dict[tuple[UUID, int], Supply] = {}
     asked: list[str] = []
     for row in cursor:
@@ -110,7 +110,7 @@ def find_free(cursor: Cursor, wanted: Mapping[tuple[UUID, int], int]) -> dict[tu
     if networks:
         # Some of the next ones are taken.
         short = [key for key, supply in supplies.items() if supply.network in networks]
-        cursor.execute(_FREE, (*_keys(short), numbers(wanted[key] for key in short)))
+        cursor.execute(_FREE, (*_keys(short), numbers(wanted[key] for key in short)), prepare=False)
         for row in cursor:
             supplies[row["node_id"], row["family"]].offsets = row["free"]
     return supplies
@@ -123,7 +123,7 @@ def _keys(pools: Collection[tuple[UUID, int]]) -> tuple[str, str]:
 def keep_places(cursor: Cursor, supplies: Mapping[tuple[UUID, int], Supply]) -> None:
     """Begin the next search in each pool after what was taken from it now."""
     used = {key: supply.offsets[supply.given - 1] + 1 for key, supply in supplies.items() if supply.given}
-    cursor.execute(_KEEP, (*_keys(used), numbers(used.values())))
+    cursor.execute(_KEEP, (*_keys(used), numbers(used.values())), prepare=False)
 
 
 def exhausted(cursor: Cursor, supply: Supply) -> str:
@@ -136,8 +136,10 @@ def exhausted(cursor: Cursor, supply: Supply) -> str:
 
 
 _LOCK_POOLS = """
-select network::text, node_id, family, first_offset, last_offset, next_offset from pools
-where (node_id, family) in (select * from unnest(%s::uuid[], %s::smallint[])) order by node_id, family for no key update
+select p.network::text, p.node_id, p.family, p.first_offset, p.last_offset, p.next_offset
+from unnest(%s::uuid[], %s::smallint[]) as w (node_id, family)
+    join pools p on p.node_id = w.node_id and p.family = w.family
+order by p.node_id, p.family for no key update of p
 """
 _TAKEN = """
 select distinct pool::text from leases where address = any(%s::inet[]) and (state = 'leased' or rest_until > now())

@@ -28,6 +28,7 @@ from runtime.lease import Term
 from zeitwork.store import groups, relocation
 from zeitwork.store.assignments import assign, postpone
 from zeitwork.store.current import BLOCKS
+from zeitwork.store.cursor import by_index
 from zeitwork.store.election import FENCED_SHARE, fence
 from zeitwork.store.problems import CapacityExceeded
 from zeitwork.store.requirements import requirements_from_json, taints_from_json
@@ -120,7 +121,8 @@ class Scheduling:
 
         def unit(cursor: Cursor) -> Pending:
             begin = _BEGIN if after is None else (-after.priority, after.id)
-            cursor.execute(_PENDING.encode(), (*begin, limit + 1))
+            by_index(cursor, in_order=True)
+            cursor.execute(_PENDING.encode(), (*begin, limit + 1), prepare=False)
             instances = tuple(
                 PendingInstance(
                     id=row["id"],
@@ -145,7 +147,8 @@ class Scheduling:
             cursor.execute(_IMAGES, (list({one.image_id for one in instances}),))
             images = {row["image_id"]: frozenset(row["nodes"]) for row in cursor}
             members: dict[UUID, dict[UUID, int]] = {}
-            cursor.execute(_GROUPS, (list({one.group_id for one in instances if one.group_id is not None}),))
+            named = list({one.group_id for one in instances if one.group_id is not None})
+            cursor.execute(_GROUPS, (named,), prepare=False)
             for row in cursor:
                 members.setdefault(row["group_id"], {})[row["node_id"]] = row["count"]
             last = After(instances[-1].priority, instances[-1].id) if more else None
@@ -225,6 +228,7 @@ class Scheduling:
 
         def unit(cursor: Cursor) -> dict[Assignment, Postponed]:
             fence(cursor, term)
+            by_index(cursor)
             return {
                 one: Postponed(one.instance_id, one.generation, reason)
                 for one, reason in assign(cursor, assignments, term.epoch).items()
@@ -245,6 +249,7 @@ class Scheduling:
 
         def unit(cursor: Cursor) -> None:
             fence(cursor, term)
+            by_index(cursor)
             postpone(cursor, reasons)
 
         await self._units.run(unit, name="scheduling.postpone")
