@@ -78,6 +78,7 @@ def _resources_row(tx: Transaction, node: tables.Node) -> ResourcesRow:
         memory_free=max(0, memory - memory_used),
         placements=len(live),
         closed_reason=node.closed_reason,
+        desired=node.desired,
         overhead=OverheadRow(sum(row.memory_overhead for row in live), 0, 0, 0),
     )
 
