@@ -14,14 +14,16 @@ from pathlib import Path
 from tests.simulation.crowd import PLANS, cores, run_all, shrunk
 from tests.simulation.generate import generate
 from tests.simulation.plan import Plan
+from tests.simulation.store import Bug
 from tests.simulation.world import Result, simulate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status: 1 when a rule was broken, else 0."""
     options = _parser().parse_args(arguments)
+    bugs = frozenset(Bug(bug) for bug in options.bug)
     if options.plan is not None:
-        return _one(options.plan, verbose=options.verbose)
+        return _one(options.plan, bugs, verbose=options.verbose)
     seeds = range(options.first, options.first + options.seeds)
     least, most = _hosts(options.hosts)
     plans = [generate(seed, least + seed % (most - least + 1), options.minutes) for seed in seeds]
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures: Counter[str] = Counter()
     failed: list[Result] = []
     simulated = 0.0
-    for result in run_all([(plan, frozenset()) for plan in plans], options.jobs):
+    for result in run_all([(plan, bugs) for plan in plans], options.jobs):
         faults.update(result.faults)
         looks.update(result.looks)
         figures.update(result.figures)
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _say(f"\n{len(plans)} worlds, {simulated:.0f} simulated seconds in {took:.1f} s: {simulated / took:.0f} per second")
     _say(f"violations: {sum(len(result.violations) for result in failed)} in {len(failed)} worlds")
     for result in failed[: options.keep]:
-        _keep(result, options.into)
+        _keep(result, bugs, options.into)
     return 1 if failed else 0
 
 
@@ -72,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", type=Path, metavar="FILE", help="run this plan instead")
     parser.add_argument("--keep", type=int, default=3, metavar="N", help="failing plans that are shrunk and kept (3)")
     parser.add_argument("--into", type=Path, default=PLANS, metavar="DIR", help="where they are kept")
+    parser.add_argument(
+        "--bug",
+        action="append",
+        default=[],
+        choices=[bug.value for bug in Bug],
+        help="plant this bug: it should be found",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="with --plan: tell all that happens")
     return parser
 
@@ -92,13 +101,13 @@ def _hosts(text: str) -> tuple[int, int]:
     return least, most
 
 
-def _one(path: Path, *, verbose: bool) -> int:
+def _one(path: Path, bugs: frozenset[Bug], *, verbose: bool) -> int:
     log: list[str] = []
     try:
         plan = Plan.read(path)
     except (OSError, ValueError) as error:
         raise SystemExit(f"--plan: {error}") from error
-    result = simulate(plan, log=log)
+    result = simulate(plan, bugs, log=log)
     if verbose:
         _say("\n".join(log))
     _show(result)
@@ -119,9 +128,9 @@ def _table(title: str, found: Counter[str]) -> None:
         _say(f"  {name:45} {count:>9}")
 
 
-def _keep(result: Result, into: Path) -> None:
+def _keep(result: Result, bugs: frozenset[Bug], into: Path) -> None:
     _say(f"shrinking the plan of seed {result.plan.seed} ...")
-    small = shrunk(result.plan)
+    small = shrunk(result.plan, bugs)
     first = result.violations[0]
     small = replace(small, note=f"{first.rule}: {first.what}")
     into.mkdir(parents=True, exist_ok=True)

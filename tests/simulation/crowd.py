@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tests.simulation.plan import Plan
@@ -37,12 +39,20 @@ def cores() -> int:
 
 def shrunk(plan: Plan, bugs: frozenset[Bug] = frozenset(), *, most: int = 300) -> Plan:
     """Return a smaller plan that breaks a rule which the plan breaks, too."""
-    rules = {violation.rule for violation in simulate(plan, bugs).violations}
+    violations = simulate(plan, bugs).violations
+    if not violations:
+        return plan
+    rules = {violation.rule for violation in violations}
 
     def fails(candidate: Plan) -> bool:
         return any(violation.rule in rules for violation in simulate(candidate, bugs).violations)
 
-    return shrink(plan, fails, most=most) if rules else plan
+    # What comes after a rule was broken has not broken it.
+    found = violations[0].at
+    begin = replace(plan, seconds=math.ceil(found) + 1.0, items=tuple(item for item in plan.items if item.at <= found))
+    if begin.seconds < plan.seconds and fails(begin):
+        plan = begin
+    return shrink(plan, fails, most=most)
 
 
 def _run(job: Job) -> Result:

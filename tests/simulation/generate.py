@@ -148,11 +148,11 @@ def _faults(chance: random.Random, hosts: int, seconds: float) -> list[Item]:
         ),
         (2, lambda at, left: items.Outage(at, _lasts(chance, left, 0.5, 30))),
         (2, lambda at, left: items.Aborts(at, _lasts(chance, left, 2, 30), chance.choice((0.05, 0.2, 0.5)))),
-        (3, lambda at, left: items.LostAnswers(at, _lasts(chance, left, 2, 40), chance.choice((0.05, 0.2, 0.5)))),
+        (5, lambda at, left: items.LostAnswers(at, _lasts(chance, left, 2, 40), chance.choice((0.05, 0.2, 0.5)))),
         # Some to the very end: then nothing but slow timers is left to find out.
         (2, lambda at, left: items.LostHints(at, _lasts(chance, left, 5, 60), chance.choice((0.3, 1.0)))),
         (2, lambda at, left: items.LostHints(at, round(seconds - at, 3), 1.0)),
-        (6, lambda at, left: _ambush(chance, at)),
+        (9, lambda at, left: _ambush(chance, at)),
         (2, lambda at, left: items.ClockStep(at, chance.randrange(-1, hosts), _step(chance))),
         (
             2,
@@ -163,7 +163,7 @@ def _faults(chance: random.Random, hosts: int, seconds: float) -> list[Item]:
     ]
     weights = [weight for weight, _ in makers]
     made = []
-    for _ in range(chance.choice((2, 4, 8, 8, 12, 20))):
+    for _ in range(chance.choice((2, 6, 10, 14, 20, 28))):
         at = _at(chance, CALM_BEGIN, last)
         (_, make), *_ = chance.choices(makers, weights)
         made.append(make(at, max(0.1, last - at)))
@@ -180,9 +180,12 @@ def _lasts(chance: random.Random, left: float, least: float, most: float) -> flo
     return round(min(left, least * math.pow(most / least, chance.random())), 3)
 
 
+_HITS = ("pause", "kill", "kill", "crash")
+
+
 def _ambush(chance: random.Random, at: float) -> Item:
     on = chance.choice(("apply", "apply", "applied", "observe", "observed", "acquire", "spawned", "spawned", "spawned"))
-    does = chance.choice(("pause", "kill", "kill", "crash")) if on != "apply" else "pause"
+    does = chance.choice({"apply": ("pause",), "observe": ("pause", "kill", "late", "late", "late")}.get(on, _HITS))
     seconds = chance.choice((0.5, 3.0, 12.0, 20.0)) * chance.uniform(0.8, 1.2)
     return items.Ambush(at, round(seconds, 3), on, does)
 

@@ -49,6 +49,7 @@ class Judge:
     boots: dict[int, UUID] = field(default_factory=dict)
     placed: int = 0
     looked: int = 0
+    wanted: dict[UUID, int] = field(default_factory=dict)
     addresses: dict[IPv4Address | IPv6Address, tables.Address] = field(default_factory=dict)
     removed: dict[UUID, None] = field(default_factory=dict)
     #: Placements that were, at some time, kept until their successor runs, or on a host that was dead.
@@ -218,6 +219,25 @@ def one_placement_serves(judge: Judge, term: Term | None) -> Iterator[str]:
             yield f"instance {instance_id} has kept placements of generations {kept}"
 
 
+def what_moves_serves_on(judge: Judge, term: Term | None) -> Iterator[str]:
+    """When the leader wants another generation of an instance, the one before is lost, kept until that one runs, or
+    must be alone. Only people may want an end without that."""
+    database, before = judge.world.database, judge.wanted
+    judge.wanted = {instance.id: instance.generation for instance in database.instances}
+    if term is None:
+        return
+    for placement in database.placements:
+        moved = before.get(placement.instance_id, 0) < judge.wanted[placement.instance_id]
+        if not moved or placement.generation != before.get(placement.instance_id) or not placement.live:
+            continue
+        instance = database.instances.get(placement.instance_id)
+        alone = instance is not None and instance.singleton
+        serves = placement.kept or placement.lost or alone or placement.state is not PlacementState.RUNNING
+        # One that had not taken over yet has nobody to serve.
+        if not serves and not any(one.kept for one in database.placements if one.instance_id == placement.instance_id):
+            yield f"placement {placement.id} runs and shall end before its successor does"
+
+
 def nothing_is_placed_beside_what_is_in_its_way(judge: Judge, term: Term | None) -> Iterator[str]:
     """When an instance is placed, whatever else there is of it serves until that runs, or its host is dead; of a
     singleton there is nothing else, unless somebody has accepted that two may run."""
@@ -261,6 +281,7 @@ COMMIT_RULES = (
     leases_are_those_of_live_placements,
     no_node_is_given_more_than_it_has,
     one_placement_serves,
+    what_moves_serves_on,
     nothing_is_placed_beside_what_is_in_its_way,
     what_is_told_as_removed_is_gone,
     what_was_removed_stays_so,

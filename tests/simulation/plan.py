@@ -173,7 +173,8 @@ class FailStart(Item):
 
 @dataclass(frozen=True)
 class Ambush(Item):
-    """Whoever first comes to the point ``on`` is hit there: ``does`` is pause, kill or crash, for ``seconds``.
+    """Whoever first comes to the point ``on`` is hit there: ``does`` is pause, kill or crash, for ``seconds``, or late:
+    its process is killed as it sends, and what it sent arrives so many seconds later.
 
     Points: ``apply`` a leader sends a transaction, ``applied`` it was answered, ``observe`` and ``observed`` a host
     tells of a placement, ``acquire`` a candidate wants the lease, ``spawned`` a monitor was started.

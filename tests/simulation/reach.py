@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -75,7 +75,7 @@ class Server:
     injected: dict[str, int] = field(default_factory=dict)
     listeners: dict[Pipe, Listener] = field(default_factory=dict)
     #: Called when a host comes to a point; see `plan.Ambush`.
-    passing: Callable[[str, str], None] = lambda host, point: None
+    passing: Callable[[str, str], float | None] = lambda host, point: None
 
     def __post_init__(self) -> None:
         self.database.notify = self._notify
@@ -95,7 +95,7 @@ class Server:
         lost = not read_only and self.chance.random() < self.lost_answers
         if lost and self.chance.random() < 0.5:
             self.count("commits that did not arrive")
-            raise _unknown() if self.chance.random() < 0.5 else Unavailable("the database is away: connection lost")
+            raise _unknown() if self.chance.random() < 0.7 else Unavailable("the database is away: connection lost")
         result = self.database.transact(unit, name, request)
         if lost:
             self.count("commits whose answer was lost")
@@ -116,6 +116,12 @@ class Server:
                 self.count("notifications lost")
                 continue
             pipe.send(lambda listener=listener: listener.hear(channel, payload))  # type: ignore[misc]
+
+
+def _forsaken(work: Callable[[], object]) -> None:
+    """Do what nobody waits for any more."""
+    with suppress(Exception):
+        work()
 
 
 def _unknown() -> OutcomeUnknown:
@@ -145,13 +151,16 @@ class RemoteUnits:
             await trio.lowlevel.checkpoint()
             raise Unavailable("this life is over")
         server, point = self._server, _POINTS.get(name, "")
-        if point and not self._request:
-            server.passing(self._host, point)
-            if self._life.dead:
-                raise Unavailable("this life is over")
 
         def work() -> T:
             return server.execute(unit, name, self._request, read_only=read_only)
+
+        if point and not self._request:
+            late = server.passing(self._host, point)
+            if late is not None:
+                server.network.schedule(trio.current_time() + late, None, lambda: _forsaken(work))
+            if self._life.dead:
+                raise Unavailable("this life is over")
 
         try:
             answer = await server.network.call(self._host, DATABASE, work, serve=SERVE)

@@ -128,17 +128,25 @@ class World:
         if self.log is not None:
             self.log.append(line)
 
-    def passing(self, host: str, point: str) -> None:
-        """Hit a host that comes to a point where somebody waits for it."""
+    def passing(self, host: str, point: str) -> float | None:
+        """Hit a host that comes to a point where somebody waits for it.
+
+        Return the seconds after which what it sends arrives nevertheless, None when it is not hit so.
+        """
         for ambush in self._ambushes:
             if ambush.on == point:
                 break
         else:
-            return
-        self._ambushes.remove(ambush)
+            return None
         number = next((one.number for one in self.hosts if one.name == host), None)
         if number is None:
-            return
+            return None
+        self._ambushes.remove(ambush)
+        if ambush.does == "late":
+            self.server.count(f"ambushes: late on {point}")
+            self.trace("ambush", f"{host} is killed at {point}, and heard {ambush.seconds} s later")
+            self.hosts[number].kill(0.3)
+            return ambush.seconds
         at, seconds = trio.current_time(), ambush.seconds
         hit = {"kill": items.Kill, "crash": items.Crash, "pause": items.Pause}[ambush.does](at, number, seconds)
         self.server.count(f"ambushes: {ambush.does} on {point}")
@@ -153,6 +161,7 @@ class World:
             self.hosts[number].env.hold()
             self.network.hold(host)
             self.nursery.start_soon(self._go_on, self.hosts[number], seconds)
+        return None
 
     def _committed(self, name: str, term: Any) -> None:
         if name not in ("presence.heartbeat", "election.renew"):

@@ -21,7 +21,6 @@ class Bug(StrEnum):
     SINGLETON_TWICE = "singleton-twice"  # one that must be alone is replaced although its host may still run it
     KEPT_FOR_EVER = "kept-for-ever"  # what serves until its successor runs goes on beside it
     EARLY_END = "early-end"  # what should serve until its successor runs ends when that is wanted
-    GROUP_OVERFILLED = "group-overfilled"  # a slot is filled again although its member is there
     # --- of actors
     NO_SLOW_TIMER = "no-slow-timer"  # every notification is taken to arrive
     OUTCOME_ASSUMED = "outcome-assumed"  # what was sent is taken to be committed

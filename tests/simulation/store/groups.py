@@ -10,7 +10,6 @@ from actors.model.scheduling import MAX_REPLICAS
 from actors.model.states import InstanceDesired, InstanceState
 from actors.scheduler.store import GroupChange, GroupView, Member
 from tests.simulation.store import tables
-from tests.simulation.store.bugs import Bug
 from tests.simulation.store.current import current
 from tests.simulation.store.database import Transaction, moment, moment_or_none
 from tests.simulation.store.instance_rows import end, insert_instance, record_created
@@ -225,7 +224,7 @@ def _write_failures(tx: Transaction, change: GroupChange) -> None:
 
 def _create(tx: Transaction, group: tables.Group, slot: int) -> bool:
     """Make the member of a slot, unless there is one: then this was applied before, or the former still ends."""
-    if Bug.GROUP_OVERFILLED not in tx.bugs and any(one.slot == slot for one in members_of(tx, group.id)):
+    if any(one.slot == slot for one in members_of(tx, group.id)):
         return False
     new = replace(group.template, name=f"{group.name}-{slot}")
     instance_id = tx.database.new_id()

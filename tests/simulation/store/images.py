@@ -93,6 +93,22 @@ class Images:
 
         await self._units.run(unit, name="images.ready")
 
+    async def record_cached(self, node_id: UUID, digests: frozenset[str]) -> None:
+        """Write which images a host has in its cache, by their digests. Others are not there any more."""
+
+        def unit(tx: Transaction) -> None:
+            if tx.database.nodes.get(node_id) is None:
+                return
+            have = {row.id for row in tx.database.images if row.digest in digests and row.deleted_at is None}
+            for image_id, on in [key for key, _ in tx.database.node_images.items()]:
+                if on == node_id and image_id not in have:
+                    tx.database.node_images.remove((image_id, on))
+            for image_id in sorted(have):
+                if tx.database.node_images.get((image_id, node_id)) is None:
+                    tx.database.node_images.put((image_id, node_id), True)
+
+        await self._units.run(unit, name="images.record_cached")
+
     async def failed(self, image_id: UUID, error: str, field: str | None, fix: str | None) -> None:
         """Record why the image can't be had."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from ipaddress import IPv6Network
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 from actors.model.errors import Conflict, NotFound
 from actors.model.network import HostNetwork
 from actors.model.resources import Capacity
+from actors.model.scheduling import Taint
 from actors.model.states import NodeDesired, NodeState
 from tests.simulation.store import tables
 from tests.simulation.store.bugs import Bug
@@ -76,6 +78,7 @@ def _resources_row(tx: Transaction, node: tables.Node) -> ResourcesRow:
         memory_free=max(0, memory - memory_used),
         placements=len(live),
         closed_reason=node.closed_reason,
+        desired=node.desired,
         overhead=OverheadRow(sum(row.memory_overhead for row in live), 0, 0, 0),
     )
 
@@ -284,6 +287,37 @@ class Nodes:
             tx.announce("zw_nodes", node_id)
 
         await self._units.run(unit, name="nodes.record_capacity")
+
+    async def set_taints(self, node_id: UUID, taints: Collection[Taint], *, who: str = "api") -> NodeRow:
+        """Keep what does not tolerate these away from a node from now on. Raises `NotFound`."""
+        wanted = tuple(sorted(set(taints)))
+
+        def unit(tx: Transaction) -> NodeRow:
+            node = get_node(tx, node_id)
+            if node.taints != wanted:
+                tx.database.nodes.put(node_id, replace(node, taints=wanted, updated_at=tx.now))
+                data = {"from": [str(one) for one in node.taints], "to": [str(one) for one in wanted]}
+                tx.record(who, "node.taints", "node", node_id, data)
+                tx.announce("zw_nodes", node_id)
+            return node_row(tx, node_id)
+
+        return await self._units.run(unit, name="nodes.set_taints")
+
+    async def record_condition(self, node_id: UUID, hypervisor: str | None, pressure: float) -> None:
+        """Write what runs guests on a host, None while that is not known, and how long its tasks wait for a CPU."""
+
+        def unit(tx: Transaction) -> None:
+            node = get_node(tx, node_id)
+            known = hypervisor or node.hypervisor
+            if (node.hypervisor, node.pressure) == (known, pressure):
+                return
+            tx.database.nodes.put(node_id, replace(node, hypervisor=known, pressure=pressure))
+            if node.hypervisor != known:
+                data = {"from": node.hypervisor, "to": known}
+                tx.record("resource-monitor", "node.hypervisor", "node", node_id, data)
+                tx.announce("zw_nodes", node_id)
+
+        await self._units.run(unit, name="nodes.record_condition")
 
     async def record_closed(self, node_id: UUID, reason: str) -> None:
         """Write why the host takes no new work, or with an empty ``reason`` that it does again."""

@@ -105,6 +105,8 @@ def placement_row(row: tables.Placement) -> PlacementRow:
         updated_at=moment(row.updated_at),
         running_at=moment_or_none(row.running_at),
         removed_at=moment_or_none(row.removed_at),
+        kept=row.kept,
+        lost_at=moment_or_none(row.lost_at),
     )
 
 

@@ -95,6 +95,8 @@ def _stands(tx: Transaction, what: Move, instance: tables.Instance, row: tables.
     if what in (Move.REPLACE, Move.UNKNOWN):
         if node.state is not NodeState.DOWN or node.replace_after is None or node.replace_after > tx.now:
             return False
+        if row.lost and row.generation != instance.generation and not row.exclusive:
+            return False
         free = not bound and (not row.exclusive or Bug.SINGLETON_TWICE in tx.bugs)
         return free if what is Move.REPLACE else not free
     if what is Move.STAY:
