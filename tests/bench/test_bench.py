@@ -13,7 +13,7 @@ from bench.question import names
 
 ROOT = Path(__file__).parents[2]
 #: Questions about the actor runtime; those about whole processes have tests beside what they start.
-IN_PROCESS = ["ask", "fan_in", "idle_memory", "placements_planned", "restart", "spawn"]
+IN_PROCESS = ["ask", "fan_in", "idle_memory", "placements_planned", "restart", "simulated_time", "spawn"]
 
 
 def run(*args: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
