@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -40,10 +41,11 @@ def run(
 
     What is ready together runs in an order that follows from ``seed``. Raises `Spun` when a task spins: more than
     ``most_steps`` steps while the clock stands still, or ``longest_step`` seconds of CPU time in one (this is noticed
-    in the main thread only). When all tasks wait and nothing is to come, trio's own error tells of a `Spun`.
+    in the main thread only). Also when all tasks wait and nothing is to come.
     """
-    clock = _clock()
+    clock: Any = trio.testing.MockClock(autojump_threshold=0)
     watchdog = _Watchdog(clock, most_steps)
+    clock._autojump = partial(watchdog.jump, clock._autojump)
 
     async def watched() -> T:
         watchdog.began()
@@ -62,22 +64,6 @@ def run(
         internals._ALLOW_DETERMINISTIC_SCHEDULING, internals._r = before
 
 
-def _clock() -> trio.testing.MockClock:
-    """Return a clock that jumps as soon as all tasks wait, and complains when there is nothing to jump to."""
-    clock: Any = trio.testing.MockClock(autojump_threshold=0)
-    jump = clock._autojump
-
-    def careful() -> None:
-        if trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf:
-            # Nothing will ever happen again, and some of those who wait do not even listen to a cancellation.
-            raise Spun(f"all tasks wait for ever, at {clock.current_time():.3f} s")
-        jump()
-
-    clock._autojump = careful
-    made: trio.testing.MockClock = clock
-    return made
-
-
 class _Watchdog(trio.abc.Instrument):
     """Counts steps between two moves of the clock; beyond the limit it cancels the run."""
 
@@ -94,6 +80,17 @@ class _Watchdog(trio.abc.Instrument):
     def began(self) -> None:
         """Be called in the main task, which is cancelled when something spins."""
         self.scope = trio.CancelScope()
+
+    def jump(self, jump: Callable[[], None]) -> None:
+        """Let the clock jump; end the run when there is nothing to jump to."""
+        if trio.lowlevel.current_statistics().seconds_to_next_deadline < math.inf:
+            jump()
+            return
+        told, self.story = bool(self.story), f"all tasks wait for ever, at {self._clock.current_time():.3f} s"
+        if told:
+            # And some of them do not even listen to a cancellation.
+            raise Spun(self.story)
+        self.scope.cancel()
 
     def before_io_wait(self, timeout: float) -> None:
         """Forget the steps so far when time is going to pass."""

@@ -87,22 +87,36 @@ class Pipe:
 
     # --- for the network
 
-    def arrive(self, deliver: Callable[[], None], now: float, *, blocked: bool) -> None:
-        """Deliver, or keep it in the backlog."""
+    def arrive(self, deliver: Callable[[], None]) -> None:
+        """Deliver, or keep it in the backlog: the link lets nothing through, or what came before still waits."""
         if self.closed:
             return
-        if blocked or self._backlog:
-            self._backlog.append(deliver)
-            if self.stuck_at is None:
-                self.stuck_at = now
-        else:
+        blocked = self._network.blocked(self.source, self.target)
+        if not blocked and not self._backlog:
             deliver()
+            return
+        self._backlog.append(deliver)
+        if blocked:
+            self._stick()
 
     def flush(self) -> None:
         """Send what waits once more: the link lets it through again."""
-        waiting, self._backlog, self.stuck_at = self._backlog, deque(), None
-        for deliver in waiting:
-            self.send(deliver)
+        if self._backlog:
+            self.stuck_at = None
+            self._network.schedule(self._network.arrival(self.source, self.target), None, self._drain)
+
+    def _drain(self) -> None:
+        if self._network.blocked(self.source, self.target):
+            if self._backlog:
+                self._stick()
+            return
+        while self._backlog:
+            self._backlog.popleft()()
+
+    def _stick(self) -> None:
+        if self.stuck_at is None:
+            self.stuck_at = trio.current_time()
+            self._network.give_up_later(self, self.stuck_at)
 
 
 class Network:
@@ -299,13 +313,9 @@ class Network:
                 deliver()
                 continue
             self.delivered += 1
-            blocked = self.blocked(pipe.source, pipe.target)
-            fresh = blocked and pipe.stuck_at is None
-            pipe.arrive(deliver, now, blocked=blocked)
-            if fresh and not pipe.closed:
-                self._give_up_later(pipe, now)
+            pipe.arrive(deliver)
 
-    def _give_up_later(self, pipe: Pipe, since: float) -> None:
+    def give_up_later(self, pipe: Pipe, since: float) -> None:
         """Reset a pipe whose data is not acknowledged for too long. One that is held has no clock that runs."""
 
         def look() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -30,9 +32,14 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._gone = False  # this end's machine crashed: it hears nothing and says nothing
         self._flying = 0
+        self._busy: dict[str, None] = {}
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes; wait while too many are on their way. Raises as trio's streams do."""
+        with self._alone("send"):
+            await self._send(data)
+
+    async def _send(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         rest = memoryview(bytes(data))
         while True:
@@ -55,16 +62,21 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until a byte could be sent."""
-        await trio.lowlevel.checkpoint()
-        while not self._closed and not self._broken and self._flying >= WINDOW:
-            await self._change()
+        with self._alone("send"):
+            await trio.lowlevel.checkpoint()
+            while not self._closed and not self._broken and self._flying >= WINDOW:
+                await self._change()
         if self._closed:
             raise trio.ClosedResourceError
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return what has come, b"" after a FIN. Raises as trio's streams do."""
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be positive")
+        with self._alone("receive"):
+            return await self._receive_some(max_bytes)
+
+    async def _receive_some(self, max_bytes: int | None) -> bytes:
         await trio.lowlevel.checkpoint()
         while True:
             if self._closed:
@@ -83,15 +95,30 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
 
     async def send_eof(self) -> None:
         """Send a FIN: nothing more comes from this end."""
-        await trio.lowlevel.checkpoint()
-        if self._finished:
-            return
-        self._check_sender()
-        self._finish()
+        with self._alone("send"):
+            await trio.lowlevel.checkpoint()
+            if self._finished and not self._closed:
+                return
+            self._check_sender()
+            self._finish()
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """Refuse a second task that wants to do the same at once, as trio's own streams do."""
+        if what in self._busy:
+            raise trio.BusyResourceError(f"another task wants to {what} just now")
+        self._busy[what] = None
+        try:
+            yield
+        finally:
+            del self._busy[what]
 
     async def aclose(self) -> None:
-        """Close this end: a FIN after what was sent. The other end is reset if it sends anything more."""
-        if not self._closed:
+        """Close this end: a FIN after what was sent. The other end is reset if it sends anything more, or has sent what
+        was not read here."""
+        if not self._closed and self._buffer:
+            self.reset()
+        elif not self._closed:
             self._finish()
             self._closed = True
             self._notify()
