@@ -18,6 +18,7 @@ from tests.simulation.store.database import Transaction, moment, moment_or_none
 from tests.simulation.store.leases import drop_pools, ensure_pools, forget_node, pools_of
 from tests.simulation.store.units import Units
 from zeitwork.store.nodes import ALIVE_WITHIN
+from zeitwork.store.requirements import taints_to_json
 from zeitwork.store.rows import HostRegistration, NodeRow, OverheadRow, RegionRow, ResourcesRow
 
 #: Seconds that a host which said goodbye may be away before what runs on it is replaced.
@@ -273,6 +274,37 @@ class Nodes:
             return node_row(tx, node_id)
 
         return await self._units.run(unit, name="nodes.set_state")
+
+    async def set_taints(self, node_id: UUID, taints: Collection[Taint], *, who: str = "api") -> NodeRow:
+        """Keep what does not tolerate these away from a node from now on. Raises `NotFound`."""
+        wanted = tuple(sorted(set(taints)))
+
+        def unit(tx: Transaction) -> NodeRow:
+            node = get_node(tx, node_id)
+            if node.taints != wanted:
+                tx.database.nodes.put(node_id, replace(node, taints=wanted, updated_at=tx.now))
+                data = {"from": taints_to_json(node.taints), "to": taints_to_json(wanted)}
+                tx.record(who, "node.taints", "node", node_id, data)
+                tx.announce("zw_nodes", node_id)
+            return node_row(tx, node_id)
+
+        return await self._units.run(unit, name="nodes.set_taints")
+
+    async def record_condition(self, node_id: UUID, hypervisor: str | None, pressure: float) -> None:
+        """Write what runs guests on a host, None while that is not known, and how long its tasks wait for a CPU."""
+
+        def unit(tx: Transaction) -> None:
+            node = get_node(tx, node_id)
+            known = hypervisor or node.hypervisor
+            if (node.hypervisor, node.pressure) == (known, pressure):
+                return
+            tx.database.nodes.put(node_id, replace(node, hypervisor=known, pressure=pressure))
+            if node.hypervisor != known:
+                data = {"from": node.hypervisor, "to": known}
+                tx.record("resource-monitor", "node.hypervisor", "node", node_id, data)
+                tx.announce("zw_nodes", node_id)
+
+        await self._units.run(unit, name="nodes.record_condition")
 
     async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
         """Write what the host can give."""
