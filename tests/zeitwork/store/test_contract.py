@@ -17,7 +17,7 @@ from actors.model.health import HealthState
 from actors.model.states import InstanceDesired, NodeDesired, NodeState, Outcome, PlacementState
 from actors.scheduler.store import Move
 from tests.conftest import TEMPLATE
-from tests.zeitwork.store.contract.both import CAPACITIES, CHECKS, REGIONS, REQUIREMENTS, SIZES, TAINTS, UNKNOWN, Both
+from tests.zeitwork.store.contract.both import CAPACITIES, CHECKS, REQUIREMENTS, SIZES, TAINTS, UNKNOWN, Both
 from tests.zeitwork.store.contract.sides import Postgres
 from zeitwork.store.embedded import EmbeddedServer
 

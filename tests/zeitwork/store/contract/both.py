@@ -19,7 +19,7 @@ from actors.model.scheduling import Requirements, Strategy, Taint
 from actors.model.states import InstanceDesired, NodeDesired, NodeState, Outcome, PlacementState
 from actors.registrar.store import Beat
 from actors.scheduler.groups import reconcile
-from actors.scheduler.plan import Planner
+from actors.scheduler.plan import Planner, evaluate
 from actors.scheduler.relocate import relocate
 from actors.scheduler.store import Assignment, GroupChange, Move, Moved, Plan, Postponed
 from runtime.lease import Candidate, Fenced, Granted, Term
@@ -421,10 +421,10 @@ class Both:
         term = self.term(ended)
 
         async def call(store: Any, refs: Refs) -> Any:
-            planner, after, done = Planner(await store.scheduling.nodes()), None, []
+            after, done = None, []
             while True:
                 pending = await store.scheduling.pending(after, page)
-                plan = planner.plan(pending)
+                plan = evaluate(pending, await store.scheduling.nodes())
                 done.append((pending, plan, await store.scheduling.apply_plan(plan, term)))
                 if twice:
                     done.append((await store.scheduling.apply_plan(plan, term),))

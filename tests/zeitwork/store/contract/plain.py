@@ -15,6 +15,8 @@ from uuid import UUID
 _SAME = 2.0
 #: Numbers above this are moments (Unix seconds), those below are spans.
 _MOMENT = 1e9
+#: What an instance without a name is called: a part of its id.
+_SHORT = re.compile(r"i-[a-z2-7]{10}")
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -49,7 +51,9 @@ class Plain:
         if isinstance(value, Enum):
             return value.value
         if isinstance(value, str):
-            return _ID.sub(lambda found: self._name(UUID(found.group())), value) if "-" in value else value
+            if "-" not in value:
+                return value
+            return _SHORT.sub("i-short", _ID.sub(lambda found: self._name(UUID(found.group())), value))
         if isinstance(value, UUID):
             return self._name(value)
         if isinstance(value, datetime):
