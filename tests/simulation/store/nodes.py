@@ -47,7 +47,6 @@ def _resources_row(tx: Transaction, node: tables.Node) -> ResourcesRow:
         node_id=node.id,
         hostname=node.hostname,
         state=node.state,
-        desired=node.desired,
         capacity=node.capacity,
         vcpu=vcpu,
         memory=memory,
@@ -300,37 +299,6 @@ class Nodes:
             tx.announce("zw_nodes", node_id)
 
         await self._units.run(unit, name="nodes.record_capacity")
-
-    async def set_taints(self, node_id: UUID, taints: Collection[Taint], *, who: str = "api") -> NodeRow:
-        """Keep what does not tolerate these away from a node from now on. Raises `NotFound`."""
-        wanted = tuple(sorted(set(taints)))
-
-        def unit(tx: Transaction) -> NodeRow:
-            node = get_node(tx, node_id)
-            if node.taints != wanted:
-                tx.database.nodes.put(node_id, replace(node, taints=wanted, updated_at=tx.now))
-                data = {"from": [str(one) for one in node.taints], "to": [str(one) for one in wanted]}
-                tx.record(who, "node.taints", "node", node_id, data)
-                tx.announce("zw_nodes", node_id)
-            return node_row(tx, node_id)
-
-        return await self._units.run(unit, name="nodes.set_taints")
-
-    async def record_condition(self, node_id: UUID, hypervisor: str | None, pressure: float) -> None:
-        """Write what runs guests on a host, None while that is not known, and how long its tasks wait for a CPU."""
-
-        def unit(tx: Transaction) -> None:
-            node = get_node(tx, node_id)
-            known = hypervisor or node.hypervisor
-            if (node.hypervisor, node.pressure) == (known, pressure):
-                return
-            tx.database.nodes.put(node_id, replace(node, hypervisor=known, pressure=pressure))
-            if node.hypervisor != known:
-                data = {"from": node.hypervisor, "to": known}
-                tx.record("resource-monitor", "node.hypervisor", "node", node_id, data)
-                tx.announce("zw_nodes", node_id)
-
-        await self._units.run(unit, name="nodes.record_condition")
 
     async def record_closed(self, node_id: UUID, reason: str) -> None:
         """Write why the host takes no new work, or with an empty ``reason`` that it does again."""

@@ -39,11 +39,15 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class OneConnection:
-    """`zeitwork.store.units.Units` on one connection and without threads; ``nows`` is when transactions began."""
+    """`zeitwork.store.units.Units` on one connection and without threads.
+
+    ``nows`` is when transactions began, ``now`` the last of it.
+    """
 
     def __init__(self, connection: psycopg.Connection[dict[str, Any]]) -> None:
         self.connection = connection
         self.nows: list[float] = []
+        self.now = 0.0
         self._looking = False
 
     async def run(self, unit: Callable[[Cursor], T], *, name: str) -> T:
@@ -85,7 +89,8 @@ class OneConnection:
         self.connection.execute(statement)
         row = self.connection.execute("select extract(epoch from now())::float8 as now").fetchone()
         assert row is not None
-        self.nows.append(row["now"])
+        self.now = row["now"]
+        self.nows.append(self.now)
 
 
 class Postgres:
@@ -104,7 +109,7 @@ class Postgres:
 
     @property
     def now(self) -> float:
-        return self.units.nows[-1] if self.units.nows else 0.0
+        return self.units.now
 
     @contextmanager
     def growing_ids(self) -> Iterator[None]:
