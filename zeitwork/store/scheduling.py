@@ -62,7 +62,7 @@ where n.state <> 'terminated' order by n.id
 _PENDING = f"""
 select i.id, i.generation, coalesce(s.node_id, i.pinned_node_id) as node_id, i.image_id, i.vcpu, i.memory, i.disk,
     m.status, m.error, i.priority, i.requirements, i.group_id, i.singleton, i.reason,
-    extract(epoch from clock_timestamp() - i.pending_since)::float8 as waiting,
+    extract(epoch from now() - i.pending_since)::float8 as waiting,
     (select c.node_id from placements c where c.instance_id = i.id and c.kept) as leaves
 from instances i join images m on m.id = i.image_id
     left join snapshots s on s.id = i.snapshot_id and i.snapshot_generation = i.generation

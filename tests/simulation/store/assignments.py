@@ -15,7 +15,7 @@ from tests.simulation.store.current import is_blocked, live_placements, placemen
 from tests.simulation.store.database import Transaction
 from tests.simulation.store.instance_rows import write_observed
 from tests.simulation.store.leases import PoolExhausted, lease, pick
-from tests.simulation.store.nodes import used
+from tests.simulation.store.node_rows import used
 from tests.simulation.store.placements import insert_placement
 
 
@@ -30,8 +30,8 @@ class _Placed:
 
 def assign(tx: Transaction, assignments: Sequence[Assignment], epoch: int) -> list[Postponed]:
     """Make placements; return those that were refused, and why. Those that were made before are neither."""
-    found = [(one, _assign(tx, one, epoch)) for one in assignments]
-    return [Postponed(one.instance_id, one.generation, reason) for one, reason in found if reason is not None]
+    found = {one: _assign(tx, one, epoch) for one in assignments}
+    return [Postponed(one.instance_id, one.generation, reason) for one, reason in found.items() if reason is not None]
 
 
 def _assign(tx: Transaction, one: Assignment, epoch: int) -> str | None:

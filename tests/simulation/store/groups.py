@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from tests.simulation.store.database import Transaction, moment, moment_or_none
 from tests.simulation.store.instance_rows import end, insert_instance, record_created
 from tests.simulation.store.nodes import resource_rows
 from tests.simulation.store.units import Units
+from zeitwork.store.group_rows import _reason as said_of_group
 from zeitwork.store.instance_checks import check_room
 from zeitwork.store.rows import GroupRow, NewGroup
 
@@ -35,23 +37,45 @@ def group_row(tx: Transaction, group_id: UUID) -> GroupRow:
     row = get_group(tx, group_id)
     members = members_of(tx, group_id)
     image = tx.database.images.get(row.template.image_id)
+    assert image is not None
     return GroupRow(
         id=row.id,
         name=row.name,
         template=row.template,
-        image_source=image.source if image is not None else "",
+        image_source=image.source,
         replicas=row.replicas,
         generation=row.generation,
         members=len(members),
         running=sum(1 for one in members if one.state is InstanceState.RUNNING),
         alive=sum(1 for one in members if one.state in _ALIVE),
-        reason="",
+        reason=_reason(row, members),
         failures=row.failures,
         retry_at=moment_or_none(row.retry_at),
         created_at=moment(row.created_at),
         updated_at=moment(row.updated_at),
         deleted_at=moment_or_none(row.deleted_at),
         gone_at=moment_or_none(row.gone_at),
+    )
+
+
+def _reason(row: tables.Group, members: list[tables.Instance]) -> str:
+    """Say what keeps a group from being what is wanted, as Postgres's rows are said."""
+    waiting = Counter(
+        (one.state.value, one.reason)
+        for one in members
+        if one.state is not InstanceState.RUNNING and one.desired is InstanceDesired.RUNNING and one.reason
+    )
+    (state, reason), count = min(waiting.items(), key=lambda item: (-item[1], item[0]), default=((None, None), None))
+    return said_of_group(
+        {
+            "gone_at": row.gone_at,
+            "deleted_at": row.deleted_at,
+            "members": len(members),
+            "failures": row.failures,
+            "waiting_state": state,
+            "waiting_reason": reason,
+            "waiting": count,
+        }
     )
 
 
@@ -110,7 +134,7 @@ class Groups:
             if row.replicas != replicas:
                 tx.database.groups.put(
                     group_id,
-                    replace(row, replicas=replicas, generation=row.generation + 1, updated_at=tx.now),
+                    replace(row, replicas=replicas, generation=row.generation + 1, retry_at=None, updated_at=tx.now),
                 )
                 tx.record(who, "group.scaled", "group", group_id, {"from": row.replicas, "to": replicas})
                 tx.announce("zw_instances", group_id)

@@ -36,7 +36,8 @@ def image_row(tx: Transaction, image_id: UUID) -> ImageRow:
             1
             for instance in tx.database.instances
             if instance.image_id == image_id and instance.state is not InstanceState.TERMINATED
-        ),
+        )
+        + sum(1 for group in tx.database.groups if group.template.image_id == image_id and group.gone_at is None),
         created_at=moment(row.created_at),
         updated_at=moment(row.updated_at),
         deleted_at=moment_or_none(row.deleted_at),

@@ -70,10 +70,8 @@ def pick(tx: Transaction, node_id: UUID, family: int) -> tuple[tables.Pool, IPv4
         offset = _free(occupied, pool.first, pool.last)
     if offset is None:
         leased = sum(1 for row in mine if row.rest_until is None)
-        raise PoolExhausted(
-            f"no free IPv{family} address in {pool.network}: {leased} leased, {len(mine) - leased} resting"
-        )
-    tx.database.pools.put(pool.network, replace(pool, next=offset + 1))
+        resting = len(occupied) - leased
+        raise PoolExhausted(f"no free IPv{family} address in {pool.network}: {leased} leased, {resting} resting")
     return pool, pool.network.network_address + offset
 
 
@@ -91,14 +89,16 @@ def lease(
     ready = before is None or (before.rest_until is not None and before.rest_until <= tx.now)
     assert ready or Bug.NO_REST in tx.bugs, f"{address} was chosen although it is in use"
     tx.database.leases.put(address, tables.Address(address, pool.network, node_id, placement_id, tx.now))
+    # The next search begins after it, so that each address comes again as late as possible.
+    tx.database.pools.put(pool.network, replace(pool, next=int(address) - int(pool.network.network_address) + 1))
 
 
-def release(tx: Transaction, placement_id: UUID) -> None:
+def release(tx: Transaction, placement_id: UUID, rest: float) -> None:
     """Let the addresses of a removed placement rest."""
     if Bug.LEASE_LEAKED in tx.bugs:
         return
     for row in [row for row in tx.database.leases if row.placement_id == placement_id and row.rest_until is None]:
-        tx.database.leases.put(row.address, replace(row, rest_until=tx.now + tx.database.rest))
+        tx.database.leases.put(row.address, replace(row, rest_until=tx.now + rest))
 
 
 def forget_node(tx: Transaction, node_id: UUID) -> None:

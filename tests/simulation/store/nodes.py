@@ -7,48 +7,26 @@ from dataclasses import replace
 from ipaddress import IPv6Network
 from uuid import UUID
 
-from actors.model.errors import Conflict, NotFound
+from actors.model.errors import Conflict
 from actors.model.network import HostNetwork
 from actors.model.resources import Capacity
 from actors.model.scheduling import Taint
-from actors.model.states import NodeDesired, NodeState
+from actors.model.states import InstanceDesired, NodeDesired, NodeState, PlacementState
 from tests.simulation.store import tables
-from tests.simulation.store.bugs import Bug
 from tests.simulation.store.database import Transaction, moment, moment_or_none
 from tests.simulation.store.leases import drop_pools, ensure_pools, forget_node, pools_of
+from tests.simulation.store.node_rows import get_node, live_on, used
+from tests.simulation.store.placements import observe
 from tests.simulation.store.units import Units
+from zeitwork.store.nodes import _GONE as GONE
 from zeitwork.store.nodes import ALIVE_WITHIN
+from zeitwork.store.requirements import taints_to_json
 from zeitwork.store.rows import HostRegistration, NodeRow, OverheadRow, RegionRow, ResourcesRow
 
 #: Seconds that a host which said goodbye may be away before what runs on it is replaced.
 GRACE = 60.0
 #: A region's IPv6 network is drawn at random by the real store; one is as good as another.
 _V6 = IPv6Network("fd7a:77::/48")
-
-
-def live_on(tx: Transaction, node_id: UUID) -> list[tables.Placement]:
-    """Return the placements of a node that are not removed."""
-    return [row for row in tx.database.placements if row.node_id == node_id and row.live]
-
-
-def get_node(tx: Transaction, node_id: UUID) -> tables.Node:
-    """Return a node. Raises `NotFound`."""
-    row = tx.database.nodes.get(node_id)
-    if row is None:
-        raise NotFound(f"there is no node {node_id}", fix="`zeitwork nodes` lists them")
-    return row
-
-
-def used(tx: Transaction, node_id: UUID) -> tuple[int, int]:
-    """Return the vCPU and MiB that placements hold on a node."""
-    live = live_on(tx, node_id)
-    vcpu = sum(row.resources.vcpu for row in live)
-    memory = sum(row.resources.memory + row.memory_overhead for row in live)
-    if Bug.CAPACITY_IGNORED in tx.bugs:
-        return 0, 0
-    if Bug.CAPACITY_TWICE in tx.bugs:
-        return 2 * vcpu, 2 * memory
-    return vcpu, memory
 
 
 def resource_rows(tx: Transaction, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
@@ -228,13 +206,16 @@ class Nodes:
             if node.state is NodeState.TERMINATED:
                 return
             live = live_on(tx, node_id)
-            if live:
+            left = [row for row in live if node.state is NodeState.DOWN and not _needed(tx, row)]
+            if len(left) < len(live):
                 raise Conflict(
-                    f"{len(live)} placements are still on {node.hostname}",
+                    f"{len(live) - len(left)} placements are still on {node.hostname}",
                     fix="drain it first, or stop and delete its instances",
                 )
             if node.last_seen_at is not None and node.last_seen_at > tx.now - ALIVE_WITHIN:
                 raise Conflict(f"{node.hostname} is alive", fix="stop `zeitwork run` there first")
+            for row in left:
+                observe(tx, row.id, frozenset(PlacementState), GONE, 0.0)
             forget_node(tx, node_id)
             drop_pools(tx, node_id)
             write_state(tx, node, NodeState.TERMINATED, "deleted", who)
@@ -274,20 +255,6 @@ class Nodes:
 
         return await self._units.run(unit, name="nodes.set_state")
 
-    async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
-        """Write what the host can give."""
-
-        def unit(tx: Transaction) -> None:
-            node = get_node(tx, node_id)
-            if node.capacity == capacity:
-                return
-            tx.database.nodes.put(node_id, replace(node, capacity=capacity, updated_at=tx.now))
-            data = {"vcpu": capacity.vcpu, "memory": capacity.memory}
-            tx.record("resource-monitor", "node.capacity", "node", node_id, data)
-            tx.announce("zw_nodes", node_id)
-
-        await self._units.run(unit, name="nodes.record_capacity")
-
     async def set_taints(self, node_id: UUID, taints: Collection[Taint], *, who: str = "api") -> NodeRow:
         """Keep what does not tolerate these away from a node from now on. Raises `NotFound`."""
         wanted = tuple(sorted(set(taints)))
@@ -296,7 +263,7 @@ class Nodes:
             node = get_node(tx, node_id)
             if node.taints != wanted:
                 tx.database.nodes.put(node_id, replace(node, taints=wanted, updated_at=tx.now))
-                data = {"from": [str(one) for one in node.taints], "to": [str(one) for one in wanted]}
+                data = {"from": taints_to_json(node.taints), "to": taints_to_json(wanted)}
                 tx.record(who, "node.taints", "node", node_id, data)
                 tx.announce("zw_nodes", node_id)
             return node_row(tx, node_id)
@@ -319,6 +286,20 @@ class Nodes:
 
         await self._units.run(unit, name="nodes.record_condition")
 
+    async def record_capacity(self, node_id: UUID, capacity: Capacity) -> None:
+        """Write what the host can give."""
+
+        def unit(tx: Transaction) -> None:
+            node = get_node(tx, node_id)
+            if node.capacity == capacity:
+                return
+            tx.database.nodes.put(node_id, replace(node, capacity=capacity, updated_at=tx.now))
+            data = {"vcpu": capacity.vcpu, "memory": capacity.memory}
+            tx.record("resource-monitor", "node.capacity", "node", node_id, data)
+            tx.announce("zw_nodes", node_id)
+
+        await self._units.run(unit, name="nodes.record_capacity")
+
     async def record_closed(self, node_id: UUID, reason: str) -> None:
         """Write why the host takes no new work, or with an empty ``reason`` that it does again."""
 
@@ -337,6 +318,14 @@ class Nodes:
     async def resources(self, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
         """Return capacity, use and what is free, of one node or of each that is not terminated."""
         return await self._units.read(lambda tx: resource_rows(tx, node_id), name="nodes.resources")
+
+
+def _needed(tx: Transaction, row: tables.Placement) -> bool:
+    """Say whether a placement can't go with its node: it is wanted running, and somebody waits for it."""
+    instance = tx.database.instances.get(row.instance_id)
+    assert instance is not None
+    counts = not row.lost or row.exclusive or row.generation >= instance.generation
+    return counts and instance.desired is InstanceDesired.RUNNING
 
 
 def _move(tx: Transaction, node: tables.Node, region: tables.Region) -> None:

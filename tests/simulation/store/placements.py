@@ -20,7 +20,7 @@ from tests.simulation.store.current import current, placements_of
 from tests.simulation.store.database import Transaction, moment, moment_or_none
 from tests.simulation.store.instance_rows import write_observed
 from tests.simulation.store.leases import release
-from tests.simulation.store.nodes import get_node, used
+from tests.simulation.store.node_rows import get_node, used
 from tests.simulation.store.succession import settle, take_over
 from tests.simulation.store.units import Units
 from zeitwork.store.derive import ending, instance_state
@@ -180,7 +180,7 @@ class Placements:
         """Compare-and-set a placement's observed state; the instance's follows. Raises `NotFound`."""
         wanted = frozenset(expected)
         return await self._units.run(
-            lambda tx: _observe(tx, placement_id, wanted, observation), name="placements.observe"
+            lambda tx: observe(tx, placement_id, wanted, observation, tx.database.rest), name="placements.observe"
         )
 
     async def record_health(self, placement_id: UUID, state: HealthState, reason: str) -> bool:
@@ -196,10 +196,10 @@ class Placements:
                 )
                 instance = tx.database.instances.get(row.instance_id)
                 assert instance is not None
-                if take_over(tx, instance, row):
-                    settle(tx, instance.id, "", who="health")
                 data = {"placement_id": str(placement_id), "to": state, "reason": reason}
                 tx.record("health", "instance.health", "instance", row.instance_id, data)
+                if take_over(tx, instance, row):
+                    settle(tx, instance.id, "", who="health")
             return True
 
         return await self._units.run(unit, name="placements.record_health")
@@ -214,7 +214,10 @@ class Placements:
         return await self._units.read(unit, name="placements.tombstones")
 
 
-def _observe(tx: Transaction, placement_id: UUID, expected: frozenset[PlacementState], seen: Observation) -> bool:
+def observe(
+    tx: Transaction, placement_id: UUID, expected: frozenset[PlacementState], seen: Observation, rest: float
+) -> bool:
+    """Compare-and-set a placement's observed state, as a part of a unit."""
     row = tx.database.placements.get(placement_id)
     if row is None:
         raise NotFound(f"there is no placement {placement_id}")
@@ -257,7 +260,7 @@ def _observe(tx: Transaction, placement_id: UUID, expected: frozenset[PlacementS
         ),
     )
     if removed:
-        release(tx, placement_id)
+        release(tx, placement_id, rest)
     if row.state is not seen.state or row.reason != reason:
         data = {
             "instance_id": str(instance.id),

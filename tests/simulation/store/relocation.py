@@ -96,7 +96,7 @@ def _stands(tx: Transaction, what: Move, instance: tables.Instance, row: tables.
         if node.state is not NodeState.DOWN or node.replace_after is None or node.replace_after > tx.now:
             return False
         if row.lost and row.generation != instance.generation and not row.exclusive:
-            return False
+            return False  # nobody waits for it any more
         free = not bound and (not row.exclusive or Bug.SINGLETON_TWICE in tx.bugs)
         return free if what is Move.REPLACE else not free
     if what is Move.STAY:

@@ -62,11 +62,16 @@ class Scheduling:
     async def apply_moves(self, moves: tuple[Moved, ...], term: Term) -> int:
         """Carry out moves whose instance, placement and node are still as they were seen; return how many."""
 
-        def unit(tx: Transaction) -> int:
-            fence(tx, term)
-            return relocation.apply(tx, moves)
+        done = 0
+        for begin in range(0, len(moves), TOGETHER):
+            together = moves[begin : begin + TOGETHER]
 
-        return await self._units.run(unit, name="scheduling.apply_moves")
+            def unit(tx: Transaction, together: tuple[Moved, ...] = together) -> int:
+                fence(tx, term)
+                return relocation.apply(tx, together)
+
+            done += await self._units.run(unit, name="scheduling.apply_moves")
+        return done
 
     async def apply_plan(self, plan: Plan, term: Term) -> tuple[Postponed, ...]:
         """Commit each assignment with its addresses, and each reason; return those that were refused."""

@@ -1,0 +1,147 @@
+"""What there is, on each side, in full."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from actors.model.states import InstanceState, NodeState
+from tests.simulation.store.database import Transaction
+from tests.simulation.store.groups import group_row
+from tests.simulation.store.instance_rows import instance_row
+from tests.simulation.store.placements import placement_row as double_placement_row
+from tests.zeitwork.store.contract.plain import Plain
+from tests.zeitwork.store.contract.sides import Memory, Postgres, drive
+from zeitwork.store.placement_rows import placement_row
+
+_TERMINATED, _GONE = InstanceState.TERMINATED, NodeState.TERMINATED
+_KINDS = ("nodes", "images", "instances", "groups")
+#: What of an instance, a node and a placement no row that is handed out tells.
+_INSTANCE = ("stop_force", "stop_wait", "retry_asked_at", "pending_since")
+_NODE = ("down_since", "replace_after", "epoch_seen")
+_PLACEMENT = ("exclusive", "epoch", "kept", "lost_at")
+
+
+class Ids:
+    """The ids of a side in the order in which they were made, and what each is called on both."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, list[UUID]] = {kind: [] for kind in _KINDS}
+        self.placements: dict[tuple[int, int], UUID] = {}
+        self.names: dict[UUID, str] = {}
+
+    def learn(self, kind: str, found: list[UUID]) -> None:
+        """Take note of all ids of a kind; they only grow."""
+        self.lists[kind] = sorted(found)
+        for place, identifier in enumerate(self.lists[kind]):
+            self.names[identifier] = f"{kind[:-1]} {place}"
+
+    def learn_placements(self, found: list[tuple[UUID, UUID, int]]) -> None:
+        """Take note of all placements: their ids, instances and generations."""
+        places = {identifier: place for place, identifier in enumerate(self.lists["instances"])}
+        for identifier, instance_id, generation in found:
+            self.placements[places[instance_id], generation] = identifier
+            self.names[identifier] = f"placement {places[instance_id]}.{generation}"
+
+
+def learn_real(side: Postgres, ids: Ids) -> None:
+    """Read the ids of Postgres."""
+    found: dict[str, list[UUID]] = {kind: [] for kind in _KINDS}
+    placements = []
+    for row in side.rows(
+        "select 'nodes' as kind, id, null::uuid as of, 0::bigint as generation from nodes "
+        "union all select 'images', id, null, 0 from images union all select 'instances', id, null, 0 from instances "
+        "union all select 'groups', id, null, 0 from instance_groups "
+        "union all select 'placements', id, instance_id, generation from placements "
+        "union all select 'regions', id, null, 0 from regions"
+    ):
+        if row["kind"] == "placements":
+            placements.append((row["id"], row["of"], row["generation"]))
+        elif row["kind"] == "regions":
+            ids.names[row["id"]] = "a region"
+        else:
+            found[row["kind"]].append(row["id"])
+    for kind, kept in found.items():
+        ids.learn(kind, kept)
+    ids.learn_placements(placements)
+
+
+def learn_double(side: Memory, ids: Ids) -> None:
+    """Read the ids of the double."""
+    for kind in _KINDS:
+        ids.learn(kind, [row.id for row in getattr(side.database, kind)])
+    ids.learn_placements([(row.id, row.instance_id, row.generation) for row in side.database.placements])
+    ids.names |= {row.id: "a region" for row in side.database.regions}
+
+
+def _asked(side: Postgres | Memory, ids: Ids) -> dict[str, Any]:
+    """Return what actors are told."""
+    store, plain = side.store, Plain(ids.names, side.now)
+    nodes = ids.lists["nodes"]
+    return {
+        "leader": plain.of(drive(store.election.leader())),
+        "views of nodes": plain.of(drive(store.scheduling.nodes())),
+        "pending": plain.of(drive(store.scheduling.pending())),
+        "views of groups": plain.of(drive(store.scheduling.groups())),
+        "displaced": plain.of(drive(store.scheduling.displaced())),
+        "for hosts": {ids.names[one]: plain.of(drive(store.placements.placements(one))) for one in nodes},
+        "beats": plain.of(drive(store.presence.beats())),
+        "resources": plain.of(drive(store.nodes.resources())),
+        "usage": {ids.names[one]: plain.of(drive(store.leases.usage(one))) for one in nodes},
+        "images": [plain.of(drive(store.images.get(one))) for one in ids.lists["images"]],
+        "counts": plain.of(drive(store.instances.counts())),
+    }
+
+
+def look_real(side: Postgres, ids: Ids) -> dict[str, Any]:
+    """Return everything that Postgres has."""
+    with side.units.look():
+        found = _asked(side, ids)
+        store, plain = side.store, Plain(ids.names, side.now)
+        found["instances"] = plain.of([*drive(store.instances.list(limit=1000)).items])
+        found["ended"] = plain.of([*drive(store.instances.list(state=_TERMINATED, limit=1000)).items])
+        found["node rows"] = plain.of(
+            [*drive(store.nodes.list(limit=1000)).items, *drive(store.nodes.list(state=_GONE, limit=1000)).items]
+        )
+        found["groups"] = plain.of([*drive(store.groups.list(limit=1000)).items])
+        rows = side.rows("select * from placements order by id")
+        found["placements"] = {ids.names[row["id"]]: plain.of(placement_row(row)) for row in rows}
+        found["of placements"] = {ids.names[row["id"]]: [plain.of(row[name]) for name in _PLACEMENT] for row in rows}
+        rows = side.rows(f"select id, {', '.join(_INSTANCE)} from instances")
+        found["of instances"] = {ids.names[row["id"]]: [plain.of(row[name]) for name in _INSTANCE] for row in rows}
+        rows = side.rows(f"select id, {', '.join(_NODE)} from nodes")
+        found["of nodes"] = {ids.names[row["id"]]: [plain.of(row[name]) for name in _NODE] for row in rows}
+        rows = side.rows("select address, pool, node_id, placement_id, rest_until from leases order by address")
+        found["leases"] = [plain.of(row) for row in rows]
+        rows = side.rows("select network, node_id, first_offset, last_offset, next_offset from pools order by network")
+        found["pools"] = [plain.of(list(row.values())) for row in rows]
+    return found
+
+
+def look_double(side: Memory, ids: Ids) -> dict[str, Any]:
+    """Return everything that the double has."""
+    found = _asked(side, ids)
+    database, plain = side.database, Plain(ids.names, side.now)
+    tx = Transaction(database)
+    rows = sorted(database.instances, key=lambda row: row.id)
+    found["instances"] = plain.of([instance_row(tx, row.id) for row in rows if row.state is not _TERMINATED])
+    found["ended"] = plain.of([instance_row(tx, row.id) for row in rows if row.state is _TERMINATED])
+    nodes = sorted(database.nodes, key=lambda row: (row.state is _GONE, row.id))
+    found["node rows"] = plain.of([drive(side.store.nodes.get(row.id)) for row in nodes])
+    groups = sorted((row for row in database.groups if row.gone_at is None), key=lambda row: row.id)
+    found["groups"] = plain.of([group_row(tx, row.id) for row in groups])
+    found["placements"] = {ids.names[row.id]: plain.of(double_placement_row(row)) for row in database.placements}
+    for kind, table, names in (
+        ("placements", database.placements, _PLACEMENT),
+        ("instances", database.instances, _INSTANCE),
+        ("nodes", database.nodes, _NODE),
+    ):
+        found[f"of {kind}"] = {ids.names[row.id]: [plain.of(getattr(row, name)) for name in names] for row in table}
+    leases = sorted(database.leases, key=lambda row: (row.address.version, int(row.address)))
+    found["leases"] = [
+        plain.of({name: getattr(row, name) for name in ("address", "pool", "node_id", "placement_id", "rest_until")})
+        for row in leases
+    ]
+    pools = sorted(database.pools, key=lambda row: (row.family, int(row.network.network_address)))
+    found["pools"] = [plain.of([row.network, row.node_id, row.first, row.last, row.next]) for row in pools]
+    return found
