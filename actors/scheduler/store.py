@@ -149,8 +149,8 @@ class Move(StrEnum):
 class Displaced:
     """A current placement, wanted running, on a node that is down for long enough, or draining.
 
-    ``bound`` says why it can run on that node only (``pinned to it`` or ``its snapshot is there``), empty when it can
-    run elsewhere. ``name`` is what people call the instance, empty when it has no name.
+    ``bound`` says why it can run on that node only (``pinned to it``, ``its snapshot is there`` or ``no other host has
+    its image``), empty when it can run elsewhere. ``name`` is what people call the instance, empty when it has no name.
     """
 
     instance: PendingInstance
