@@ -6,21 +6,25 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import trio
 
 from actors.images.cache import RootCache
+from actors.images.fetches import SIGN, Fetch, Fetches
 from actors.images.messages import Collect, EnsureRoot, ImageUsage, Usage, Wake
 from actors.images.progress import Progress
 from actors.images.pull import ARCHIVE, Pulled, Puller, explain
 from actors.images.settings import ImageSettings
 from actors.images.store import ImageStore
 from actors.model.errors import NotFound, Problem, Unavailable
-from actors.model.image import RootImage
+from actors.model.image import RootImage, is_upload
 from actors.model.paths import HostPaths
 from actors.model.records import ImageRecord
-from runtime import Actor, Message, Reply, TooManyEffects
+from runtime import Actor, Effect, Message, Reply, TooManyEffects
+
+T = TypeVar("T")
 
 #: Seconds between looks that nobody asked for, and between collections.
 SLOW_TIMER, COLLECT_TIMER = 15.0, 600.0
@@ -29,6 +33,8 @@ PROGRESS_EVERY = 0.5
 _STORE_DEADLINE = 15.0
 _READ_DEADLINE = 30.0
 _CLEAN_UP = 4.0
+#: Seconds for which a root that was asked for is not collected, whatever the database said before.
+_KEEP = 600.0
 _BACKOFF_FIRST, _BACKOFF_MAX = 0.5, 15.0
 
 
@@ -56,8 +62,29 @@ class _PullEnded(Message):
 @dataclass(frozen=True, slots=True)
 class _Answer(Message):
     reply: Reply
-    value: RootImage | ImageUsage | None = None
+    value: ImageUsage | None = None
     error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked(Message):
+    """Whether the root that somebody asked for is here."""
+
+    request: EnsureRoot
+    reply: Reply
+    root: RootImage | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched(Message):
+    fetch: Fetch
+    root: RootImage | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Signs(Message):
+    """It is time to tell how far fetches are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +110,9 @@ class Images(Actor):
         self._paths = paths
         self._settings = settings or ImageSettings()
         self._active: set[UUID] = set()
+        self._fetches = Fetches(self._settings.concurrent_fetches)
+        self._fetching: dict[Fetch, Effect] = {}
+        self._signing = False
         self._busy = False  # a claim or reclaim is under way
         self._again = False
         self._reclaim_due = True
@@ -107,10 +137,17 @@ class Images(Actor):
                 self._tell()
             case Collect():
                 self._collect()
-            case EnsureRoot(digest=digest):
-                self._answer(partial(self._root, digest), f"root {digest[:19]}")
+            case EnsureRoot():
+                self._ensure(message)
+            case _Looked(request=request, reply=reply, root=root):
+                self._looked(request, reply, root)
+            case _Fetched():
+                self._fetched(message)
+            case _Signs():
+                self._sign()
             case Usage():
-                self._answer(self._usage, "usage")
+                reply = self.ctx.reply_slot()
+                self._read(reply, self._usage, partial(_Answer, reply), "usage")
             case _Answer(reply=reply, value=value, error=error):
                 if error is None:
                     reply.reply(value)
@@ -285,7 +322,7 @@ class Images(Actor):
                 await trio.sleep(wait)
 
     async def _drop_spooled(self, record: ImageRecord) -> None:
-        if not record.source.startswith(ARCHIVE):
+        if not is_upload(record.source):
             return
         path = Path(record.source.removeprefix(ARCHIVE))
         # Never anything that the spool does not hold, whatever a source says.
@@ -294,35 +331,107 @@ class Images(Actor):
             with trio.move_on_after(_CLEAN_UP, shield=True):
                 await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
 
-    def _answer(self, read: Callable[[], RootImage | ImageUsage], name: str) -> None:
-        reply = self.ctx.reply_slot()
+    def _read(self, reply: Reply, read: Callable[[], T], then: Callable[[T], Message], name: str) -> None:
+        """Answer somebody after a look at the disk."""
         try:
             self.ctx.effect(
                 trio.to_thread.run_sync,
                 read,
                 name=name,
                 deadline=_READ_DEADLINE,
-                then=lambda value: _Answer(reply, value),
+                then=then,
                 failed=lambda error: _Answer(reply, error=error),
             )
         except TooManyEffects:
             reply.fail(Unavailable("too many questions about images at once", fix="try again in a moment"))
 
-    def _root(self, digest: str) -> RootImage:
-        found = self._puller.cache.find(digest)
-        if found is None:
-            raise NotFound(
-                f"this host has no root filesystem of {digest}",
-                field="image_id",
-                fix="add the image again: zeitwork images add",
+    # --- what placements wait for
+
+    def _ensure(self, request: EnsureRoot) -> None:
+        reply, digest = self.ctx.reply_slot(), request.digest
+        # From now on: a collection that is under way may have asked what is in use before this was.
+        self._puller.keep(digest, self.ctx.env.now() + _KEEP)
+        if not self._fetches.join(digest, reply, self.ctx.env.monotonic()):
+            then = partial(_Looked, request, reply)
+            self._read(reply, partial(self._puller.use, digest), then, f"root {digest[:19]}")
+
+    def _looked(self, request: EnsureRoot, reply: Reply, root: RootImage | None) -> None:
+        if root is not None:
+            reply.reply(root)
+            return
+        if not request.source or is_upload(request.source):
+            reply.fail(
+                NotFound(
+                    f"this host has no root filesystem of {request.digest}, and an uploaded image is in no registry",
+                    field="image_id",
+                    fix="upload it to this host too, or push it to a registry and add it from there",
+                )
             )
-        return found[0]
+            return
+        try:
+            self._fetches.ask(request.digest, request.source, reply, self.ctx.env.monotonic())
+        except Problem as problem:
+            reply.fail(problem)
+            return
+        self._start_fetches()
+        self._sign_later()
+
+    def _start_fetches(self) -> None:
+        for fetch in self._fetches.start(self.ctx.env.monotonic()):
+            self.ctx.log.info("image of a placement is fetched", digest=fetch.digest, source=fetch.source)
+            self._fetching[fetch] = self.ctx.effect(
+                self._puller.fetch,
+                fetch.source,
+                fetch.digest,
+                fetch.progress,
+                name=f"fetch {fetch.digest[:19]}",
+                deadline=None,  # has its own
+                then=partial(_Fetched, fetch),
+                failed=partial(_Fetched, fetch, None),
+            )
+
+    def _fetched(self, message: _Fetched) -> None:
+        fetch, log = message.fetch, self.ctx.log.bind(digest=message.fetch.digest, source=message.fetch.source)
+        self._fetching.pop(fetch, None)
+        if message.root is not None:
+            log.info("image of a placement is here")
+            for reply in self._fetches.succeeded(fetch):
+                reply.reply(message.root)
+            self._tell(changed=True)
+        else:
+            error = message.error or Unavailable("nothing came of it")
+            problem = explain(error)
+            log.warning("image of a placement was not fetched", error=problem.detail, code=problem.code)
+            chance = self.ctx.env.random.random()
+            for reply in self._fetches.failed(fetch, problem, self.ctx.env.monotonic(), chance):
+                reply.fail(problem)
+        self._start_fetches()
+
+    def _sign_later(self) -> None:
+        if self._fetches and not self._signing:
+            self._signing = True
+            self.ctx.after(SIGN, _Signs())
+
+    def _sign(self) -> None:
+        self._signing = False
+        for reply, sign in self._fetches.signs():
+            reply.reply(sign)
+        for fetch in self._fetches.unasked(self.ctx.env.monotonic()):
+            self.ctx.log.info("nobody waits for an image any more", digest=fetch.digest)
+            effect = self._fetching.pop(fetch, None)
+            if effect is not None:
+                effect.cancel()
+        self._start_fetches()
+        self._sign_later()
+
+    # --- the cache
 
     def _usage(self) -> ImageUsage:
         cache: RootCache = self._puller.cache
         roots, root_bytes = cache.usage()
+        pulling = len(self._active) + self._fetches.running
         blobs, blob_bytes = self._puller.blobs.usage()
-        return ImageUsage(roots, root_bytes, blobs, blob_bytes, cache.free_bytes(), len(self._active))
+        return ImageUsage(roots, root_bytes, blobs, blob_bytes, cache.free_bytes(), pulling)
 
     def _tell(self, *, changed: bool = False) -> None:
         """Tell which images are here when that may have changed."""

@@ -12,10 +12,23 @@ NAME = "images"
 
 
 @dataclass(frozen=True, slots=True)
-class EnsureRoot(Request[RootImage]):
-    """Give me the root filesystem of a manifest digest. Fails with a `actors.model.errors.NotFound` if not here."""
+class Fetching:
+    """A root filesystem is on its way to this host; ``reason`` tells people how far it is."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureRoot(Request[RootImage | Fetching]):
+    """Give me the root filesystem of a manifest digest; ``source`` is what its image was made from.
+
+    What is not here is fetched by its digest when the source is a reference. The answer is `Fetching` meanwhile, about
+    once a second: ask again, since what nobody asks for is given up. Fails with an `actors.model.errors.NotFound` when
+    it is not here and was uploaded elsewhere, and with the registry's own words when that does not give it.
+    """
 
     digest: str
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

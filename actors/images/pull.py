@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from actors.images.cache import ROOTFS, RootCache, remove
 from actors.images.config import parse_config
 from actors.images.credentials import credentials_for
 from actors.images.decompress import Slice
+from actors.images.digest import checked_digest
 from actors.images.layers import merge, stream
 from actors.images.locks import KeyedLocks
 from actors.images.manifest import Descriptor, Manifest
@@ -27,8 +28,8 @@ from actors.images.progress import Progress
 from actors.images.reference import Reference, parse_reference
 from actors.images.rootfs import pack
 from actors.images.settings import ImageSettings
-from actors.model.errors import Failed, InvalidInput, Problem
-from actors.model.image import ImageConfig
+from actors.model.errors import Failed, InvalidInput, NotFound, Problem
+from actors.model.image import ImageConfig, RootImage, is_upload
 from actors.model.paths import HostPaths
 
 if TYPE_CHECKING:
@@ -59,6 +60,19 @@ class Puller:
         self._random = randomness
         self._locks = KeyedLocks()
         self._pinned: Counter[str] = Counter()
+        self._kept: dict[str, float] = {}
+
+    def keep(self, digest: str, until: float) -> None:
+        """Collect this root at a later time than ``until`` (Unix seconds) only: a placement is on its way to it."""
+        self._kept[digest] = max(until, self._kept.get(digest, until))
+
+    def use(self, digest: str) -> RootImage | None:
+        """Return a root that is here, as one that was used now; for a worker thread."""
+        found = self.cache.find(digest)
+        if found is None:
+            return None
+        self.cache.touch(digest)
+        return found[0]
 
     def is_pinned(self, digest: str) -> bool:
         """Return whether a pull is about to announce this digest: it must not be collected now."""
@@ -66,12 +80,38 @@ class Puller:
 
     async def pull(self, source: str, progress: Progress) -> Pulled:
         """Make the image of a reference or of ``archive:<path>`` ready. Raises `Problem` and nothing else."""
-        field = "archive" if source.startswith(ARCHIVE) else "reference"
+        if is_upload(source):
+            return await self._within(lambda: self._from_archive(self.spooled(source), progress), "archive")
+        return await self._within(lambda: self._ask_registry(parse_reference(source), progress), "reference")
+
+    async def fetch(self, source: str, digest: str, progress: Progress) -> RootImage:
+        """Make the very manifest ready that another host was given for a reference; a tag may mean another one by now.
+
+        Raises `Problem` and nothing else.
+        """
+
+        async def work() -> Pulled:
+            return await self._ask_registry(
+                replace(parse_reference(source), digest=checked_digest(digest, "the image")), progress
+            )
+
+        try:
+            pulled = await self._within(work, "reference")
+        except NotFound as error:
+            error.fix = "push that very image again, or add the image anew and use that one"
+            raise
+        if pulled.digest != digest:
+            raise ImageRefused(f"{digest} names several images, not one", field="reference", fix="add the image anew")
+        found = await trio.to_thread.run_sync(self.cache.find, digest)
+        if found is None:
+            raise Failed(f"{self.cache.root(digest)} went away as it was made", fix="check that disk")
+        return found[0]
+
+    async def _within(self, work: Callable[[], Awaitable[Pulled]], field: str) -> Pulled:
+        """Do ``work`` until the deadline; what was broken off by a full disk gives up its room."""
         try:
             with trio.fail_after(self._settings.pull_deadline):
-                if source.startswith(ARCHIVE):
-                    return await self._from_archive(self.spooled(source), progress)
-                return await self._ask_registry(parse_reference(source), progress)
+                return await work()
         except ImageRefused as error:
             error.field = error.field or field
             raise
@@ -234,7 +274,9 @@ class Puller:
             lambda: self.cache.superfluous(in_use, older_than=settings.root_age, now=now)
         )
         # From the check to the rename nothing else runs, so nothing in use can be caught.
-        roots = [self.cache.take(self.cache.root(digest)) for digest in digests if not self.is_pinned(digest)]
+        self._kept = {digest: until for digest, until in self._kept.items() if until > now}
+        free = [digest for digest in digests if not self.is_pinned(digest) and digest not in self._kept]
+        roots = [self.cache.take(self.cache.root(digest)) for digest in free]
         files = await self._take_blobs(settings.blob_cache, now)
         forgotten = await trio.to_thread.run_sync(self._forgotten, now - settings.spool_age)
         for path in [*roots, *files, *forgotten]:

@@ -22,6 +22,7 @@ class ImageSettings:
     """Times in seconds, sizes in bytes.
 
     ``docker_config`` is a file as ``docker login`` writes it. ``blob_cache`` bounds downloads kept for later pulls.
+    ``concurrent_fetches`` is how many images that placements wait for are fetched at once, beside what was asked for.
     A root filesystem that no image needs is kept for ``root_age`` after its last use.
     """
 
@@ -31,6 +32,7 @@ class ImageSettings:
     pull_deadline: float = 3600.0
     pack_deadline: float = 1800.0
     concurrent_pulls: int = 2
+    concurrent_fetches: int = 2
     concurrent_downloads: int = 3
     blob_cache: int = 2 * GIB
     root_age: float = 3600.0

@@ -13,7 +13,10 @@ class ImageStore(Protocol):
     """Images that were asked for. Each change of status is kept in the image's history."""
 
     async def claim_pending(self, node_id: UUID) -> ImageRecord | None:
-        """Take the oldest pending image for this host (``FOR UPDATE SKIP LOCKED``) and make it ``building``."""
+        """Take the oldest pending image for this host (``FOR UPDATE SKIP LOCKED``) and make it ``building``.
+
+        An upload is only for the host that it was sent to. What a dead host was building is taken over from it.
+        """
 
     async def reclaim(self, node_id: UUID) -> int:
         """Make this host's ``building`` images pending again (it died in the middle); return how many."""

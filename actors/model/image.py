@@ -24,6 +24,11 @@ class ImageConfig:
         return self.entrypoint + self.cmd
 
 
+def is_upload(source: str) -> bool:
+    """Say whether an image was uploaded as an archive, by its source: no other host can get it from anywhere."""
+    return source.startswith("archive:")
+
+
 @dataclass(frozen=True, slots=True)
 class RootImage:
     """An image that is ready on this host: its root filesystem (squashfs, root-owned, 0444) and configuration."""

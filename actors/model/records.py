@@ -23,7 +23,8 @@ class Placement:
     ``boot_id`` is the kernel boot that its VMM was started under, None before the first start. ``failures`` is how
     often in a row it ended by itself; ``next_try_at`` (Unix seconds) is when a waiting one is started again, None: now.
     ``paused`` is whether it is wanted paused, ``snapshots`` are those that are to be taken of it now, oldest first, and
-    ``restore`` is the snapshot that its first start goes on from instead of booting.
+    ``restore`` is the snapshot that its first start goes on from instead of booting. ``image_source`` is what its image
+    was made from, for a host that does not have it yet.
     """
 
     id: UUID
@@ -53,6 +54,7 @@ class Placement:
     paused: bool = False
     snapshots: tuple[UUID, ...] = ()
     restore: UUID | None = None
+    image_source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class PendingInstance:
 
     ``waiting`` is the seconds since it wants to be placed, ``reason`` what it says about that now. ``singleton``: two
     of it must never run at once. ``leaves`` is the node on which it serves until it runs on another one.
+    ``image_nodes`` are the only ones that have its image, None when every node can fetch it.
     """
 
     id: UUID
@@ -126,3 +129,4 @@ class PendingInstance:
     waiting: float = 0.0
     reason: str = ""
     leaves: UUID | None = None
+    image_nodes: frozenset[UUID] | None = None

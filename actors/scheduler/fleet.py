@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from uuid import UUID
 
 from actors.model.scheduling import DOMAIN_LABEL, Requirements
 from actors.scheduler.feasibility import Check, availability, checks
 from actors.scheduler.store import NodeView
 
+#: What is said of a host that can't get the image of an instance, which was uploaded elsewhere.
+IMAGELESS = "without its image"
 #: A host that refused something lately is taken when no other one fits: no merit reaches this.
 _LAST_RESORT = 10.0
 #: How much a host whose tasks always wait for a CPU is behind one whose tasks never do.
@@ -82,14 +84,29 @@ class Fleet:
         self.by_id = {room.node.id: room for room in everyone}
         self.rooms, self.obstacles = _apart(everyone, (availability,))
         # Whoever takes from the end begins with the fullest, and with the lowest id of those that are equally full.
-        self.rooms.sort(key=lambda room: (room.empty + room.penalty, room.id), reverse=True)
+        self.rooms.sort(key=_fullest_last, reverse=True)
 
-    def feasible(self, requirements: Requirements) -> tuple[list[Room], dict[str, int]]:
-        """Return the rooms that are what is asked for, in the same order, and why how many nodes are not."""
+    def feasible(
+        self, requirements: Requirements, among: Collection[UUID] | None = None
+    ) -> tuple[list[Room], dict[str, int]]:
+        """Return the rooms that are what is asked for, the fullest last, and why how many nodes are not.
+
+        With ``among`` only these nodes are looked at, however many others there are.
+        """
+        if among is not None:
+            some = sorted((self.by_id[node] for node in among if node in self.by_id), key=_fullest_last, reverse=True)
+            rooms, obstacles = _apart(some, (availability, *checks(requirements)))
+            if others := self.size - len(some):
+                obstacles[IMAGELESS] = others
+            return rooms, obstacles
         rooms, obstacles = _apart(self.rooms, checks(requirements))
         for obstacle, count in self.obstacles.items():
             obstacles[obstacle] = obstacles.get(obstacle, 0) + count
         return rooms, obstacles
+
+
+def _fullest_last(room: Room) -> tuple[float, int]:
+    return room.empty + room.penalty, room.id
 
 
 def _apart(rooms: list[Room], tests: Sequence[Check]) -> tuple[list[Room], dict[str, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -29,11 +29,18 @@ class Holders:
 class Kind:
     """Instances that ask for the same, and leave the same node if any.
 
-    Knows what is free, so it lasts no longer than its evaluation.
+    ``among`` are the only nodes that have their image, if that was uploaded. Knows what is free, so it lasts no longer
+    than its evaluation.
     """
 
-    def __init__(self, fleet: Fleet, requirements: Requirements, leaves: UUID | None = None) -> None:
-        self.rooms, self._obstacles = fleet.feasible(requirements)
+    def __init__(
+        self,
+        fleet: Fleet,
+        requirements: Requirements,
+        leaves: UUID | None = None,
+        among: Collection[UUID] | None = None,
+    ) -> None:
+        self.rooms, self._obstacles = fleet.feasible(requirements, among)
         here = None if leaves is None else fleet.by_id.get(leaves)
         if here is not None and here in self.rooms:
             self.rooms.remove(here)

@@ -9,7 +9,7 @@ from actors.model.records import PendingInstance
 from actors.model.scheduling import Requirements, Strategy
 from actors.model.states import ImageStatus
 from actors.scheduler.feasibility import obstacle
-from actors.scheduler.fleet import Fleet, Room
+from actors.scheduler.fleet import IMAGELESS, Fleet, Room
 from actors.scheduler.kind import Holders, Kind
 from actors.scheduler.queue import STARVED, in_turn
 from actors.scheduler.reasons import NO_PIN, same, sentence, shortage
@@ -41,7 +41,7 @@ class Planner:
 
     def __init__(self, nodes: Iterable[NodeView], avoid: Container[UUID] = ()) -> None:
         self._fleet = Fleet(nodes, avoid)
-        self._kinds: dict[tuple[Requirements, UUID | None], Kind] = {}
+        self._kinds: dict[tuple[Requirements, UUID | None, UUID | None], Kind] = {}
         self._images: dict[UUID, frozenset[UUID]] = {}
         self._holders: dict[UUID, Holders] = {}
         self._counts: dict[UUID | None, Tally] = {}
@@ -98,10 +98,12 @@ class Planner:
         return self._kind(instance).reason(instance.resources.vcpu, instance.resources.memory)
 
     def _kind(self, instance: PendingInstance) -> Kind:
-        key = (instance.requirements, instance.leaves)
+        uploaded = None if instance.image_nodes is None else instance.image_id
+        key = (instance.requirements, instance.leaves, uploaded)
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = Kind(self._fleet, *key)
+            kind = Kind(self._fleet, instance.requirements, instance.leaves, instance.image_nodes)
+            self._kinds[key] = kind
         return kind
 
     def _choose(self, instance: PendingInstance) -> Room | None:
@@ -141,7 +143,7 @@ class Planner:
     def _pinned(self, instance: PendingInstance, node: UUID) -> Room | None:
         """Return the node that it is pinned to, None when that is not here or not what it asks for."""
         room = self._fleet.by_id.get(node)
-        return room if room is not None and obstacle(room.node, instance.requirements) is None else None
+        return room if room is not None and _obstacle(room, instance) is None else None
 
     def _reserve(self, instance: PendingInstance) -> None:
         """Keep a host for an instance that has waited for too long."""
@@ -173,10 +175,16 @@ class Planner:
         room = self._fleet.by_id.get(node)
         if room is None:
             return NO_PIN
-        found = obstacle(room.node, instance.requirements)
+        found = _obstacle(room, instance)
         if found is not None:
             return sentence({found: 1})
         return sentence(shortage((room,), instance.resources.vcpu, instance.resources.memory))
+
+
+def _obstacle(room: Room, instance: PendingInstance) -> str | None:
+    if instance.image_nodes is not None and room.node.id not in instance.image_nodes:
+        return IMAGELESS
+    return obstacle(room.node, instance.requirements)
 
 
 def _image_obstacle(instance: PendingInstance) -> Postponed:

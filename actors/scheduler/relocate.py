@@ -38,7 +38,9 @@ def relocate(displaced: Iterable[Displaced], planner: Planner) -> Relocation:
     moves: list[Moved] = []
     staying: list[Staying] = []
     for one in sorted(displaced, key=lambda one: turn(one.instance)):
-        if one.lost or one.instance.desired is not InstanceDesired.RUNNING:
+        if one.instance.desired is not InstanceDesired.RUNNING:
+            continue
+        if one.lost and not _set_free(one):
             continue
         if one.node_state is NodeState.DOWN:
             moves.append(_moved(one, *_off_a_dead_host(one)))
@@ -52,6 +54,12 @@ def relocate(displaced: Iterable[Displaced], planner: Planner) -> Relocation:
         else:
             moves.append(_moved(one, *decision))
     return Relocation(tuple(moves), tuple(staying))
+
+
+def _set_free(one: Displaced) -> bool:
+    """Say whether one that waited for its host need not any more: what was uploaded is on another host now, too."""
+    uploaded = one.instance.image_nodes is not None
+    return uploaded and one.node_state is NodeState.DOWN and not one.bound and not one.singleton
 
 
 def _off_a_dead_host(one: Displaced) -> tuple[Move, str]:

@@ -152,8 +152,8 @@ class Displaced:
 
     Or one that was to leave its node, which is ``ready`` again, and whose next generation was not placed yet.
 
-    ``bound`` says why it can run on that node only (``pinned to it`` or ``its snapshot is there``), empty when it can
-    run elsewhere. ``name`` is what people call the instance, empty when it has no name.
+    ``bound`` says why it can run on that node only (``pinned to it``, ``its snapshot is there`` or ``no other host has
+    its image``), empty when it can run elsewhere. ``name`` is what people call the instance, empty when it has no name.
     """
 
     instance: PendingInstance

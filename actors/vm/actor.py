@@ -12,10 +12,8 @@ from uuid import UUID
 import trio
 
 from actors.host.store import PlacementStore, SnapshotStore
-from actors.images.messages import NAME as IMAGES
-from actors.images.messages import EnsureRoot
 from actors.model.crash_points import CrashPoint
-from actors.model.errors import Failed, Problem, Unavailable
+from actors.model.errors import Failed, Problem
 from actors.model.ids import short_id
 from actors.model.image import RootImage
 from actors.model.records import Observation, Placement
@@ -47,12 +45,13 @@ from actors.vm.process import PidFile, VmProcess
 from actors.vm.recover import Found
 from actors.vm.report import observation, observe
 from actors.vm.restart import Restart
+from actors.vm.root import await_root
 from actors.vm.settings import VmSettings
 from actors.vm.work import Launch, Launched
 from runtime import Actor, ActorError, Effect, Message, Ref, crash
 
-#: Seconds for the images actor and for the TAP actor to answer.
-_ROOT, _TAP = 60.0, 40.0
+#: Seconds for the TAP actor to answer.
+_TAP = 40.0
 #: Seconds between looks at the console of a guest that boots, and at the size of every console.
 _BOOT_POLL, _ROTATE_EVERY = 0.02, 5.0
 #: Bytes of a monitor's own log that are kept.
@@ -105,6 +104,13 @@ class _Answered(Message):
 
     line: GuestLine
     answers: Answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Awaited(Message):
+    """The image is not here yet; ``reason`` says how far it is."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +283,10 @@ class VmActor(Actor):
                 self._pulsing = False
                 if line is self._line:
                     self._answered(line, answers)
+            case _Awaited(reason=reason):
+                if Job.ROOT in self._vm.jobs and self._vm.phase is Phase.PREPARING:
+                    self.ctx.log.info("machine waits: " + reason, placement=str(self._placement.id))
+                    self._explain(PlacementState.PREPARING, reason)
             case _LineChanged(line=line):
                 if line is self._line:
                     self._line_changed(line)
@@ -447,10 +457,14 @@ class VmActor(Actor):
 
     async def _fetch_root(self) -> tuple[RootImage, Hypervisor]:
         hypervisor = await self._operations.choose()
-        images = self.ctx.system.lookup(IMAGES)
-        if images is None:
-            raise Unavailable("the images actor is not there", fix="try again")
-        root = await images.ask(EnsureRoot(self._placement.image_digest), timeout=_ROOT)
+        ref, placement = self.ctx.ref, self._placement
+        root = await await_root(
+            self.ctx.system,
+            self.ctx.env,
+            placement.image_digest,
+            placement.image_source,
+            lambda reason: ref.tell(_Awaited(reason)),
+        )
         return root, hypervisor
 
     async def _launch(self) -> Launched:
@@ -500,8 +514,12 @@ class VmActor(Actor):
         return await observe(self._store, self._placement.id, report.expected, seen, self.ctx.env, self.ctx.log)
 
     def _complain(self, state: PlacementState, reason: str) -> None:
-        """Tell people why a state lasts, or with "" that all is well again. Not worth more than one try."""
+        """Tell people what is wrong while a state lasts, or with "" that all is well again."""
         self.ctx.log.warning("machine: " + (reason or "all is well again"), placement=str(self._placement.id))
+        self._explain(state, reason)
+
+    def _explain(self, state: PlacementState, reason: str) -> None:
+        """Tell people why a state lasts. Not worth more than one try."""
         self._aside(
             "complaint",
             partial(self._store.observe, self._placement.id, frozenset({state}), Observation(state, reason)),

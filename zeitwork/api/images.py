@@ -193,7 +193,7 @@ async def _upload(call: Call) -> Response:
         async def work(token: UUID) -> Answer:
             kept = received.keep(directory, token, name)
             try:
-                row = await call.deps.store.images.create(spool.source_of(kept), id=token)
+                row = await call.deps.store.images.create(spool.source_of(kept), id=token, node_id=call.deps.node_id)
             except OutcomeUnknown:
                 raise  # The row may exist, and then it needs its archive. The same goes for a cancellation.
             except Exception:

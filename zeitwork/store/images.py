@@ -15,7 +15,7 @@ from actors.model.records import ImageRecord
 from actors.model.states import ImageStatus
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.journal import announce, record
-from zeitwork.store.node_images import write_node_images
+from zeitwork.store.node_images import UPLOADED, add_node_image, write_node_images
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.rows import HistoryRow, ImageRow, Page
 from zeitwork.store.units import Cursor, Units
@@ -25,6 +25,18 @@ select i.*, (select count(*) from instances where image_id = i.id and state <> '
     + (select count(*) from snapshots where image_id = i.id and state in ('creating', 'ready'))
     + (select count(*) from instance_groups where image_id = i.id and gone_at is null) as used_by
 from images i
+"""
+# For one host: what is pending for anyone or for itself (an upload is only there), then what a dead one was building.
+_CLAIM = """
+update images set status = 'building', node_id = %(node)s, percent = 0, message = '', updated_at = now()
+where id = (select id from images where status = 'pending' and deleted_at is null
+    and (node_id is null or node_id = %(node)s) order by id limit 1 for update skip locked) returning *
+"""
+_TAKE_OVER = f"""
+update images set status = 'building', node_id = %(node)s, percent = 0, message = '', updated_at = now()
+where id = (select m.id from images m join nodes n on n.id = m.node_id where m.status = 'building'
+    and m.deleted_at is null and n.state in ('down', 'terminated') and not {UPLOADED} and n.id <> %(node)s
+    order by m.id limit 1 for update of m skip locked) returning *
 """
 #: Instances that a refusal names.
 _NAMED = 5
@@ -110,16 +122,19 @@ class Images:
     def __init__(self, units: Units) -> None:
         self._units = units
 
-    async def create(self, source: str, *, id: UUID | None = None, who: str = "api") -> ImageRow:
-        """Ask for an image. ``source`` is a registry reference or the name of what was put into the spool.
+    async def create(
+        self, source: str, *, id: UUID | None = None, node_id: UUID | None = None, who: str = "api"
+    ) -> ImageRow:
+        """Ask for an image. ``source`` is a registry reference or the name of what was put into a host's spool.
 
-        Creating the same ``id`` again returns what there is.
+        ``node_id`` is that host, the only one that can make it. Creating the same ``id`` again returns what there is.
         """
         image_id = id or new_id()
 
         def unit(cursor: Cursor) -> ImageRow:
             cursor.execute(
-                "insert into images (id, source) values (%s, %s) on conflict (id) do nothing", (image_id, source)
+                "insert into images (id, source, node_id) values (%s, %s, %s) on conflict (id) do nothing",
+                (image_id, source, node_id),
             )
             if cursor.rowcount:
                 _changed(cursor, image_id, ImageStatus.PENDING, f"asked for {source}", who)
@@ -189,16 +204,17 @@ class Images:
         return await self._units.read(unit, name="images.counts")
 
     async def claim_pending(self, node_id: UUID) -> ImageRecord | None:
-        """Take the oldest pending image for this host (``FOR UPDATE SKIP LOCKED``) and make it ``building``."""
+        """Take the oldest pending image for this host (``FOR UPDATE SKIP LOCKED``) and make it ``building``.
+
+        An upload is only for the host that it was sent to. What a dead host was building is taken over from it.
+        """
 
         def unit(cursor: Cursor) -> ImageRecord | None:
-            cursor.execute(
-                "update images set status = 'building', node_id = %s, percent = 0, message = '', updated_at = now() "
-                "where id = (select id from images where status = 'pending' and deleted_at is null order by id "
-                "limit 1 for update skip locked) returning *",
-                (node_id,),
-            )
+            cursor.execute(_CLAIM, {"node": node_id})
             row = cursor.fetchone()
+            if row is None:
+                cursor.execute(_TAKE_OVER.encode(), {"node": node_id})
+                row = cursor.fetchone()
             if row is None:
                 return None
             _changed(cursor, row["id"], ImageStatus.BUILDING, "", "images")
@@ -219,8 +235,9 @@ class Images:
 
         def unit(cursor: Cursor) -> int:
             cursor.execute(
-                "update images set status = 'pending', node_id = null, percent = 0, message = '', updated_at = now() "
-                "where node_id = %s and status = 'building' returning id",
+                "update images m set status = 'pending', percent = 0, message = '', updated_at = now(), "
+                f"node_id = case when {UPLOADED} then node_id end "
+                "where node_id = %s and status = 'building' returning id".encode(),
                 (node_id,),
             )
             rows = cursor.fetchall()
@@ -252,10 +269,14 @@ class Images:
             cursor.execute(
                 "update images set status = 'ready', digest = %s, config = %s, size = %s, percent = 100, message = '', "
                 "error = null, error_field = null, error_fix = null, updated_at = now() "
-                "where id = %s and not (status = 'ready' and digest = %s)",
+                "where id = %s and not (status = 'ready' and digest = %s) returning node_id",
                 (digest, config_to_json(config), size, image_id, digest),
             )
-            if cursor.rowcount:
+            row = cursor.fetchone()
+            if row is not None:
+                if row["node_id"] is not None:
+                    # The host tells of its cache in a moment; an upload can be placed nowhere until this is known.
+                    add_node_image(cursor, row["node_id"], image_id)
                 _changed(cursor, image_id, ImageStatus.READY, digest, "images")
                 _wake_instances(cursor, image_id)
 

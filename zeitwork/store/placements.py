@@ -32,6 +32,7 @@ select p.*, i.name, i.desired, i.generation as desired_generation, i.default_por
     i.health as health_check, i.restart_mode, i.restart_max_attempts,
     coalesce(i.retry_asked_at > p.updated_at, false) as hurry, i.stop_force,
     i.stop_wait, i.stop_timeout, i.paused, i.image_id, m.digest, m.config,
+    m.source as image_source,
     array(select s.id from snapshots s where s.placement_id = p.id and s.state = 'creating' order by s.id) as snapshots
 from placements p join instances i on i.id = p.instance_id join images m on m.id = i.image_id
 where p.node_id = %s and p.state <> 'removed' order by p.id
@@ -73,6 +74,7 @@ def _for_host(row: Mapping[str, Any]) -> Placement:
         snapshots=tuple(row["snapshots"]) if wanted else (),
         # Once it has run it has a disk of its own, which is newer than the snapshot.
         restore=row["snapshot_id"] if row["running_at"] is None else None,
+        image_source=row["image_source"],
     )
 
 

@@ -22,6 +22,7 @@ from zeitwork.store.instance_rows import (
     write_observed,
 )
 from zeitwork.store.journal import record
+from zeitwork.store.node_images import UPLOADED, nodes_with, only_there
 from zeitwork.store.placement_rows import current_placement, release_kept, write_kept, write_lost
 from zeitwork.store.requirements import requirements_from_json
 from zeitwork.store.snapshot_rows import fail_snapshots_of
@@ -29,15 +30,16 @@ from zeitwork.store.succession import settle
 
 #: Seconds after which a move whose successor failed is tried again; what was kept serves on meanwhile.
 MOVE_AGAIN = 60.0
-#: Its host's snapshot, or its owner's wish, binds an instance to one host.
-PINNED, RESTORED = "pinned to it", "its snapshot is there"
+#: Its owner's wish, its host's snapshot or an upload that is only there binds an instance to one host.
+PINNED, RESTORED, UPLOAD = "pinned to it", "its snapshot is there", "no other host has its image"
 
 # On a dead host: all that counts. On one that is to be emptied: what is wanted there now; what was decided about is
 # superseded. And what is kept for a successor that failed: that is decided as if its host were to be emptied. And what
 # is kept on one that is not to be emptied any more, while nothing was placed elsewhere.
 _DISPLACED = f"""
 select c.id as placement_id, c.node_id as on_node_id, c.generation as placed_generation, c.lost_at, n.hostname,
-    n.state as node_state, i.*, m.status, m.error, extract(epoch from now() - i.pending_since)::float8 as waiting,
+    n.state as node_state, i.*, m.status, m.error, {UPLOADED} as uploaded,
+    extract(epoch from now() - i.pending_since)::float8 as waiting,
     (select k.node_id from placements k where k.instance_id = i.id and k.kept) as leaves
 from nodes n join placements c on c.node_id = n.id join instances i on i.id = c.instance_id
     join images m on m.id = i.image_id
@@ -45,7 +47,7 @@ where n.state in ('down', 'draining') and i.desired = 'running' and {COUNTS}
     and case n.state when 'down' then n.replace_after <= now()
         else c.generation = i.generation and c.lost_at is null end
 union all
-select c.id, c.node_id, c.generation, c.lost_at, n.hostname, 'draining', i.*, m.status, m.error,
+select c.id, c.node_id, c.generation, c.lost_at, n.hostname, 'draining', i.*, m.status, m.error, {UPLOADED},
     extract(epoch from now() - i.pending_since)::float8, c.node_id
 from placements c join nodes n on n.id = c.node_id join instances i on i.id = c.instance_id
     join images m on m.id = i.image_id
@@ -53,7 +55,7 @@ where c.kept and n.state <> 'down' and i.desired = 'running' and exists (
     select from placements s where s.instance_id = i.id and s.generation = i.generation
         and s.removed_at < now() - make_interval(secs => %s))
 union all
-select c.id, c.node_id, c.generation, c.lost_at, n.hostname, n.state, i.*, m.status, m.error,
+select c.id, c.node_id, c.generation, c.lost_at, n.hostname, n.state, i.*, m.status, m.error, {UPLOADED},
     extract(epoch from now() - i.pending_since)::float8, c.node_id
 from placements c join nodes n on n.id = c.node_id join instances i on i.id = c.instance_id
     join images m on m.id = i.image_id
@@ -65,6 +67,9 @@ where c.kept and not c.asked and n.state = 'ready' and i.desired = 'running' and
 def displaced(cursor: Cursor) -> tuple[Displaced, ...]:
     """Return placements that have to be decided about because of their nodes."""
     cursor.execute(f"{_DISPLACED} order by placement_id".encode(), (MOVE_AGAIN,))
+    rows = cursor.fetchall()
+    images = nodes_with(cursor, {row["image_id"] for row in rows if row["uploaded"]})
+    alone = only_there(cursor, [row["placement_id"] for row in rows if row["uploaded"]])
     return tuple(
         Displaced(
             instance=PendingInstance(
@@ -82,18 +87,19 @@ def displaced(cursor: Cursor) -> tuple[Displaced, ...]:
                 waiting=max(0.0, row["waiting"]),
                 reason=row["reason"],
                 leaves=row["leaves"],
+                image_nodes=images.get(row["image_id"], frozenset()) if row["uploaded"] else None,
             ),
             placement_id=row["placement_id"],
             node_id=row["on_node_id"],
             hostname=row["hostname"],
             node_state=NodeState(row["node_state"]),
             singleton=row["singleton"],
-            bound=_bound(row, row["placed_generation"], row["on_node_id"]),
+            bound=_bound(row, row["placed_generation"], row["on_node_id"], row["placement_id"] in alone),
             # Of one that its host has spoken of since, it has to be said again.
             lost=row["lost_at"] is not None and row["state"] == InstanceState.UNKNOWN,
             name=row["name"] or "",
         )
-        for row in cursor
+        for row in rows
     )
 
 
@@ -116,6 +122,7 @@ def apply(cursor: Cursor, moves: Sequence[Moved]) -> int:
         "select *, replace_after <= now() as given_up from nodes where id = any(%s) order by id for share",
         [row["node_id"] for row in placements.values()],
     )
+    alone = only_there(cursor, placements)
     done = 0
     for one in seen:
         instance, placement = instances.get(one.instance_id), placements.get(one.placement_id)
@@ -124,7 +131,8 @@ def apply(cursor: Cursor, moves: Sequence[Moved]) -> int:
         if (instance["generation"], instance["desired"]) != (one.generation, InstanceDesired.RUNNING):
             continue
         node = nodes[placement["node_id"]]
-        if not _stands(cursor, one.move, instance, placement, node):
+        bound = _bound(instance, placement["generation"], node["id"], placement["id"] in alone)
+        if not _stands(cursor, one.move, instance, placement, node, bound):
             continue
         if move(cursor, one.move, instance, placement, one.reason, who="scheduler"):
             done += 1
@@ -138,11 +146,16 @@ def _lock(cursor: Cursor, statement: str, ids: list[UUID]) -> dict[UUID, dict[st
     return {row["id"]: row for row in cursor}
 
 
-def _bound(instance: Mapping[str, Any], generation: int, node_id: UUID) -> str:
-    """Return why a placement of that generation can be on that node only, empty when it can be elsewhere."""
+def _bound(instance: Mapping[str, Any], generation: int, node_id: UUID, alone: bool) -> str:
+    """Return why a placement of that generation can be on that node only, empty when it can be elsewhere.
+
+    ``alone``: its image can be had nowhere else.
+    """
     if instance["pinned_node_id"] == node_id:
         return PINNED
-    return RESTORED if restored_from(instance) is not None and generation == instance["generation"] else ""
+    if restored_from(instance) is not None and generation == instance["generation"]:
+        return RESTORED
+    return UPLOAD if alone else ""
 
 
 def _stands(
@@ -151,12 +164,12 @@ def _stands(
     instance: Mapping[str, Any],
     placement: Mapping[str, Any],
     node: Mapping[str, Any],
+    bound: str,
 ) -> bool:
     """Say whether what a move was decided by is still so."""
     if placement["state"] == "removed":
         return False
     newest = placement["generation"] == instance["generation"]
-    bound = _bound(instance, placement["generation"], node["id"])
     if what in (Move.REPLACE, Move.UNKNOWN):
         if node["state"] != NodeState.DOWN or not node["given_up"]:
             return False
@@ -164,11 +177,11 @@ def _stands(
             return False  # nobody waits for it any more
         free = not placement["exclusive"] and not bound
         return free if what is Move.REPLACE else not free
-    if bound or placement["lost_at"] is not None:
-        return False
     if what is Move.STAY:
         kept = placement["kept"] and not placement["asked"]
         return kept and node["state"] == NodeState.READY and not _is_followed(cursor, placement)
+    if bound or placement["lost_at"] is not None:
+        return False
     if what is Move.HAND_OVER and placement["exclusive"]:
         return False
     if newest:
@@ -304,7 +317,8 @@ def replace(cursor: Cursor, instance_id: UUID, *, force: bool, who: str) -> None
     )
     if under_way and not dead:
         return
-    _refuse_bound(instance, placement, node)
+    alone = bool(only_there(cursor, [placement["id"]]))
+    _refuse_bound(_bound(instance, placement["generation"], node["id"], alone), node["hostname"])
     if placement["exclusive"] and not force:
         raise _singleton(node["hostname"], dead)
     host = node["hostname"]
@@ -316,18 +330,24 @@ def replace(cursor: Cursor, instance_id: UUID, *, force: bool, who: str) -> None
         move(cursor, Move.HAND_OVER, instance, placement, f"moves off {host} as asked", who=who)
 
 
-def _refuse_bound(instance: Mapping[str, Any], placement: Mapping[str, Any], node: Mapping[str, Any]) -> None:
-    bound = _bound(instance, placement["generation"], node["id"])
+def _refuse_bound(bound: str, hostname: str) -> None:
     if bound == PINNED:
         raise Conflict(
-            f"the instance is pinned to {node['hostname']}: it can run there only",
+            f"the instance is pinned to {hostname}: it can run there only",
             field="node_id",
             fix="remove it and create it without a node",
             code="bound-to-host",
         )
+    if bound == UPLOAD:
+        raise Conflict(
+            f"the instance's image was uploaded to {hostname}, and no other host that is ready has it",
+            field="image_id",
+            fix="upload the same archive to another host, or push the image to a registry and run it from there",
+            code="bound-to-host",
+        )
     if bound:
         raise Conflict(
-            f"the instance went on from a snapshot that is on {node['hostname']}: it can do so there only",
+            f"the instance went on from a snapshot that is on {hostname}: it can do so there only",
             field="snapshot_id",
             fix="restart it: then it boots, and can do that anywhere",
             code="bound-to-host",

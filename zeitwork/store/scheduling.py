@@ -30,6 +30,7 @@ from zeitwork.store.assignments import assign, postpone
 from zeitwork.store.current import BLOCKS
 from zeitwork.store.cursor import by_index
 from zeitwork.store.election import FENCED_SHARE, fence
+from zeitwork.store.node_images import UPLOADED, nodes_with
 from zeitwork.store.problems import CapacityExceeded
 from zeitwork.store.requirements import requirements_from_json, taints_from_json
 from zeitwork.store.units import Cursor, Units
@@ -61,7 +62,7 @@ where n.state <> 'terminated' order by n.id
 # do so on the snapshot's host only.
 _PENDING = f"""
 select i.id, i.generation, coalesce(s.node_id, i.pinned_node_id) as node_id, i.image_id, i.vcpu, i.memory, i.disk,
-    m.status, m.error, i.priority, i.requirements, i.group_id, i.singleton, i.reason,
+    m.status, m.error, {UPLOADED} as uploaded, i.priority, i.requirements, i.group_id, i.singleton, i.reason,
     extract(epoch from now() - i.pending_since)::float8 as waiting,
     (select c.node_id from placements c where c.instance_id = i.id and c.kept) as leaves
 from instances i join images m on m.id = i.image_id
@@ -74,7 +75,6 @@ order by - i.priority, i.id limit %s
 """
 #: Before the first page.
 _BEGIN = (-32768, UUID(int=0))
-_IMAGES = "select image_id, array_agg(node_id) as nodes from node_images where image_id = any(%s) group by image_id"
 _GROUPS = """
 select i.group_id, p.node_id, count(*) as count from instances i join placements p on p.instance_id = i.id
 where i.group_id = any(%s) and i.state <> 'terminated' and p.state <> 'removed' group by i.group_id, p.node_id
@@ -123,6 +123,8 @@ class Scheduling:
             begin = _BEGIN if after is None else (-after.priority, after.id)
             by_index(cursor, in_order=True)
             cursor.execute(_PENDING.encode(), (*begin, limit + 1), prepare=False)
+            rows = cursor.fetchall()
+            images = nodes_with(cursor, {row["image_id"] for row in rows})
             instances = tuple(
                 PendingInstance(
                     id=row["id"],
@@ -139,13 +141,12 @@ class Scheduling:
                     waiting=max(0.0, row["waiting"]),
                     reason=row["reason"],
                     leaves=row["leaves"],
+                    image_nodes=images.get(row["image_id"], frozenset()) if row["uploaded"] else None,
                 )
-                for row in cursor
+                for row in rows
             )
             more = len(instances) > limit
             instances = instances[:limit]
-            cursor.execute(_IMAGES, (list({one.image_id for one in instances}),))
-            images = {row["image_id"]: frozenset(row["nodes"]) for row in cursor}
             members: dict[UUID, dict[UUID, int]] = {}
             named = list({one.group_id for one in instances if one.group_id is not None})
             cursor.execute(_GROUPS, (named,), prepare=False)

@@ -14,6 +14,8 @@ from actors.model.states import ImageStatus, NodeDesired, NodeState
 from actors.scheduler.store import NodeView, Plan
 
 OVERHEAD = 32
+#: An image that was uploaded, and the nodes that have it.
+UPLOADED, UPLOADED_TO = UUID(int=4), frozenset(UUID(int=number) for number in range(1, 26))
 
 
 def node(number: int, *, vcpu: int = 4, memory: int = 4096, **changes: object) -> NodeView:
@@ -38,6 +40,8 @@ def pending(number: int, *, vcpu: int = 1, memory: int = 256, **changes: object)
         "image_error": None,
     }
     values.update(changes)
+    if values["image_id"] == UPLOADED:
+        values["image_nodes"] = UPLOADED_TO
     return PendingInstance(id=UUID(int=1000 + number), resources=Resources(vcpu, memory), **values)  # type: ignore[arg-type]
 
 
@@ -50,6 +54,7 @@ def may_run(instance: PendingInstance, view: NodeView) -> bool:
         and not view.closed
         and instance.image_status is ImageStatus.READY
         and instance.node_id in (None, view.id)
+        and (instance.image_nodes is None or view.id in instance.image_nodes)
         and asked.region in (None, view.region)
         and set(asked.labels) <= set(view.labels.items())
         and all(taint in asked.tolerations or Taint(taint.key) in asked.tolerations for taint in view.taints)
@@ -127,7 +132,7 @@ instances = st.lists(
             {},
             optional={
                 "image_status": st.sampled_from(list(ImageStatus)),
-                "image_id": st.integers(1, 3).map(lambda number: UUID(int=number)),
+                "image_id": st.integers(1, 4).map(lambda number: UUID(int=number)),
                 "node_id": st.integers(1, 50).map(lambda number: UUID(int=number)),
                 "group_id": st.integers(1, 3).map(lambda number: UUID(int=number)),
                 "requirements": requirements,

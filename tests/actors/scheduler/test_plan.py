@@ -133,6 +133,24 @@ def test_what_is_to_leave_a_host_is_placed_on_another_one() -> None:
     assert [one.instance_id for one in plan.assignments] == [UUID(int=1002)]
 
 
+def test_what_was_uploaded_goes_only_where_it_is() -> None:
+    here = frozenset({UUID(int=1), UUID(int=2)})
+    uploaded = pending(1, image_id=UUID(int=5), image_nodes=here)
+    views = (node(1, state=NodeState.DRAINING), node(2), node(3, memory=512))
+    # Others would be packed onto the third one, and the third one has room.
+    (assignment,) = evaluate(Pending((uploaded,)), views).assignments
+    assert assignment.node_id == UUID(int=2)
+    full = (*views[:1], node(2, memory=0), *views[2:])
+    assert reason((uploaded,), full) == "3 hosts: 1 draining, 1 lacks 288 MiB, 1 without its image"
+    nowhere = pending(1, image_id=UUID(int=5), image_nodes=frozenset())
+    assert reason((nowhere,), views[1:]) == "2 hosts: 2 without its image"
+    pinned = pending(1, image_id=UUID(int=5), image_nodes=here, node_id=UUID(int=3))
+    assert reason((pinned,), views) == "1 host: 1 without its image"
+    # One of the same requirements whose image is in a registry is not kept from anywhere by that.
+    plan = evaluate(Pending((nowhere, pending(2))), (node(3),))
+    assert [one.instance_id for one in plan.assignments] == [UUID(int=1002)]
+
+
 def test_it_packs_onto_the_fuller_node() -> None:
     (assignment,) = evaluate(Pending((pending(1),)), (node(1), node(2, memory=512))).assignments
     assert assignment.node_id == UUID(int=2)

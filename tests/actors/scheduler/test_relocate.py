@@ -52,6 +52,30 @@ def test_off_a_dead_host_it_does_not_matter_what_is_free(elsewhere: tuple[NodeVi
     assert "its snapshot is there" in moves(bound, *elsewhere)[0][1]
 
 
+def test_what_was_uploaded_goes_where_it_is_and_else_stays() -> None:
+    bound = "no other host has its image"
+    here = frozenset({H1})
+    alone = pending(1, image_nodes=here)
+    assert moves(displaced(1, DOWN, instance=alone, bound=bound), node(2)) == [
+        (Move.UNKNOWN, f"host h1 is down and it can run only there ({bound}): it goes on when the host is back")
+    ]
+    (one,) = relocate([displaced(1, DRAINING, instance=alone, bound=bound)], planner(node(2))).staying
+    assert one.reason == f"h1 is being drained, but it can run only there ({bound})"
+    # Decided about, until the image is uploaded to another host.
+    assert moves(displaced(1, DOWN, instance=alone, bound=bound, lost=True), node(2)) == []
+    both = pending(1, image_nodes=here | {UUID(int=2)})
+    assert [what for what, _ in moves(displaced(1, DOWN, instance=both, lost=True), node(2))] == [Move.REPLACE]
+    assert moves(displaced(1, DOWN, instance=both, lost=True, singleton=True), node(2)) == []
+    assert moves(displaced(1, DRAINING, instance=both, lost=True), node(2)) == []
+    # One at a time is stopped only when there is room where its image is.
+    assert [what for what, _ in moves(displaced(1, DRAINING, instance=both, singleton=True), node(2))] == [
+        Move.STOP_FIRST
+    ]
+    singleton = displaced(1, DRAINING, instance=both, singleton=True)
+    (one,) = relocate([singleton], planner(node(2, memory=0), node(3))).staying
+    assert one.reason == "h1 is being drained: 3 hosts: 1 draining, 1 lacks 288 MiB, 1 without its image"
+
+
 def test_a_nameless_one_is_called_by_its_id() -> None:
     one = displaced(1, DOWN, singleton=True, name="")
     assert f"`zeitwork replace {one.instance.id} --force`" in moves(one)[0][1]

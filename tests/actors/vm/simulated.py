@@ -70,7 +70,8 @@ class Process:
 @dataclass
 class Machine:
     """What exists of one placement on its host. ``fails`` names the work that fails; ``deaf`` guests ignore requests,
-    ``crashes`` end by themselves. ``wrong`` is told what must never be; ``boot`` is the present boot of the host.
+    ``crashes`` end by themselves. It has to ask for its image ``fetching`` times in vain, a second each. ``wrong`` is
+    told what must never be; ``boot`` is the present boot of the host.
     """
 
     guests: trio.Nursery
@@ -82,6 +83,7 @@ class Machine:
     pace: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
     fails: str = ""
+    fetching: int = 0
     deaf: bool = False
     crashes: int = 0
     intent: Intent | None = None

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import trio
 
-from actors.images.messages import EnsureRoot
+from actors.images.messages import EnsureRoot, Fetching
 from actors.model.errors import Failed, NotFound, Unavailable
 from actors.model.image import ImageConfig, RootImage
 from actors.model.network import Lease
@@ -70,6 +70,7 @@ class Database:
         )
     )
     told: list[Observation] = field(default_factory=list)
+    reasons: list[tuple[PlacementState, str]] = field(default_factory=list)
     writes: int = 0
 
     def of(self, life: Life) -> Connection:
@@ -82,6 +83,8 @@ class Database:
         if before is not seen.state:
             self.told.append(seen)
             self._judge(seen)
+        elif seen.reason:
+            self.reasons.append((before, seen.reason))
         self.row = replace(
             self.row,
             state=seen.state,
@@ -174,7 +177,11 @@ class Images(Actor):
     async def receive(self, message: Message) -> None:
         assert isinstance(message, EnsureRoot)
         await trio.lowlevel.checkpoint()
-        if self._machine.fails == "image":
+        if self._machine.fetching:
+            self._machine.fetching -= 1
+            await trio.sleep(1.0)
+            self.ctx.reply(Fetching(f"fetching its image: {100 - self._machine.fetching // 10 * 10} %"))
+        elif self._machine.fails == "image":
             self.ctx.fail(NotFound("image failed"))
         else:
             self.ctx.reply(RootImage("sha256:model", "/nowhere/root", ImageConfig()))

@@ -96,6 +96,20 @@ async def last(stage: Stage) -> None:
     await stage.until(lambda: stage.gone)
 
 
+async def fetch(stage: Stage) -> None:
+    """Its image is not here: it takes far longer than a start may."""
+    stage.arm()
+    await stage.until(lambda: stage.database.reasons != [])
+    await stage.until(lambda: stage.up)
+
+
+async def stop_fetching(stage: Stage) -> None:
+    stage.arm()
+    await stage.until(lambda: stage.database.reasons != [])
+    stage.stop()
+    await stage.until(lambda: stage.gone)
+
+
 # --- how it all has to end
 
 
@@ -319,3 +333,30 @@ def test_a_recovery_that_is_killed_too_is_recovered_from(first: str, wanted: boo
         except BaseException as error:
             error.add_note(f"killed at {kills}, seed {number}")
             raise
+
+
+def fetching(times: int) -> Callable[[Stage], None]:
+    return lambda stage: setattr(stage.machine, "fetching", times)
+
+
+def test_an_image_may_take_longer_to_fetch_than_a_start_and_how_far_it_is_is_told() -> None:
+    stage, _ = simulate([fetch, last], [], setup=fetching(100))
+    told_once(stage)
+    steps = [f"fetching its image: {percent} %" for percent in range(10, 101, 10)]
+    assert stage.database.reasons == [(PlacementState.PREPARING, reason) for reason in steps]
+    assert [seen.state for seen in stage.database.told][:3] == [
+        PlacementState.PREPARING,
+        PlacementState.STARTING,
+        PlacementState.RUNNING,
+    ]
+    assert stage.database.told[1].reason == ""
+
+
+def test_a_placement_that_waits_for_its_image_can_be_stopped() -> None:
+    stage, _ = simulate([stop_fetching], [], setup=fetching(10_000))
+    told_once(stage)
+    assert stage.machine.processes == []
+
+
+def test_killed_anywhere_while_its_image_is_fetched() -> None:
+    every_await([fetch, last], told_once, setup=fetching(12), seeds=SEEDS[:1])

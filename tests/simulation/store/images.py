@@ -50,13 +50,15 @@ class Images:
     def __init__(self, units: Units) -> None:
         self._units = units
 
-    async def create(self, source: str, *, id: UUID | None = None, who: str = "api") -> ImageRow:
+    async def create(
+        self, source: str, *, id: UUID | None = None, node_id: UUID | None = None, who: str = "api"
+    ) -> ImageRow:
         """Ask for an image; asking with the same ``id`` again returns what there is."""
 
         def unit(tx: Transaction) -> ImageRow:
             image_id = id or tx.database.new_id()
             if tx.database.images.get(image_id) is None:
-                tx.database.images.put(image_id, tables.Image(image_id, source, tx.now, tx.now))
+                tx.database.images.put(image_id, tables.Image(image_id, source, tx.now, tx.now, node_id=node_id))
                 _changed(tx, image_id, ImageStatus.PENDING, f"asked for {source}", who)
             return image_row(tx, image_id)
 
@@ -89,6 +91,8 @@ class Images:
                     updated_at=tx.now,
                 ),
             )
+            if row.node_id is not None:
+                tx.database.node_images.put((image_id, row.node_id), True)
             _changed(tx, image_id, ImageStatus.READY, digest, "images")
             _wake_instances(tx, image_id)
 

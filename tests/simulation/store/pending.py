@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from actors.model.image import is_upload
 from actors.model.records import PendingInstance
 from actors.model.states import InstanceDesired, InstanceState
 from actors.scheduler.store import After, Pending
@@ -33,7 +34,13 @@ def pending_instance(tx: Transaction, row: tables.Instance) -> PendingInstance:
         waiting=max(0.0, tx.now - row.pending_since),
         reason=row.reason,
         leaves=kept,
+        image_nodes=nodes_with(tx, row.image_id) if is_upload(image.source) else None,
     )
+
+
+def nodes_with(tx: Transaction, image_id: UUID) -> frozenset[UUID]:
+    """Return the hosts that have an image in their cache."""
+    return frozenset(node for image, node in dict(tx.database.node_images.items()) if image == image_id)
 
 
 def pending(tx: Transaction, after: After | None, limit: int) -> Pending:

@@ -147,6 +147,7 @@ def _for_host(tx: Transaction, row: tables.Placement) -> Placement:
         failures=0 if hurry else row.failures,
         next_try_at=None if hurry else row.next_try_at,
         paused=wanted and instance.paused,
+        image_source=image.source,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace as changed
 from uuid import UUID
 
 from actors.model.errors import Conflict
+from actors.model.image import is_upload
 from actors.model.states import InstanceDesired, InstanceState, NodeState
 from actors.scheduler.store import Displaced, Move, Moved
 from tests.simulation.store import tables
@@ -20,13 +21,13 @@ from tests.simulation.store.instance_rows import (
     supersede,
     write_observed,
 )
-from tests.simulation.store.pending import pending_instance
+from tests.simulation.store.pending import nodes_with, pending_instance
 from tests.simulation.store.succession import settle
 
 #: Seconds after which a move whose successor failed is tried again; what was kept serves on meanwhile.
 MOVE_AGAIN = 60.0
-#: Its owner's wish binds an instance to one host.
-PINNED = "pinned to it"
+#: Its owner's wish, or an upload that is only there, binds an instance to one host.
+PINNED, UPLOAD = "pinned to it", "no other host has its image"
 
 
 def displaced(tx: Transaction) -> tuple[Displaced, ...]:
@@ -58,7 +59,7 @@ def displaced(tx: Transaction) -> tuple[Displaced, ...]:
                     hostname=node.hostname,
                     node_state=state,
                     singleton=instance.singleton,
-                    bound=_bound(instance, node.id),
+                    bound=_bound(tx, instance, node.id),
                     lost=row.lost and instance.state is InstanceState.UNKNOWN,
                     name=instance.name or "",
                 )
@@ -81,8 +82,14 @@ def apply(tx: Transaction, moves: tuple[Moved, ...]) -> int:
     return len(done)
 
 
-def _bound(instance: tables.Instance, node_id: UUID) -> str:
-    return PINNED if instance.pinned_node_id == node_id else ""
+def _bound(tx: Transaction, instance: tables.Instance, node_id: UUID) -> str:
+    if instance.pinned_node_id == node_id:
+        return PINNED
+    image = tx.database.images.get(instance.image_id)
+    assert image is not None
+    others = (tx.database.nodes.get(one) for one in nodes_with(tx, image.id) if one != node_id)
+    elsewhere = any(node is not None and node.state is NodeState.READY for node in others)
+    return UPLOAD if is_upload(image.source) and not elsewhere else ""
 
 
 def _stands(tx: Transaction, what: Move, instance: tables.Instance, row: tables.Placement) -> bool:
@@ -91,7 +98,7 @@ def _stands(tx: Transaction, what: Move, instance: tables.Instance, row: tables.
     assert node is not None
     if not row.live:
         return False
-    bound = bool(_bound(instance, node.id))
+    bound = bool(_bound(tx, instance, node.id))
     if what in (Move.REPLACE, Move.UNKNOWN):
         if node.state is not NodeState.DOWN or node.replace_after is None or node.replace_after > tx.now:
             return False
@@ -100,7 +107,7 @@ def _stands(tx: Transaction, what: Move, instance: tables.Instance, row: tables.
         free = not bound and (not row.exclusive or Bug.SINGLETON_TWICE in tx.bugs)
         return free if what is Move.REPLACE else not free
     if what is Move.STAY:
-        return not bound and _is_recalled(tx, row, node)
+        return _is_recalled(tx, row, node)
     if bound or row.lost or (what is Move.HAND_OVER and row.exclusive):
         return False
     if row.generation == instance.generation:
@@ -213,7 +220,9 @@ def replace(tx: Transaction, instance_id: UUID, *, force: bool, who: str) -> Non
     under_way = row.generation != instance.generation and not (row.kept and _successor_is_gone(tx, instance, 0.0))
     if under_way and not dead:
         return
-    if _bound(instance, node.id):
+    if _bound(tx, instance, node.id) == UPLOAD:
+        raise Conflict("no other host has its image", field="image_id", fix="upload it there", code="bound-to-host")
+    if _bound(tx, instance, node.id):
         raise Conflict(
             f"the instance is pinned to {node.hostname}: it can run there only",
             field="node_id",

@@ -10,6 +10,7 @@ import trio
 
 from actors.images.pull import ARCHIVE
 from tests.zeitwork.api.conftest import World
+from tests.zeitwork.store.world import ready_node
 from zeitwork.api import spool
 from zeitwork.api.deps import fresh_id
 
@@ -92,7 +93,8 @@ async def test_an_archive(world: World) -> None:
     (file,) = spooled(world)
     assert file.read_bytes() == content
     assert file.stat().st_mode & 0o777 == 0o600
-    # What the images actor claims names the very file.
+    # It is for this host alone, and what its images actor claims names the very file.
+    assert await world.store.images.claim_pending((await ready_node(world.store)).id) is None
     claimed = await world.store.images.claim_pending(world.node.id)
     assert claimed is not None
     assert claimed.source == f"{ARCHIVE}{file}"

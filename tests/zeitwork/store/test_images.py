@@ -9,8 +9,10 @@ import trio
 
 from actors.model.errors import Conflict, NotFound
 from actors.model.states import ImageStatus
-from tests.zeitwork.store.world import CONFIG, STOPPED, instance, place, ready_image, ready_node, see
+from tests.zeitwork.store.moving import die
+from tests.zeitwork.store.world import CONFIG, STOPPED, instance, place, ready_image, ready_node, see, until
 from zeitwork.store import Store
+from zeitwork.store.notifications import Wake
 
 
 async def test_the_way_of_an_image(store: Store) -> None:
@@ -72,6 +74,42 @@ async def test_what_a_dead_host_was_building_is_pending_again(store: Store) -> N
     assert await store.images.reclaim(node.id) == 0
     assert (await store.images.get(mine.id)).status is ImageStatus.PENDING
     assert (await store.images.get(theirs.id)).status is ImageStatus.BUILDING
+
+
+async def test_an_upload_is_claimed_by_the_host_that_has_it_only(store: Store) -> None:
+    node, other = await ready_node(store), await ready_node(store)
+    upload = await store.images.create("archive:/spool/1_app.tar", node_id=node.id)
+    assert (upload.status, upload.node_id) == (ImageStatus.PENDING, node.id)
+    anyone = await store.images.create("registry.example/app:1")
+    claimed = await store.images.claim_pending(other.id)
+    assert claimed is not None
+    assert claimed.id == anyone.id
+    assert await store.images.claim_pending(other.id) is None
+    for _ in range(2):  # also when its host died over it
+        claimed = await store.images.claim_pending(node.id)
+        assert claimed is not None
+        assert claimed.id == upload.id
+        assert await store.images.reclaim(node.id) == 1
+        assert (await store.images.get(upload.id)).node_id == node.id
+        assert await store.images.claim_pending(other.id) is None
+
+
+async def test_what_a_dead_host_was_pulling_is_taken_over_by_another_one(store: Store) -> None:
+    node, other = await ready_node(store), await ready_node(store)
+    upload = await store.images.create("archive:/spool/1_app.tar", node_id=node.id)
+    image = await store.images.create("registry.example/app:1")
+    for _ in range(2):
+        assert await store.images.claim_pending(node.id)
+    assert await store.images.claim_pending(other.id) is None
+    await die(store, node)
+    claimed = await store.images.claim_pending(other.id)
+    assert claimed is not None
+    assert (claimed.id, (await store.images.get(image.id)).node_id) == (image.id, other.id)
+    assert await store.images.claim_pending(other.id) is None  # neither the upload, nor its own again
+    # Back again, the first one has only what is its own still.
+    assert await store.images.reclaim(node.id) == 1
+    assert (await store.images.get(upload.id)).status is ImageStatus.PENDING
+    assert (await store.images.get(image.id)).status is ImageStatus.BUILDING
 
 
 async def test_one_in_use_is_not_deleted(store: Store) -> None:
@@ -152,3 +190,39 @@ async def test_the_scheduler_sees_which_hosts_have_an_image_in_their_cache(store
     await store.images.record_cached(first.id, frozenset())
     assert (await store.scheduling.pending()).images == {images[0].id: {second.id}}
     await store.images.record_cached(uuid4(), frozenset(digests))  # a host that is not known any more
+
+
+async def test_an_upload_is_where_it_was_made_at_once_and_where_else_it_is_uploaded_to(store: Store) -> None:
+    node, other = await ready_node(store), await ready_node(store)
+    image = await store.images.create("archive:/spool/1_app.tar", node_id=node.id)
+    row = await instance(store, image)
+    (waiting,) = (await store.scheduling.pending()).instances
+    assert waiting.image_nodes == frozenset()
+    assert await store.images.claim_pending(node.id)
+    await store.images.ready(image.id, "sha256:1", CONFIG, 1)
+    (waiting,) = (await store.scheduling.pending()).instances
+    assert (waiting.id, waiting.image_nodes) == (row.id, {node.id})
+    # The same content again is another image, and the host that it was sent to has both from now on.
+    again = await store.images.create("archive:/spool/2_app.tar", node_id=other.id)
+    assert await store.images.claim_pending(other.id)
+    await store.images.ready(again.id, "sha256:1", CONFIG, 1)
+    await until(lambda: store.metrics.listening == 1)
+    with store.notifications.subscribe("zw_instances") as hints:
+        with trio.move_on_after(0.05):
+            while True:
+                await hints.wait()
+        await store.images.record_cached(other.id, frozenset({"sha256:1"}))
+        with trio.fail_after(20):
+            assert await hints.wait() == Wake(frozenset({str(row.id)}))
+    (waiting,) = (await store.scheduling.pending()).instances
+    assert waiting.image_nodes == {node.id, other.id}
+    # What is in a registry can be fetched by everyone.
+    await instance(store, await ready_image(store, node))
+    assert [one.image_nodes for one in (await store.scheduling.pending()).instances] == [{node.id, other.id}, None]
+
+
+async def test_a_host_is_told_what_the_image_of_a_placement_was_made_from(store: Store) -> None:
+    node = await ready_node(store)
+    image = await ready_image(store, node, "registry.example/app:1")
+    placement = await place(store, await instance(store, image), node)
+    assert (placement.image_source, placement.image_digest) == ("registry.example/app:1", image.digest)

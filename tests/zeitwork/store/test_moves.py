@@ -13,13 +13,15 @@ from psycopg.rows import dict_row
 
 from actors.model.errors import Conflict
 from actors.model.health import HealthCheck, HealthState, HealthType
-from actors.model.records import Observation
+from actors.model.records import Observation, Placement
 from actors.model.states import InstanceDesired, InstanceState, NodeDesired, NodeState, Outcome, PlacementState
 from actors.registrar.store import Beat
+from actors.scheduler.plan import evaluate
 from actors.scheduler.store import Move, Moved
 from runtime.lease import Fenced, Term
 from tests.zeitwork.store.moving import RUNNING, WHY, apply, beat_of, die, displaced, drain, pending, single, succeed
 from tests.zeitwork.store.world import (
+    CONFIG,
     EXITED,
     STOPPED,
     host,
@@ -32,7 +34,7 @@ from tests.zeitwork.store.world import (
     see,
 )
 from zeitwork.store import Store
-from zeitwork.store.rows import InstanceRow
+from zeitwork.store.rows import ImageRow, InstanceRow, NodeRow
 
 HTTP = HealthCheck(HealthType.HTTP, "/", None, 5.0, 2.0, 3)
 
@@ -509,3 +511,70 @@ async def test_the_database_refuses_a_second_singleton(
     connection.execute("update placements set exclusive = false where id = %s", (old.id,))
     with pytest.raises(psycopg.DatabaseError, match="the only one of its instance"):
         connection.execute("update placements set exclusive = true where id = %s", (old.id,))
+
+
+async def uploaded(store: Store) -> tuple[NodeRow, InstanceRow, Placement, ImageRow]:
+    """Return a running instance of an image that was uploaded to its host."""
+    node = await ready_node(store)
+    image = await store.images.create("archive:/spool/1_app.tar", node_id=node.id)
+    assert await store.images.claim_pending(node.id)
+    await store.images.ready(image.id, "sha256:1", CONFIG, 1)
+    row = await instance(store, image, name="web")
+    placement = await place(store, row, node)
+    await see(store, placement, RUNNING)
+    return node, await store.instances.get(row.id), placement, image
+
+
+async def test_what_was_uploaded_to_a_dead_host_alone_waits_for_it_or_for_another_one_that_gets_the_image(
+    store: Store,
+) -> None:
+    node, row, old, _ = await uploaded(store)
+    other = await ready_node(store)
+    await die(store, node)
+    found = await displaced(store)
+    assert (found.bound, found.instance.image_nodes) == ("no other host has its image", {node.id})
+    assert await apply(store, Move.REPLACE, found) == 0
+    with pytest.raises(Conflict) as caught:
+        await store.instances.replace(row.id, force=True)
+    assert (caught.value.code, caught.value.field) == ("bound-to-host", "image_id")
+    assert await apply(store, Move.UNKNOWN, found) == 1
+    after = await store.instances.get(row.id)
+    assert (after.state, after.reason, after.generation) == (InstanceState.UNKNOWN, WHY, 1)
+    assert await apply(store, Move.REPLACE, await displaced(store)) == 0
+    # The same archive is sent to another host.
+    again = await store.images.create("archive:/spool/2_app.tar", node_id=other.id)
+    assert await store.images.claim_pending(other.id)
+    await store.images.ready(again.id, "sha256:1", CONFIG, 1)
+    await store.images.record_cached(other.id, frozenset({"sha256:1"}))
+    found = await displaced(store)
+    assert (found.bound, found.lost, found.instance.image_nodes) == ("", True, {node.id, other.id})
+    assert await apply(store, Move.UNKNOWN, found) == 0
+    assert await apply(store, Move.REPLACE, found) == 1
+    (waiting,) = (await store.scheduling.pending()).instances
+    assert (waiting.id, waiting.generation, waiting.image_nodes) == (row.id, 2, {node.id, other.id})
+    assert (await store.placements.get(old.id)).lost_at is not None
+
+
+async def test_what_was_uploaded_to_a_draining_host_alone_stays_there(store: Store) -> None:
+    node, row, _, image = await uploaded(store)
+    other = await ready_node(store)
+    await drain(store, node)
+    found = await displaced(store)
+    assert found.bound == "no other host has its image"
+    for what in (Move.HAND_OVER, Move.STOP_FIRST):
+        assert await apply(store, what, found) == 0
+    await store.images.record_cached(other.id, frozenset({str((await store.images.get(image.id)).digest)}))
+    found = await displaced(store)
+    assert found.bound == ""
+    assert await apply(store, Move.HAND_OVER, found) == 1
+    assert (await store.instances.get(row.id)).generation == 2
+    # That one is no help while it takes nothing.
+    await drain(store, other)
+    await succeed_not(store, row)
+
+
+async def succeed_not(store: Store, row: InstanceRow) -> None:
+    """What is pending finds no host."""
+    plan = evaluate(await store.scheduling.pending(), await store.scheduling.nodes())
+    assert plan.assignments == ()
+    assert [one.instance_id for one in plan.postponed] == [row.id]

@@ -156,7 +156,8 @@ class Postgres:
         found: dict[str, list[str]] = {}
         for row in self.rows(
             "select t.table_name, c.column_name from information_schema.tables t "
-            "left join information_schema.columns c on c.table_name = t.table_name and c.table_schema = 'public' and c.data_type like 'timestamp with%' "
+            "left join information_schema.columns c on c.table_name = t.table_name "
+            "and c.table_schema = 'public' and c.data_type like 'timestamp with%' "
             "where t.table_schema = 'public' and t.table_type = 'BASE TABLE'"
         ):
             if row["table_name"] not in _LEFT_ALONE:
