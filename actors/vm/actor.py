@@ -44,7 +44,7 @@ from actors.vm.outcome import Evidence
 from actors.vm.process import PidFile, VmProcess
 from actors.vm.recover import Found
 from actors.vm.report import observation, observe
-from actors.vm.restart import Restart
+from actors.vm.restart import Restart, longest_wait
 from actors.vm.root import await_root
 from actors.vm.settings import VmSettings
 from actors.vm.work import Launch, Launched
@@ -212,7 +212,9 @@ class VmActor(Actor):
                 self._vm = life.ended(placement.state, self._limits(), evidence, wanted=wanted, restart=restart)
             case _ if placement.state is PlacementState.WAITING:
                 due = placement.next_try_at
-                wait = 0.0 if due is None else max(0.0, due - self._since)
+                # Never longer than it was to be: the clock may have been set back since.
+                longest = longest_wait(placement.failures)
+                wait = 0.0 if due is None else min(max(0.0, due - self._since), longest)
                 self._vm = life.waiting(life.Limits(), now, wait, restart)
             case _:
                 leftovers = found.found is Found.HALF_MADE

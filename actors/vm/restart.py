@@ -48,8 +48,12 @@ def decide(restart: Restart, ending: Ending, ran: float | None) -> tuple[Restart
 
 def wait(failures: int, spread: float) -> float:
     """Return the seconds to wait after so many failures in a row."""
-    ceiling = min(LONGEST, FIRST * 2.0 ** min(max(0, failures - 1), 20))
-    return ceiling * (1.0 - JITTER * spread)
+    return longest_wait(failures) * (1.0 - JITTER * spread)
+
+
+def longest_wait(failures: int) -> float:
+    """Return the most seconds that are waited after so many failures in a row."""
+    return min(LONGEST, FIRST * 2.0 ** min(max(0, failures - 1), 20))
 
 
 def given_up(restart: Restart) -> str:

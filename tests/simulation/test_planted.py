@@ -1,6 +1,6 @@
 """The harness bites: each planted bug breaks a rule in one of the first few seeds, and without it none is broken there.
 
-The plan that found a bug was shrunk and is kept, too: it goes on to find it whatever becomes of the making of plans.
+Small plans that found one are kept, too: they go on to find it whatever becomes of the making of plans.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pytest
 
 from tests.simulation.crowd import PLANS, cores, run_all
 from tests.simulation.generate import generate
+from tests.simulation.judge import Violation
 from tests.simulation.plan import Plan
 from tests.simulation.store import Bug
 from tests.simulation.world import simulate
@@ -44,7 +45,7 @@ def plan_of(seed: int) -> Plan:
 
 def test_every_bug_is_looked_for() -> None:
     assert set(FOUND) == set(Bug)
-    assert {path.stem for path in KEPT.glob("*.json")} == {bug.value for bug in Bug}
+    assert {path.stem for path in KEPT.glob("*.json")} <= {bug.value for bug in Bug}
 
 
 @pytest.mark.parametrize("bug", FOUND)
@@ -57,7 +58,7 @@ def test_a_planted_bug_is_found(bug: Bug) -> None:
     assert rule in found or any(other.startswith("converged") for other in found), found
 
 
-def next_violations(jobs: list[tuple[Plan, frozenset[Bug]]]) -> tuple:  # type: ignore[type-arg]
+def next_violations(jobs: list[tuple[Plan, frozenset[Bug]]]) -> tuple[Violation, ...]:
     for result in run_all(jobs, cores()):
         if result.violations:
             return result.violations

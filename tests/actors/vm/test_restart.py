@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import Outcome
 from actors.vm.outcome import Ending
-from actors.vm.restart import FIRST, JITTER, LONGEST, WELL, Restart, decide, given_up, wait
+from actors.vm.restart import FIRST, JITTER, LONGEST, WELL, Restart, decide, given_up, longest_wait, wait
 
 policies = st.builds(RestartPolicy, st.sampled_from(RestartMode), st.none() | st.integers(1, 20))
 memories = st.builds(Restart, policies, st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
@@ -55,7 +55,7 @@ def test_max_attempts_bounds_the_tries_in_a_row(policy: RestartPolicy, history: 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
 def test_waits_grow_and_never_beyond_the_longest(failures: int, spread: float) -> None:
     assert wait(failures, spread) <= wait(failures + 1, spread) <= LONGEST
-    assert wait(failures, spread) <= wait(failures, 0.0)
+    assert wait(failures, spread) <= wait(failures, 0.0) == longest_wait(failures)
 
 
 def test_the_waits_of_one_machine() -> None:
