@@ -23,7 +23,7 @@ _KINDS = ("nodes", "images", "instances", "groups")
 #: What of an instance, a node and a placement no row that is handed out tells.
 _INSTANCE = ("stop_force", "stop_wait", "retry_asked_at", "pending_since")
 _NODE = ("down_since", "replace_after", "epoch_seen")
-_PLACEMENT = ("exclusive", "epoch", "kept", "lost_at")
+_PLACEMENT = ("exclusive", "epoch", "kept", "asked", "lost_at")
 _ALL_IDS = """
 select 'nodes' as kind, id, null::uuid as of, 0::bigint as generation from nodes
 union all select 'images', id, null, 0 from images union all select 'instances', id, null, 0 from instances
