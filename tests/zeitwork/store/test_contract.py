@@ -108,9 +108,13 @@ class Contract(RuleBasedStateMachine):
     def mark_down(self, node: int, late: bool, ended: int) -> None:
         self.both.mark_down(node, late, ended)
 
-    @rule(number=st.integers(0, 2))
-    def image(self, number: int) -> None:
-        self.both.image(number)
+    @rule(number=st.integers(0, 2), upload=st.sampled_from([None, 0, 1]))
+    def image(self, number: int, upload: int | None) -> None:
+        self.both.image(number, upload)
+
+    @rule(node=_PICK, images=st.lists(st.integers(0, 2), max_size=3))
+    def cached(self, node: int, images: list[int]) -> None:
+        self.both.cached(node, images)
 
     @rule(image=_PICK)
     def image_ready(self, image: int) -> None:
@@ -214,6 +218,24 @@ class Contract(RuleBasedStateMachine):
     @rule(moves=st.lists(st.tuples(_PICK, _LATE, st.sampled_from(Move)), min_size=1, max_size=3), ended=_ENDED)
     def move(self, moves: list[tuple[int, int, Move]], ended: int) -> None:
         self.both.move(moves, ended)
+
+    @rule(node=_PICK, placements=st.integers(0, 2))
+    def empty(self, node: int, placements: int) -> None:
+        """Empty a host as far as the scheduler gets, and let some of what was there begin elsewhere."""
+        self.both.desire_node(node, NodeDesired.DRAINING)
+        self._go_on(placements)
+
+    @rule(node=_PICK, placements=st.integers(0, 2))
+    def die(self, node: int, placements: int) -> None:
+        """Let a host die, and what was there be replaced."""
+        self.both.mark_down(node)
+        self._go_on(placements)
+
+    def _go_on(self, placements: int) -> None:
+        self.both.relocate()
+        self.both.evaluate()
+        for number in range(placements):
+            self.both.observe(number, PlacementState.RUNNING)
 
     @rule(
         placement=_PICK,

@@ -39,6 +39,7 @@ _EVERYTHING = (
     f"select id, {', '.join(_INSTANCE)} from instances",
     f"select id, {', '.join(_NODE)} from nodes",
     "select address, pool, node_id, placement_id, rest_until from leases order by address",
+    "select image_id, node_id from node_images order by 1, 2",
     "select network, node_id, first_offset, last_offset, next_offset from pools order by network",
 )
 
@@ -114,7 +115,7 @@ def look_real(side: Postgres, ids: Ids) -> dict[str, Any]:
         found["images"] = plain.of([*drive(store.images.list(limit=1000)).items])
         found["usage"] = plain.of(drive(store.leases.usages()))
         found["groups"] = plain.of([*drive(store.groups.list(limit=1000)).items])
-        instances, nodes, placements, of_instances, of_nodes, leases, pools = side.rows(*_EVERYTHING)
+        instances, nodes, placements, of_instances, of_nodes, leases, cached, pools = side.rows(*_EVERYTHING)
     found["instances"] = [plain.of(real_instance_row(row)) for row in instances]
     found["node rows"] = [plain.of(real_node_row(row)) for row in nodes]
     found["placements"] = {ids.names[row["id"]]: plain.of(real_placement_row(row)) for row in placements}
@@ -125,6 +126,7 @@ def look_real(side: Postgres, ids: Ids) -> dict[str, Any]:
     ):
         found[f"of {kind}"] = {ids.names[row["id"]]: [plain.of(row[name]) for name in names] for row in rows}
     found["leases"] = [plain.of(row) for row in leases]
+    found["cached"] = [plain.of(list(row.values())) for row in cached]
     found["pools"] = [plain.of(list(row.values())) for row in pools]
     return found
 
@@ -155,6 +157,7 @@ def look_double(side: Memory, ids: Ids) -> dict[str, Any]:
         plain.of({name: getattr(row, name) for name in ("address", "pool", "node_id", "placement_id", "rest_until")})
         for row in leases
     ]
+    found["cached"] = [plain.of(key) for key in sorted(key for key, _ in database.node_images.items())]
     pools = sorted(database.pools, key=lambda row: (row.family, int(row.network.network_address)))
     found["pools"] = [plain.of([row.network, row.node_id, row.first, row.last, row.next]) for row in pools]
     return found

@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
-from tests.simulation.store import Database
+from tests.simulation.store import Bug, Database
 from tests.simulation.store import Store as Double
 from tests.simulation.store.database import Transaction
 from zeitwork.store import Store, identifiers
@@ -224,11 +224,11 @@ class Clock:
 
 
 class Memory:
-    """The double."""
+    """The double, with bugs if they are asked for."""
 
-    def __init__(self, rest: float) -> None:
+    def __init__(self, rest: float, bugs: frozenset[Bug]) -> None:
         self.clock = Clock()
-        self.database = Database(lambda: self.clock.now, Random(7), rest=rest)
+        self.database = Database(lambda: self.clock.now, Random(7), rest=rest, bugs=bugs)
         self.store = Double(Units(self.database, self.clock))
         self.wrote = False
         self._notices: list[tuple[str, str]] = []
