@@ -108,9 +108,13 @@ class Contract(RuleBasedStateMachine):
     def mark_down(self, node: int, late: bool, ended: int) -> None:
         self.both.mark_down(node, late, ended)
 
-    @rule(number=st.integers(0, 2))
-    def image(self, number: int) -> None:
-        self.both.image(number)
+    @rule(number=st.integers(0, 2), upload=st.sampled_from([None, 0, 1]))
+    def image(self, number: int, upload: int | None) -> None:
+        self.both.image(number, upload)
+
+    @rule(node=_PICK, images=st.lists(st.integers(0, 2), max_size=3))
+    def cached(self, node: int, images: list[int]) -> None:
+        self.both.cached(node, images)
 
     @rule(image=_PICK)
     def image_ready(self, image: int) -> None:
@@ -215,6 +219,24 @@ class Contract(RuleBasedStateMachine):
     def move(self, moves: list[tuple[int, int, Move]], ended: int) -> None:
         self.both.move(moves, ended)
 
+    @rule(node=_PICK, placements=st.integers(0, 2))
+    def empty(self, node: int, placements: int) -> None:
+        """Empty a host as far as the scheduler gets, and let some of what was there begin elsewhere."""
+        self.both.desire_node(node, NodeDesired.DRAINING)
+        self._go_on(placements)
+
+    @rule(node=_PICK, placements=st.integers(0, 2))
+    def die(self, node: int, placements: int) -> None:
+        """Let a host die, and what was there be replaced."""
+        self.both.mark_down(node)
+        self._go_on(placements)
+
+    def _go_on(self, placements: int) -> None:
+        self.both.relocate()
+        self.both.evaluate()
+        for number in range(placements):
+            self.both.observe(number, PlacementState.RUNNING)
+
     @rule(
         placement=_PICK,
         state=st.sampled_from(PlacementState),
@@ -270,7 +292,7 @@ def test_any_sequence_is_the_same_on_both(postgres: Postgres) -> None:
     run_state_machine_as_test(
         lambda: Contract(postgres),
         settings=settings(
-            max_examples=int(os.environ.get("ZEITWORK_CONTRACT_EXAMPLES", "200")),
+            max_examples=int(os.environ.get("ZEITWORK_CONTRACT_EXAMPLES", "100")),
             stateful_step_count=int(os.environ.get("ZEITWORK_CONTRACT_STEPS", "40")),
             deadline=None,
             phases=[Phase.generate, Phase.shrink],

@@ -23,6 +23,7 @@ from actors.scheduler.plan import Planner, evaluate
 from actors.scheduler.relocate import relocate
 from actors.scheduler.store import Assignment, GroupChange, Move, Moved, Plan, Postponed
 from runtime.lease import Candidate, Fenced, Granted, Term
+from tests.simulation.store import Bug
 from tests.zeitwork.store.contract.look import Ids, learn_double, learn_real, look_double, look_real
 from tests.zeitwork.store.contract.plain import Plain, differences
 from tests.zeitwork.store.contract.sides import Memory, Postgres
@@ -86,8 +87,8 @@ class Refs:
 class Both:
     """Drives both. Every operation ends with a look at both; `Different` tells what the look found."""
 
-    def __init__(self, real: Postgres) -> None:
-        self.real, self.double = real, Memory(REST)
+    def __init__(self, real: Postgres, bugs: frozenset[Bug] = frozenset()) -> None:
+        self.real, self.double = real, Memory(REST, bugs)
         self.ids = Ids(), Ids()
         self.refs = Refs(self.ids[0]), Refs(self.ids[1])
         self.terms: list[Term] = []
@@ -100,27 +101,33 @@ class Both:
     def call(self, what: str, call: Call, *, look: bool = True) -> Any:
         """Do one thing on both sides, compare what comes of it and what is told, and return Postgres's result."""
         self.real.units.nows.clear()
+        self.real.units.wrote = self.double.wrote = False
         result, outcome = self._outcome(0, self.real, call)
         self.double.clock.show(self.real.units.nows)
         _, same = self._outcome(1, self.double, call)
         found = differences(outcome, same, "result")
-        if not found and look:
+        # What changed nothing needs no look, and that is most of what is refused.
+        if not found and look and (self.real.units.wrote or self.double.wrote):
             found = self._compare()
-        if found:
-            raise Different("\n".join((f"after {what}:", *found[:20])))
+        self._check(what, found)
         return result
 
+    @staticmethod
+    def _check(what: str, found: list[str]) -> None:
+        if found:
+            raise Different("\n".join((f"after {what}:", *found[:20])))
+
     def _outcome(self, side: int, store: Postgres | Memory, call: Call) -> tuple[Any, Any]:
+        result = outcome = None
         try:
             result = trio.run(_wait_for, call, store.store, self.refs[side])
         except Problem as problem:
-            result, plain = None, {"refused": type(problem).__name__, "code": problem.code, "field": problem.field}
-            self._learn(side)
-            return result, plain
+            outcome = {"refused": type(problem).__name__, "code": problem.code, "field": problem.field}
         except Fenced as fenced:
-            return None, {"fenced": str(fenced)}
-        self._learn(side)
-        return result, {"result": self._plain(side).of(result)}
+            outcome = {"fenced": str(fenced)}
+        if store.wrote:
+            self._learn(side)
+        return result, {"result": self._plain(side).of(result)} if outcome is None else outcome
 
     def _learn(self, side: int) -> None:
         if side == 0:
@@ -235,9 +242,25 @@ class Both:
 
     # --- images
 
-    def image(self, number: int) -> None:
-        """Ask for an image; one that was asked for is the same."""
-        self.call(f"image({number})", lambda store, refs: store.images.create("app:1", id=UUID(int=(1 << 70) + number)))
+    def image(self, number: int, upload: int | None = None) -> None:
+        """Ask for an image, or have one that was uploaded to a host; one that was asked for is the same."""
+
+        def call(store: Any, refs: Refs) -> Any:
+            image_id = UUID(int=(1 << 70) + number)
+            if upload is None:
+                return store.images.create("app:1", id=image_id)
+            return store.images.create("archive:app", id=image_id, node_id=refs.pick("nodes", upload))
+
+        if upload != UNKNOWN:
+            self.call(f"image({number}, {upload})", call)
+
+    def cached(self, node: int, images: Sequence[int]) -> None:
+        """Let a host tell which images it has."""
+        digests = frozenset(f"sha256:{image}" for image in images)
+        self.call(
+            f"cached({node}, {images})",
+            lambda store, refs: store.images.record_cached(refs.pick("nodes", node), digests),
+        )
 
     def image_ready(self, image: int) -> None:
         digest = f"sha256:{image}"
@@ -542,6 +565,7 @@ class Both:
         self.real.pass_time(seconds)
         self.double.clock.ahead += seconds
         self.call(f"wait({seconds})", nothing)
+        self._check(f"wait({seconds})", self._compare())
 
     def begin(self) -> None:
         """Have two hosts that are ready, and an image."""

@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
-from tests.simulation.store import Database
+from tests.simulation.store import Bug, Database
 from tests.simulation.store import Store as Double
 from tests.simulation.store.database import Transaction
 from zeitwork.store import Store, identifiers
@@ -26,6 +26,11 @@ T = TypeVar("T")
 
 #: Tables without rows that a world makes, or that no clock looks at.
 _LEFT_ALONE = ("cluster", "schema_migrations")
+_CLOCKS = """
+select t.table_name, c.column_name from information_schema.tables t left join information_schema.columns c
+    on c.table_name = t.table_name and c.table_schema = 'public' and c.data_type like 'timestamp with%'
+where t.table_schema = 'public' and t.table_type = 'BASE TABLE'
+"""
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -41,13 +46,14 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 class OneConnection:
     """`zeitwork.store.units.Units` on one connection and without threads.
 
-    ``nows`` is when transactions began, ``now`` the last of it.
+    ``nows`` is when transactions began, ``now`` the last of it; ``wrote`` whether any has changed something.
     """
 
     def __init__(self, connection: psycopg.Connection[dict[str, Any]]) -> None:
         self.connection = connection
         self.nows: list[float] = []
         self.now = 0.0
+        self.wrote = False
         self._looking = False
 
     async def run(self, unit: Callable[[Cursor], T], *, name: str) -> T:
@@ -57,7 +63,7 @@ class OneConnection:
             with Cursor(self.connection) as cursor:
                 result = unit(cursor)
                 flush(cursor)
-            self.connection.execute("commit")
+            self._commit()
         except psycopg.Error as error:
             self.connection.execute("rollback")
             raise translate(error) from error
@@ -86,11 +92,17 @@ class OneConnection:
             self.connection.execute("rollback")
 
     def _begin(self, statement: str) -> None:
-        self.connection.execute(statement)
-        row = self.connection.execute("select extract(epoch from now())::float8 as now").fetchone()
+        cursor = self.connection.execute(f"{statement}; select extract(epoch from now())::float8 as now".encode())
+        assert cursor.nextset()
+        row = cursor.fetchone()
         assert row is not None
         self.now = row["now"]
         self.nows.append(self.now)
+
+    def _commit(self) -> None:
+        row = self.connection.execute("select pg_current_xact_id_if_assigned() is not null as wrote; commit").fetchone()
+        assert row is not None
+        self.wrote |= row["wrote"]
 
 
 class Postgres:
@@ -110,6 +122,10 @@ class Postgres:
     @property
     def now(self) -> float:
         return self.units.now
+
+    @property
+    def wrote(self) -> bool:
+        return self.units.wrote
 
     @contextmanager
     def growing_ids(self) -> Iterator[None]:
@@ -143,9 +159,13 @@ class Postgres:
             self._events = events[-1]["id"]
         return events, notices
 
-    def rows(self, statement: str) -> list[dict[str, Any]]:
-        """Return what a statement finds."""
-        return self.connection.execute(statement.encode()).fetchall()
+    def rows(self, *statements: str) -> list[list[dict[str, Any]]]:
+        """Return what statements find, asked for at once."""
+        cursor = self.connection.execute("; ".join(statements).encode())
+        found = [cursor.fetchall()]
+        while cursor.nextset():
+            found.append(cursor.fetchall())
+        return found
 
     def close(self) -> None:
         self._listener.close()
@@ -154,12 +174,7 @@ class Postgres:
     def _find_clocks(self) -> dict[str, list[str]]:
         """Return the tables and their columns that are times."""
         found: dict[str, list[str]] = {}
-        for row in self.rows(
-            "select t.table_name, c.column_name from information_schema.tables t "
-            "left join information_schema.columns c on c.table_name = t.table_name "
-            "and c.table_schema = 'public' and c.data_type like 'timestamp with%' "
-            "where t.table_schema = 'public' and t.table_type = 'BASE TABLE'"
-        ):
+        for row in self.rows(_CLOCKS)[0]:
             if row["table_name"] not in _LEFT_ALONE:
                 names = found.setdefault(row["table_name"], [])
                 if row["column_name"] is not None:
@@ -209,14 +224,16 @@ class Clock:
 
 
 class Memory:
-    """The double."""
+    """The double, with bugs if they are asked for."""
 
-    def __init__(self, rest: float) -> None:
+    def __init__(self, rest: float, bugs: frozenset[Bug]) -> None:
         self.clock = Clock()
-        self.database = Database(lambda: self.clock.now, Random(7), rest=rest)
+        self.database = Database(lambda: self.clock.now, Random(7), rest=rest, bugs=bugs)
         self.store = Double(Units(self.database, self.clock))
+        self.wrote = False
         self._notices: list[tuple[str, str]] = []
         self._events = 0
+        self.database.committed = self._committed
         self.database.notify = lambda channel, payload: self._notices.append((channel, payload))
 
     @property
@@ -233,3 +250,6 @@ class Memory:
         notices = list(self._notices)
         self._notices.clear()
         return events, notices
+
+    def _committed(self, name: str, term: object) -> None:
+        self.wrote = True
