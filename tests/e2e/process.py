@@ -143,7 +143,8 @@ def running(host: HostProcess) -> Iterator[HostProcess]:
             listed = host.cli("ps", "--json", check=False)
             names = [item["id"] for item in json.loads(listed.stdout)] if listed.returncode == 0 else []
             for name in names:
-                host.cli("rm", name, "--yes", "--force", check=False)
+                with suppress(subprocess.TimeoutExpired):
+                    host.cli("rm", name, "--yes", "--force", check=False, timeout=60)
             with suppress(subprocess.TimeoutExpired):
                 host.terminate()
             if host.process.poll() is None:

@@ -95,6 +95,7 @@ def test_an_instance_outlives_its_host_and_leaves_one_that_is_drained(
         upload = write_image(directories[0].parent / "upload.tar", {"Cmd": ["/bin/sleep", "9999"]})
         stays = one.cli("deploy", str(upload), "--memory", "128MiB", "--name", "stays", "--json")
         stack.enter_context(running(two))
+        stack.callback(lambda: one.process is None or one.process.poll() is None or one.start())
         first, second = me(one), me(two)
         assert made["node_id"] == first
         assert roots(two) == []
@@ -111,7 +112,8 @@ def test_an_instance_outlives_its_host_and_leaves_one_that_is_drained(
         assert "no sign of life" in node(two, first)["reason"]
         until(lambda: answers(f"http://{moved['ipv4']}:8080/"), "its answer", 60)
         # It fetched what the other one had made.
-        assert roots(two) == roots(one) != []
+        assert len(roots(two)) == 1
+        assert set(roots(two)) < set(roots(one))
         lost, new = tries(two, made)
         assert (lost["id"], lost["state"], lost["kept"], new["node_id"]) == (old["id"], "running", False, second)
         assert lost["lost_at"]
