@@ -21,7 +21,7 @@ from zeitwork.store.identifiers import new_id
 from zeitwork.store.instance_rows import Seen, lock_instances, restored_from, write_all_observed
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import NewLease, lease
-from zeitwork.store.nodes import lock_nodes, use_of
+from zeitwork.store.node_rows import lock_nodes, use_of
 from zeitwork.store.placement_rows import NewPlacement, insert_placements
 from zeitwork.store.pools import Supply, exhausted, find_free, keep_places
 from zeitwork.store.snapshot_rows import lock_snapshots

@@ -30,7 +30,7 @@ from zeitwork.store.identifiers import new_id
 from zeitwork.store.instance_checks import check_image, check_room
 from zeitwork.store.instance_rows import Named, end, insert_instances, lock_instance, record_created
 from zeitwork.store.journal import announce, record
-from zeitwork.store.nodes import resource_rows
+from zeitwork.store.node_rows import resource_rows
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.rows import EventRow, GroupRow, NewGroup, Page
 from zeitwork.store.units import Cursor, Units

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from actors.model.errors import NotFound
 from actors.resource_monitor.store import Usage
-from zeitwork.store.nodes import resource_rows
+from zeitwork.store.node_rows import resource_rows
 from zeitwork.store.rows import SampleRow
 from zeitwork.store.units import Cursor, Units
 

@@ -27,7 +27,7 @@ from zeitwork.store.instance_rows import (
     try_now,
     waits,
 )
-from zeitwork.store.nodes import resource_rows
+from zeitwork.store.node_rows import resource_rows
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.placement_rows import placement_row
 from zeitwork.store.relocation import replace as replace_placement

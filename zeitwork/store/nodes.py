@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_interface
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from actors.model.errors import Conflict, InvalidInput, NotFound
-from actors.model.network import HostNetwork, OwnAddress, OwnAddresses
+from actors.model.errors import Conflict, InvalidInput
+from actors.model.network import OwnAddresses
 from actors.model.records import Observation
 from actors.model.resources import Capacity
 from actors.model.scheduling import Taint
 from actors.model.states import NodeDesired, NodeState, Outcome, PlacementState
-from zeitwork.store.arrays import uuids
 from zeitwork.store.cluster import default_region_id, ensure_region
 from zeitwork.store.current import COUNTS
 from zeitwork.store.drains import drains
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.journal import announce, record
 from zeitwork.store.leases import forget_node
+from zeitwork.store.node_rows import (
+    CAPACITY_FIELDS,
+    SELECT,
+    capacity_of,
+    get_node,
+    lock_node,
+    missing_node,
+    node_row,
+    resource_rows,
+)
 from zeitwork.store.paging import check_limit, page, parse_cursor
 from zeitwork.store.placements import observe
 from zeitwork.store.pools import drop_pools, ensure_pools
-from zeitwork.store.requirements import taints_from_json, taints_to_json
-from zeitwork.store.rows import DrainRow, HostRegistration, NodeRow, OverheadRow, Page, RegionRow, ResourcesRow
+from zeitwork.store.requirements import taints_to_json
+from zeitwork.store.rows import DrainRow, HostRegistration, NodeRow, Page, RegionRow, ResourcesRow
 from zeitwork.store.snapshot_rows import lose_snapshots_of
 from zeitwork.store.units import Cursor, Units
 
@@ -35,68 +44,6 @@ ALIVE_WITHIN = 30.0
 #: Seconds that a host which said goodbye may be away before what runs on it is replaced: its machine is up, and with it
 #: what its process left running.
 GRACE = 60.0
-
-_SELECT = """
-select n.*, r.name as region_name, r.v6 as region_v6, r.v4 as region_v4,
-    (select network from pools where node_id = n.id and family = 4) as pool_v4,
-    (select network from pools where node_id = n.id and family = 6) as pool_v6
-from nodes n join regions r on r.id = n.region_id
-"""
-# One pass over what is placed, when all nodes are asked about: so many of those as there are would take longer.
-_RESOURCES = """
-select n.*, coalesce(u.vcpu, 0) as vcpu_used, coalesce(u.memory, 0) as memory_used, coalesce(u.count, 0) as count,
-    coalesce(u.overhead, 0) as overhead_allocated
-from nodes n left join (
-    select node_id, sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory, count(*) as count,
-        sum(memory_overhead) as overhead
-    from placements where state <> 'removed' {of_one} group by node_id) u on u.node_id = n.id
-where {which} order by n.id
-"""
-_RESOURCES_OF_ALL = _RESOURCES.format(of_one="", which="n.state <> 'terminated'").encode()
-_RESOURCES_OF_ONE = _RESOURCES.format(of_one="and node_id = %(id)s", which="n.id = %(id)s").encode()
-_LOCK_SEVERAL = """
-select id, hostname, state, desired, closed_since, closed_reason, ipv6, vcpu_capacity, memory_capacity,
-    coalesce(memory_overhead, 0) as memory_overhead, overhead_excess
-from nodes where id = any(%s::uuid[]) order by id for no key update
-"""
-_USE = """
-select node_id, sum(vcpu) as vcpu, sum(memory + memory_overhead) as memory
-from placements where node_id = any(%s::uuid[]) and state <> 'removed' group by node_id
-"""
-_CAPACITY_FIELDS = (
-    "vcpu_total",
-    "memory_total",
-    "vcpu_reserved",
-    "memory_reserved",
-    "vcpu_overcommit",
-    "memory_overcommit",
-    "memory_overhead",
-)
-
-
-def capacity_of(row: Mapping[str, Any]) -> Capacity | None:
-    """Return a node's capacity, None while it is not known."""
-    if row["vcpu_total"] is None:
-        return None
-    return Capacity(**{name: row[name] for name in _CAPACITY_FIELDS})
-
-
-def lock_node(cursor: Cursor, node_id: UUID) -> dict[str, Any] | None:
-    """Return a node's row, locked until the transaction ends, None when there is none."""
-    cursor.execute("select * from nodes where id = %s for no key update", (node_id,))
-    return cursor.fetchone()
-
-
-def lock_nodes(cursor: Cursor, node_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
-    """Return nodes' rows by id, locked until the transaction ends. In the order of ids, as everyone locks several."""
-    cursor.execute(_LOCK_SEVERAL, (uuids(node_ids),))
-    return {row["id"]: row for row in cursor}
-
-
-def use_of(cursor: Cursor, node_ids: Collection[UUID]) -> dict[UUID, tuple[int, int]]:
-    """Return the vCPU and MiB that placements hold on nodes. True until the transaction ends if those are locked."""
-    cursor.execute(_USE, (uuids(node_ids),))
-    return {row["node_id"]: (row["vcpu"], row["memory"]) for row in cursor}
 
 
 def write_beat(cursor: Cursor, node_id: UUID, generation: int) -> NodeState | None:
@@ -117,87 +64,6 @@ def write_beat(cursor: Cursor, node_id: UUID, generation: int) -> NodeState | No
 def report_epoch(cursor: Cursor, node_id: UUID, epoch: int) -> None:
     """Write the highest epoch that a host has seen; it only grows."""
     cursor.execute("update nodes set epoch_seen = %s where id = %s and epoch_seen < %s", (epoch, node_id, epoch))
-
-
-def resource_rows(cursor: Cursor, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
-    """Return what is free on one node, or on each that is not terminated."""
-    if node_id is None:
-        cursor.execute(_RESOURCES_OF_ALL)
-    else:
-        cursor.execute(_RESOURCES_OF_ONE, {"id": node_id})
-    return tuple(_resources_row(row) for row in cursor)
-
-
-def _resources_row(row: Mapping[str, Any]) -> ResourcesRow:
-    vcpu, memory = row["vcpu_capacity"] or 0, row["memory_capacity"] or 0
-    # sum() of integers is a bigint here, but numeric over bigints: int() makes both the same to callers.
-    vcpu_used, memory_used = int(row["vcpu_used"]), int(row["memory_used"])
-    return ResourcesRow(
-        node_id=row["id"],
-        hostname=row["hostname"],
-        state=NodeState(row["state"]),
-        desired=NodeDesired(row["desired"]),
-        capacity=capacity_of(row),
-        vcpu=vcpu,
-        memory=memory,
-        vcpu_used=vcpu_used,
-        memory_used=memory_used,
-        vcpu_free=max(0, vcpu - vcpu_used),
-        memory_free=max(0, memory - memory_used - row["overhead_excess"]),
-        placements=row["count"],
-        closed_reason=row["closed_reason"],
-        overhead=OverheadRow(
-            allocated=int(row["overhead_allocated"]),
-            measured=row["overhead_measured"],
-            monitors=row["overhead_monitors"],
-            excess=row["overhead_excess"],
-        ),
-    )
-
-
-def _node_row(row: Mapping[str, Any]) -> NodeRow:
-    v4 = row["pool_v4"]
-    return NodeRow(
-        id=row["id"],
-        hostname=row["hostname"],
-        region=RegionRow(row["region_id"], row["region_name"], row["region_v6"], row["region_v4"]),
-        ip_address=row["ip_address"],
-        addresses=tuple(
-            OwnAddress(item["interface"], ip_interface(item["address"]), item["primary"]) for item in row["addresses"]
-        ),
-        desired=NodeDesired(row["desired"]),
-        desired_generation=row["desired_generation"],
-        state=NodeState(row["state"]),
-        reason=row["reason"],
-        generation=row["generation"],
-        boot_id=row["boot_id"],
-        version=row["version"],
-        network=None if v4 is None else HostNetwork(row["pool_v6"] if row["ipv6"] else None, v4),
-        capacity=capacity_of(row),
-        closed_since=row["closed_since"],
-        closed_reason=row["closed_reason"],
-        overhead_peaks=row["overhead_peaks"],
-        labels=row["labels"],
-        taints=taints_from_json(row["taints"]),
-        hypervisor=row["hypervisor"],
-        architecture=row["architecture"],
-        pressure=row["pressure"],
-        last_seen_at=row["last_seen_at"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
-
-
-def _get(cursor: Cursor, node_id: UUID) -> NodeRow:
-    cursor.execute(f"{_SELECT} where n.id = %s".encode(), (node_id,))
-    row = cursor.fetchone()
-    if row is None:
-        raise _missing(node_id)
-    return _node_row(row)
-
-
-def _missing(node_id: UUID) -> NotFound:
-    return NotFound(f"there is no node {node_id}", fix="`zeitwork nodes` lists them")
 
 
 def write_state(
@@ -279,7 +145,7 @@ class Nodes:
             data = {"hostname": host.hostname, "generation": row["generation"], "boot_id": host.boot_id}
             record(cursor, "host", "node.registered", "node", node_id, data)
             announce(cursor, "zw_nodes", node_id)
-            return _get(cursor, node_id)
+            return get_node(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.register")
 
@@ -316,13 +182,13 @@ class Nodes:
                 cursor.execute("select from nodes where id = %s", (node_id,))
                 if cursor.fetchone() is None:
                     raise Conflict(f"a node with hostname {hostname} is expected already", field="hostname")
-            return _get(cursor, node_id)
+            return get_node(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.create")
 
     async def get(self, node_id: UUID) -> NodeRow:
         """Return a node. Raises `NotFound`."""
-        return await self._units.read(lambda cursor: _get(cursor, node_id), name="nodes.get")
+        return await self._units.read(lambda cursor: get_node(cursor, node_id), name="nodes.get")
 
     async def list(
         self, *, state: NodeState | None = None, limit: int = 100, cursor: str | None = None
@@ -333,11 +199,11 @@ class Nodes:
 
         def unit(cursor: Cursor) -> Page[NodeRow]:
             cursor.execute(
-                f"{_SELECT} where n.id > %(after)s and case when %(state)s::text is null "
+                f"{SELECT} where n.id > %(after)s and case when %(state)s::text is null "
                 "then n.state <> 'terminated' else n.state = %(state)s end order by n.id limit %(limit)s".encode(),
                 {"after": after, "state": state, "limit": limit + 1},
             )
-            return page(cursor.fetchall(), limit, _node_row)
+            return page(cursor.fetchall(), limit, node_row)
 
         return await self._units.read(unit, name="nodes.list")
 
@@ -359,7 +225,7 @@ class Nodes:
             locked = [row["id"] for row in cursor]
             row = lock_node(cursor, node_id)
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             if row["state"] == NodeState.TERMINATED:
                 return
             left, live = _left_behind(cursor, row, locked)
@@ -388,7 +254,7 @@ class Nodes:
         def unit(cursor: Cursor) -> NodeRow:
             row = lock_node(cursor, node_id)
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             if row["state"] == NodeState.TERMINATED:
                 raise Conflict(f"{row['hostname']} is terminated")
             if row["desired"] != desired:
@@ -401,7 +267,7 @@ class Nodes:
                 announce(cursor, "zw_nodes", node_id)
                 if row["state"] in (NodeState.READY, NodeState.DRAINING):
                     write_state(cursor, {**row, "desired": desired}, NodeState.READY, row["reason"], who)
-            return _get(cursor, node_id)
+            return get_node(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.set_desired")
 
@@ -412,14 +278,14 @@ class Nodes:
         def unit(cursor: Cursor) -> NodeRow:
             row = lock_node(cursor, node_id)
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             if row["taints"] != wanted:
                 cursor.execute(
                     "update nodes set taints = %s, updated_at = now() where id = %s", (Jsonb(wanted), node_id)
                 )
                 record(cursor, who, "node.taints", "node", node_id, {"from": row["taints"], "to": wanted})
                 announce(cursor, "zw_nodes", node_id)
-            return _get(cursor, node_id)
+            return get_node(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.set_taints")
 
@@ -433,11 +299,11 @@ class Nodes:
         def unit(cursor: Cursor) -> NodeRow:
             row = lock_node(cursor, node_id)
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             if row["state"] == NodeState.TERMINATED:
                 raise Conflict(f"{row['hostname']} is terminated", fix="start `zeitwork run` there to bring it back")
             write_state(cursor, row, state, reason, who)
-            return _get(cursor, node_id)
+            return get_node(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.set_state")
 
@@ -447,11 +313,11 @@ class Nodes:
         def unit(cursor: Cursor) -> None:
             row = lock_node(cursor, node_id)
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             if capacity_of(row) == capacity:
                 return
-            assignments = ", ".join(f"{name} = %({name})s" for name in _CAPACITY_FIELDS)
-            values = {name: getattr(capacity, name) for name in _CAPACITY_FIELDS}
+            assignments = ", ".join(f"{name} = %({name})s" for name in CAPACITY_FIELDS)
+            values = {name: getattr(capacity, name) for name in CAPACITY_FIELDS}
             cursor.execute(
                 f"update nodes set {assignments}, updated_at = now() where id = %(id)s".encode(),
                 {**values, "id": node_id},
@@ -472,7 +338,7 @@ class Nodes:
         def unit(cursor: Cursor) -> None:
             row = lock_node(cursor, node_id)
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             cursor.execute(
                 "select coalesce(ceil(sum(r.kib) / 1024.0), 0)::integer as measured, count(*)::integer as monitors, "
                 "coalesce(sum(p.memory_overhead), 0)::integer as held from placements p "
@@ -505,7 +371,7 @@ class Nodes:
         def unit(cursor: Cursor) -> None:
             row = lock_node(cursor, node_id)
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             known = hypervisor or row["hypervisor"]
             if (row["hypervisor"], row["pressure"]) == (known, pressure):
                 return
@@ -524,7 +390,7 @@ class Nodes:
             cursor.execute("select closed_reason from nodes where id = %s", (node_id,))
             row = cursor.fetchone()
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             return str(row["closed_reason"])
 
         return await self._units.read(unit, name="nodes.closed")
@@ -535,7 +401,7 @@ class Nodes:
         def unit(cursor: Cursor) -> None:
             row = lock_node(cursor, node_id)
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             if bool(row["closed_reason"]) == bool(reason):
                 return
             cursor.execute(
@@ -558,7 +424,7 @@ class Nodes:
         def unit(cursor: Cursor) -> None:
             row = lock_node(cursor, node_id)
             if row is None:
-                raise _missing(node_id)
+                raise missing_node(node_id)
             called = own.main.address.ip if own.main else row["ip_address"]
             if (row["addresses"], row["ip_address"]) == (listed, called):
                 return

@@ -11,7 +11,8 @@ from zeitwork.store.current import COUNTS
 from zeitwork.store.election import fence
 from zeitwork.store.instance_rows import announce_desired
 from zeitwork.store.journal import announce, record
-from zeitwork.store.nodes import lock_node, write_beat, write_state
+from zeitwork.store.node_rows import lock_node
+from zeitwork.store.nodes import write_beat, write_state
 from zeitwork.store.placement_rows import write_found
 from zeitwork.store.succession import settle
 from zeitwork.store.units import Cursor, Units

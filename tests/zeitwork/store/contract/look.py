@@ -14,8 +14,8 @@ from tests.zeitwork.store.contract.plain import Plain
 from tests.zeitwork.store.contract.sides import Memory, Postgres, drive
 from zeitwork.store.instance_rows import SELECT as SELECT_INSTANCES
 from zeitwork.store.instance_rows import instance_row as real_instance_row
-from zeitwork.store.nodes import _SELECT as SELECT_NODES
-from zeitwork.store.nodes import _node_row as real_node_row
+from zeitwork.store.node_rows import SELECT as SELECT_NODES
+from zeitwork.store.node_rows import node_row as real_node_row
 from zeitwork.store.placement_rows import placement_row as real_placement_row
 
 _TERMINATED, _GONE = InstanceState.TERMINATED, NodeState.TERMINATED
