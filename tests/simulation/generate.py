@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tests.simulation import plan as items
 from tests.simulation.plan import Item, Plan
@@ -15,10 +15,13 @@ CALM_BEGIN, CALM_END = 8.0, 30.0
 JOBS = ("choose", "image", "template", "disk", "tap", "intent", "jail", "boot")
 
 
-def generate(seed: int, hosts: int, minutes: float, *, crowded: bool | None = None) -> Plan:
+def generate(
+    seed: int, hosts: int, minutes: float, *, crowded: bool | None = None, focus: Collection[str] = ()
+) -> Plan:
     """Return the plan of a seed: ``minutes`` of trouble among so many hosts.
 
-    ``crowded``: more is wanted than fits, at times. None leaves that to the seed.
+    ``crowded``: more is wanted than fits, at times. None leaves that to the seed. With a ``focus`` there is trouble of
+    these kinds only; ``singletons`` among them makes most instances such.
     """
     chance = random.Random(f"plan {seed} {hosts} {minutes}")
     seconds = minutes * 60.0
@@ -26,10 +29,10 @@ def generate(seed: int, hosts: int, minutes: float, *, crowded: bool | None = No
     vcpu, memory = 8, 4096
     fits = hosts * vcpu
     wanted = round(fits * (chance.uniform(0.9, 1.3) if crowded else chance.uniform(0.15, 0.45)))
-    made = _people(chance, hosts, seconds, max(2, wanted))
+    made = _people(chance, hosts, seconds, max(2, wanted), 0.8 if "singletons" in focus else 0.15)
     made += _groups(chance, hosts, seconds)
     made += _operators(chance, hosts, seconds)
-    made += _faults(chance, hosts, seconds)
+    made += _faults(chance, hosts, seconds, focus)
     made.sort(key=lambda item: item.at)
     return Plan(seed, hosts, seconds, tuple(made), vcpu, memory)
 
@@ -38,7 +41,7 @@ def _at(chance: random.Random, first: float, last: float) -> float:
     return round(chance.uniform(first, max(first, last)), 3)
 
 
-def _people(chance: random.Random, hosts: int, seconds: float, vcpus: int) -> list[Item]:
+def _people(chance: random.Random, hosts: int, seconds: float, vcpus: int, singletons: float) -> list[Item]:
     """Instances that are made, stopped, started, restarted and deleted."""
     made: list[Item] = []
     number = 0
@@ -55,7 +58,7 @@ def _people(chance: random.Random, hosts: int, seconds: float, vcpus: int) -> li
                 memory=chance.choice((128, 256, 384)) * vcpu,
                 pinned=chance.randrange(hosts) if chance.random() < 0.08 else -1,
                 restart=chance.choice(("always", "always", "always", "on-failure", "never")),
-                singleton=chance.random() < 0.15,
+                singleton=chance.random() < singletons,
                 stop_timeout=chance.choice((2.0, 5.0, 10.0)),
             )
         )
@@ -130,42 +133,46 @@ def _operators(chance: random.Random, hosts: int, seconds: float) -> list[Item]:
     return made
 
 
-def _faults(chance: random.Random, hosts: int, seconds: float) -> list[Item]:
+def _faults(chance: random.Random, hosts: int, seconds: float, focus: Collection[str]) -> list[Item]:
     """Faults, few or many, all of which end before the calm."""
     last = seconds - CALM_END
-    makers: list[tuple[float, Callable[[float, float], Item]]] = [
-        (4, lambda at, left: items.Kill(at, _host(chance, hosts), _lasts(chance, left, 0.5, 20))),
-        (2, lambda at, left: items.Quit(at, _host(chance, hosts), _lasts(chance, left, 0.5, 20))),
-        (3, lambda at, left: items.Crash(at, _host(chance, hosts), _lasts(chance, left, 3, 40))),
-        (4, lambda at, left: items.Pause(at, _host(chance, hosts), _lasts(chance, left, 0.2, 40))),
-        (4, lambda at, left: items.Cut(at, _host(chance, hosts), _lasts(chance, left, 0.5, 40), _way(chance))),
-        (3, lambda at, left: items.Stall(at, _host(chance, hosts), _lasts(chance, left, 0.5, 12))),
+
+    def host() -> int:
+        return _host(chance, hosts)
+
+    def lasts(left: float, least: float, most: float) -> float:
+        return _lasts(chance, left, least, most)
+
+    makers: list[tuple[float, str, Callable[[float, float], Item]]] = [
+        (4, "kill", lambda at, left: items.Kill(at, host(), lasts(left, 0.5, 20))),
+        (2, "quit", lambda at, left: items.Quit(at, host(), lasts(left, 0.5, 20))),
+        (3, "crash", lambda at, left: items.Crash(at, host(), lasts(left, 3, 40))),
+        (4, "pause", lambda at, left: items.Pause(at, host(), lasts(left, 0.2, 40))),
+        (4, "cut", lambda at, left: items.Cut(at, host(), lasts(left, 0.5, 40), _way(chance))),
+        (3, "stall", lambda at, left: items.Stall(at, host(), lasts(left, 0.5, 12))),
+        (2, "slow", lambda at, left: items.Slow(at, host(), lasts(left, 2, 30), chance.choice((0.05, 0.3, 1.0)))),
+        (2, "outage", lambda at, left: items.Outage(at, lasts(left, 0.5, 30))),
+        (2, "aborts", lambda at, left: items.Aborts(at, lasts(left, 2, 30), chance.choice((0.05, 0.2, 0.5)))),
         (
-            2,
-            lambda at, left: items.Slow(
-                at, _host(chance, hosts), _lasts(chance, left, 2, 30), chance.choice((0.05, 0.3, 1.0))
-            ),
+            5,
+            "lost-answers",
+            lambda at, left: items.LostAnswers(at, lasts(left, 2, 40), chance.choice((0.05, 0.2, 0.5))),
         ),
-        (2, lambda at, left: items.Outage(at, _lasts(chance, left, 0.5, 30))),
-        (2, lambda at, left: items.Aborts(at, _lasts(chance, left, 2, 30), chance.choice((0.05, 0.2, 0.5)))),
-        (5, lambda at, left: items.LostAnswers(at, _lasts(chance, left, 2, 40), chance.choice((0.05, 0.2, 0.5)))),
+        (2, "lost-hints", lambda at, left: items.LostHints(at, lasts(left, 5, 60), chance.choice((0.3, 1.0)))),
         # Some to the very end: then nothing but slow timers is left to find out.
-        (2, lambda at, left: items.LostHints(at, _lasts(chance, left, 5, 60), chance.choice((0.3, 1.0)))),
-        (2, lambda at, left: items.LostHints(at, round(seconds - at, 3), 1.0)),
-        (9, lambda at, left: _ambush(chance, at)),
-        (2, lambda at, left: items.ClockStep(at, chance.randrange(-1, hosts), _step(chance))),
-        (
-            2,
-            lambda at, left: items.FailStart(
-                at, _host(chance, hosts), _lasts(chance, left, 1, 15), chance.choice(JOBS)
-            ),
-        ),
+        (2, "no-hints", lambda at, left: items.LostHints(at, round(seconds - at, 3), 1.0)),
+        (2, "clock-step", lambda at, left: items.ClockStep(at, chance.randrange(-1, hosts), _step(chance))),
+        (2, "fail-start", lambda at, left: items.FailStart(at, host(), lasts(left, 1, 15), chance.choice(JOBS))),
+        (7, "ambush", lambda at, left: _ambush(chance, at)),
+        (2, "ambush-apply", lambda at, left: items.Ambush(at, chance.choice((12.0, 15.0, 20.0)), "apply", "pause")),
+        (2, "late", lambda at, left: items.Ambush(at, chance.choice((0.5, 2.0, 6.0)), "observe", "late")),
     ]
-    weights = [weight for weight, _ in makers]
-    made = []
-    for _ in range(chance.choice((2, 6, 10, 14, 20, 28))):
+    chosen = [maker for maker in makers if not focus or maker[1] in focus]
+    weights = [weight for weight, _, _ in chosen]
+    made: list[Item] = []
+    for _ in range(chance.choice((2, 6, 10, 14, 20, 28)) if not focus else 14):
         at = _at(chance, CALM_BEGIN, last)
-        (_, make), *_ = chance.choices(makers, weights)
+        _, _, make = chance.choices(chosen, weights)[0]
         made.append(make(at, max(0.1, last - at)))
     return made
 
