@@ -53,17 +53,18 @@ class Contract(RuleBasedStateMachine):
         super().__init__()
         self.both = Both(postgres)
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(check=_index(CHECKS))
+    def begin(self, check: int) -> None:
+        """Begin with two that run, one of which may never run twice."""
         self.both.begin()
+        self.both.create(check=check)
+        self.both.create(singleton=True)
+        self.both.evaluate()
+        self.both.start(2)
 
     @rule(number=st.integers(0, 3), region=st.sampled_from([0, 0, 0, 1, 2]), zone=st.sampled_from("ab"))
     def register(self, number: int, region: int, zone: str) -> None:
         self.both.register(number, region, zone)
-
-    @rule(node=_PICK, which=st.sampled_from([0, 0, *range(len(CAPACITIES))]))
-    def capacity(self, node: int, which: int) -> None:
-        self.both.capacity(node, which)
 
     @rule(
         node=_PICK,
@@ -82,23 +83,19 @@ class Contract(RuleBasedStateMachine):
     def desire_node(self, node: int, desired: NodeDesired) -> None:
         self.both.desire_node(node, desired)
 
-    @rule(node=_PICK)
-    def delete_node(self, node: int) -> None:
-        self.both.delete_node(node)
-
-    @rule(node=_PICK, reason=st.sampled_from(["", "", "its disk is full"]))
-    def close_node(self, node: int, reason: str) -> None:
-        self.both.close_node(node, reason)
-
-    @rule(node=_PICK, which=_index(TAINTS))
-    def taints(self, node: int, which: int) -> None:
-        self.both.taints(node, which)
-
-    @rule(
-        node=_PICK, hypervisor=st.sampled_from([None, "qemu", "cloud-hypervisor"]), pressure=st.sampled_from([0.0, 0.5])
-    )
-    def condition(self, node: int, hypervisor: str | None, pressure: float) -> None:
-        self.both.condition(node, hypervisor, pressure)
+    @rule(node=_PICK, what=st.integers(0, 4), which=st.integers(0, 3))
+    def tune_node(self, node: int, what: int, which: int) -> None:
+        match what:
+            case 0:
+                self.both.capacity(node, which % len(CAPACITIES))
+            case 1:
+                self.both.close_node(node, ("", "its disk is full")[which % 2])
+            case 2:
+                self.both.taints(node, which % len(TAINTS))
+            case 3:
+                self.both.condition(node, (None, "qemu", "cloud-hypervisor", "qemu")[which], which / 4)
+            case _:
+                self.both.delete_node(node)
 
     @rule(node=_PICK, late=_LATE)
     def heartbeat(self, node: int, late: int) -> None:
@@ -108,21 +105,23 @@ class Contract(RuleBasedStateMachine):
     def mark_down(self, node: int, late: bool, ended: int) -> None:
         self.both.mark_down(node, late, ended)
 
-    @rule(number=st.integers(0, 2), upload=st.sampled_from([None, 0, 1]))
-    def image(self, number: int, upload: int | None) -> None:
-        self.both.image(number, upload)
-
-    @rule(node=_PICK, images=st.lists(st.integers(0, 2), max_size=3))
-    def cached(self, node: int, images: list[int]) -> None:
-        self.both.cached(node, images)
-
-    @rule(image=_PICK)
-    def image_ready(self, image: int) -> None:
-        self.both.image_ready(image)
-
-    @rule(image=_PICK)
-    def image_failed(self, image: int) -> None:
-        self.both.image_failed(image)
+    @rule(
+        what=st.integers(0, 3),
+        number=st.integers(0, 2),
+        upload=st.sampled_from([None, 0, 1]),
+        node=_PICK,
+        images=st.lists(st.integers(0, 2), max_size=3),
+    )
+    def image(self, what: int, number: int, upload: int | None, node: int, images: list[int]) -> None:
+        match what:
+            case 0:
+                self.both.image(number, upload)
+            case 1:
+                self.both.image_ready(number)
+            case 2:
+                self.both.image_failed(number)
+            case _:
+                self.both.cached(node, images)
 
     @rule(
         image=st.sampled_from([0, 0, 0, 1, UNKNOWN]),
@@ -143,6 +142,7 @@ class Contract(RuleBasedStateMachine):
         """Create one, and place it where it fits."""
         self.both.create(size=size, singleton=singleton, check=check)
         self.both.evaluate()
+        self.both.start(1)
 
     @rule(instance=_PICK, desired=st.sampled_from(InstanceDesired), force=_RARELY, wait=_WAIT)
     def desire(self, instance: int, desired: InstanceDesired, force: bool, wait: float | None) -> None:
@@ -152,13 +152,12 @@ class Contract(RuleBasedStateMachine):
     def restart(self, instance: int, force: bool, wait: float | None) -> None:
         self.both.restart(instance, force, wait)
 
-    @rule(instance=_PICK)
-    def pause(self, instance: int) -> None:
-        self.both.pause(instance)
-
-    @rule(instance=_PICK)
-    def resume(self, instance: int) -> None:
-        self.both.resume(instance)
+    @rule(instance=_PICK, paused=st.booleans())
+    def pause(self, instance: int, paused: bool) -> None:
+        if paused:
+            self.both.pause(instance)
+        else:
+            self.both.resume(instance)
 
     @rule(instance=_PICK, force=st.booleans())
     def replace(self, instance: int, force: bool) -> None:
@@ -174,13 +173,13 @@ class Contract(RuleBasedStateMachine):
     def group(self, **new: object) -> None:
         self.both.group(**new)  # type: ignore[arg-type]
 
-    @rule(group=_PICK, replicas=st.sampled_from([0, 1, 2, 3, -1]))
-    def scale(self, group: int, replicas: int) -> None:
-        self.both.scale(group, replicas)
-
-    @rule(group=_PICK)
-    def delete_group(self, group: int) -> None:
-        self.both.delete_group(group)
+    @rule(group=_PICK, replicas=st.sampled_from([0, 1, 2, 3, -1, None]))
+    def scale(self, group: int, replicas: int | None) -> None:
+        """Want another number of members, or none and no group."""
+        if replicas is None:
+            self.both.delete_group(group)
+        else:
+            self.both.scale(group, replicas)
 
     @rule(chance=st.sampled_from([0.0, 1.0]), ended=_ENDED)
     def reconcile(self, chance: float, ended: int) -> None:
@@ -220,7 +219,7 @@ class Contract(RuleBasedStateMachine):
         self.both.move(moves, ended)
 
     @rule(node=_PICK, placements=st.integers(0, 2))
-    def empty(self, node: int, placements: int) -> None:
+    def clear(self, node: int, placements: int) -> None:
         """Empty a host as far as the scheduler gets, and let some of what was there begin elsewhere."""
         self.both.desire_node(node, NodeDesired.DRAINING)
         self._go_on(placements)
@@ -234,8 +233,7 @@ class Contract(RuleBasedStateMachine):
     def _go_on(self, placements: int) -> None:
         self.both.relocate()
         self.both.evaluate()
-        for number in range(placements):
-            self.both.observe(number, PlacementState.RUNNING)
+        self.both.start(placements)
 
     @rule(
         placement=_PICK,
@@ -252,39 +250,41 @@ class Contract(RuleBasedStateMachine):
     def observe(self, **seen: object) -> None:
         self.both.observe(**seen)  # type: ignore[arg-type]
 
-    @rule(placement=_PICK, state=st.sampled_from([PlacementState.RUNNING] * 2 + [PlacementState.REMOVED]))
+    @rule(placement=st.integers(0, 3), state=st.sampled_from([PlacementState.RUNNING, PlacementState.REMOVED]))
     def go_on(self, placement: int, state: PlacementState) -> None:
         """Let a host do what it mostly does."""
         outcome = Outcome.STOPPED if state is PlacementState.REMOVED else None
         self.both.observe(placement, state, outcome)
 
-    @rule(placement=_PICK, state=st.sampled_from(HealthState), reason=st.sampled_from(["", "it answers"]))
+    @rule(placement=st.integers(0, 3), state=st.sampled_from(HealthState), reason=st.sampled_from(["", "it answers"]))
     def health(self, placement: int, state: HealthState, reason: str) -> None:
         self.both.health(placement, state, reason)
-
-    @rule(node=_PICK)
-    def tombstones(self, node: int) -> None:
-        self.both.tombstones(node)
-
-    @rule(node=_PICK)
-    def expire(self, node: int) -> None:
-        self.both.expire(node)
 
     @rule(seconds=st.sampled_from([4, 13, 33, 64, 130]))
     def wait(self, seconds: int) -> None:
         self.both.wait(seconds)
 
-    @rule(node=_PICK, ttl=st.sampled_from([10.0, 100.0]), above=st.sampled_from([0, 0, 3, 9]), boot=st.integers(0, 3))
-    def acquire(self, node: int, ttl: float, above: int, boot: int) -> None:
-        self.both.acquire(node, ttl, above, boot)
-
-    @rule(ended=st.integers(0, 2))
-    def renew(self, ended: int) -> None:
-        self.both.renew(ended)
-
-    @rule(ended=st.integers(0, 1))
-    def resign(self, ended: int) -> None:
-        self.both.resign(ended)
+    @rule(
+        what=st.integers(0, 4),
+        node=_PICK,
+        ttl=st.sampled_from([10.0, 100.0]),
+        above=st.sampled_from([0, 0, 3, 9]),
+        boot=st.integers(0, 3),
+        ended=st.integers(0, 2),
+    )
+    def lead(self, what: int, node: int, ttl: float, above: int, boot: int, ended: int) -> None:
+        """Elect, or let a host ask what it may destroy."""
+        match what:
+            case 0:
+                self.both.acquire(node, ttl, above, boot)
+            case 1:
+                self.both.renew(ended)
+            case 2:
+                self.both.resign(ended)
+            case 3:
+                self.both.tombstones(node)
+            case _:
+                self.both.expire(node)
 
 
 def test_any_sequence_is_the_same_on_both(postgres: Postgres) -> None:

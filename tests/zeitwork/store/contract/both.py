@@ -507,11 +507,19 @@ class Both:
 
     def find(self, number: int) -> tuple[int, int] | None:
         """Return which placement a number means: live ones come before those that are removed."""
-        if number == UNKNOWN:
-            return None
-        live = {self.ids[1].names[row.id] for row in self.double.database.placements if row.live}
-        keys = sorted(self.ids[1].placements, key=lambda key: (f"placement {key[0]}.{key[1]}" not in live, key))
-        return keys[number % len(keys)] if keys else None
+        keys = self._in_order()
+        return keys[number % len(keys)] if keys and number != UNKNOWN else None
+
+    def _in_order(self) -> list[tuple[int, int]]:
+        live = {row.id for row in self.double.database.placements if row.live}
+        placements = self.ids[1].placements
+        return sorted(placements, key=lambda key: (placements[key] not in live, key))
+
+    def start(self, most: int) -> None:
+        """Let up to so many run that nobody has begun to start."""
+        placements, states = self.ids[1].placements, {row.id: row.state for row in self.double.database.placements}
+        for key in [key for key in self._in_order() if states[placements[key]] is PlacementState.ASSIGNED][:most]:
+            self.observe(self._in_order().index(key), PlacementState.RUNNING)
 
     def observe(
         self,
