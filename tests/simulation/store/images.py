@@ -6,7 +6,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from actors.model.errors import NotFound
-from actors.model.image import ImageConfig
+from actors.model.image import ImageConfig, is_upload
 from actors.model.states import ImageStatus, InstanceState
 from tests.simulation.store import tables
 from tests.simulation.store.database import Transaction, moment, moment_or_none
@@ -111,6 +111,7 @@ class Images:
             for image_id in sorted(have):
                 if tx.database.node_images.get((image_id, node_id)) is None:
                     tx.database.node_images.put((image_id, node_id), True)
+                    _wake_uploaded(tx, image_id)
 
         await self._units.run(unit, name="images.record_cached")
 
@@ -147,4 +148,14 @@ def _changed(tx: Transaction, image_id: UUID, status: ImageStatus, message: str,
 def _wake_instances(tx: Transaction, image_id: UUID) -> None:
     for instance in tx.database.instances:
         if instance.image_id == image_id and instance.state is InstanceState.PENDING:
+            tx.announce("zw_instances", instance.id)
+
+
+def _wake_uploaded(tx: Transaction, image_id: UUID) -> None:
+    """Tell the scheduler about what waited for a host with its image."""
+    image = tx.database.images.get(image_id)
+    if image is None or not is_upload(image.source):
+        return
+    for instance in tx.database.instances:
+        if instance.image_id == image_id and instance.state in (InstanceState.PENDING, InstanceState.UNKNOWN):
             tx.announce("zw_instances", instance.id)
