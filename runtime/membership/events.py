@@ -144,8 +144,11 @@ def live(claim: Claim) -> bool:
 
 
 def kinds(old: Claim | None, new: Claim) -> tuple[Kind, ...]:
-    """Return what happened to the life of ``new`` when that took the place of ``old``, in order."""
-    if old is None or old.generation != new.generation or old.profile is None:
+    """Return what happened to the life of ``new`` when that took the place of ``old``, in order.
+
+    ``old`` is None when no notice of that life was given before, whatever was known of it.
+    """
+    if old is None:
         if not live(new):
             return ()
         return ("joined", "suspect") if new.state is State.SUSPECT else ("joined",)

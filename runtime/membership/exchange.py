@@ -91,5 +91,7 @@ class Exchange:
             return
         if said.answer:
             self.send_all(peer, answer=False)
-        elif not said.more:
+        elif not said.more and not self.joined:
             self.joined = True
+            # Others may have joined in the same moment; what was told of them went past this host.
+            held.agenda.set(("sync", None), held.now + held.rules.sync_first * (0.5 + held.random.random()))

@@ -16,7 +16,7 @@ from runtime.membership.suspicion import Suspicion
 class Record:
     """What is known of one host."""
 
-    __slots__ = ("claim", "doubted", "since", "suspicion")
+    __slots__ = ("claim", "doubted", "noticed", "since", "suspicion")
 
     def __init__(self, claim: Claim, since: float) -> None:
         self.claim = claim
@@ -25,6 +25,8 @@ class Record:
         self.suspicion: Suspicion | None = None
         #: Nobody has said so since this host stood still for long: not to be told as news of today.
         self.doubted = False
+        #: Whether a notice was given of this life. Who is dead when first heard of is never told of.
+        self.noticed = False
 
     @property
     def peer(self) -> Peer:
@@ -107,7 +109,10 @@ class Roster:
             notices.append(Notice("dead", Member.of(replace(old, state=State.DEAD), now)))
         if old is not None and (old.generation != new.generation or old.state is not new.state):
             record.since = now - new.age
-        found = kinds(old, new)
+        if old is not None and old.generation != new.generation:
+            record.noticed = False
+        found = kinds(old if record.noticed else None, new)
+        record.noticed |= bool(found)
         notices += [Notice(kind, Member.of(new, record.since)) for kind in found]
         self._place(claim.host, new, random)
         return record, old, notices

@@ -40,8 +40,9 @@ class Rules:
     rumours: int = 4096
     message_bytes: int = 1200
     #: All that is known is exchanged with one host so often, in messages of at most so many bytes; with more than
-    #: ``sync_scale`` hosts less often, by log2.
+    #: ``sync_scale`` hosts less often, by log2. The first time about ``sync_first`` after the cluster was found.
     sync_every: float = 30.0
+    sync_first: float = 1.0
     sync_scale: int = 32
     sync_bytes: int = 16384
     #: One of the dead is tried again so often, in case it lives behind a partition; seeds too, at first more often.

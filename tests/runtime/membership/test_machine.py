@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from runtime.membership.claim import META_BYTES, Claim, Profile, State
@@ -354,7 +354,7 @@ events = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.4, 1.0, 5.0, 4000.0]), events), max_size=40), st.integers())
 def test_whatever_comes_the_notices_tell_one_story(steps: list[tuple[float, object]], seed: int) -> None:
     chance, now = random.Random(seed), 0.0
