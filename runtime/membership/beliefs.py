@@ -93,25 +93,27 @@ class Beliefs:
 
     # ---- what is heard
 
-    def hear(self, claim: Claim, teller: UUID | None = None, *, spread: bool = True) -> None:
-        """Take a claim in, and tell it on if it is news. ``teller``: who said so in an exchange of all it knows."""
+    def hear(self, claim: Claim, *, spread: bool = True, exchanged: bool = False) -> None:
+        """Take a claim in, and tell it on if it is news. ``exchanged``: it is no news to who said so."""
         if self.over or claim.age > self.rules.reclaim:
             return
         if claim.host == self.host:
             self._hear_of_self(claim)
             return
-        if teller is not None and claim.state is State.DEAD and claim.host in self.roster.live:
+        if exchanged and claim.state is State.DEAD and claim.host in self.roster.live:
             record = self.roster.get(claim.host)
             if record is not None and record.claim.generation == claim.generation:
-                # It may be on our side of what was a partition: it shall have the time to say so.
-                claim = replace(claim, state=State.SUSPECT, accusers=(teller,), age=0)
+                # It may be on our side of what was a partition: it shall have the time to say so. Nobody has just
+                # tried it in vain, so there is no accuser.
+                claim = replace(claim, state=State.SUSPECT, accusers=(), age=0)
         heard = self.roster.hear(claim, self.now, self.random)
         if heard is None:
             return
         record, old, notices = heard
         self.effects += notices
         self._follow(record, old)
-        if spread:
+        # Of the dead only their death is told, once: what else is heard of them comes from where they live, maybe.
+        if spread and (old is None or live(record.claim) or old.state is not record.claim.state):
             self.tell(record.claim)
 
     def _hear_of_self(self, claim: Claim) -> None:

@@ -86,7 +86,7 @@ class Exchange:
         """Take in what a host knows, and tell it the same if it asks."""
         held = self._beliefs
         for claim in said.claims:
-            held.hear(claim, peer.host, spread=self.joined or claim.host == peer.host)
+            held.hear(claim, spread=self.joined or claim.host == peer.host, exchanged=True)
         if held.over:
             return
         if said.answer:
