@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import PurePath
@@ -29,13 +30,17 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How one type travels. ``answer`` is the type of a request's answer, None for other messages."""
+    """How one type travels. ``answer`` is the type of a request's answer, None for other messages.
+
+    ``to``: the kinds of actors that take it, empty for all.
+    """
 
     type: type[Message]
     name: str
     version: int
     lane: Lane
     answer: Any
+    to: frozenset[str]
 
 
 class Registry:
@@ -49,8 +54,13 @@ class Registry:
         self._by_type: dict[type, Wire] = {}
         self._by_name: dict[tuple[str, int], Wire] = {}
 
-    def add(self, kind: type[Message], name: str, *, version: int = 1, lane: Lane = "control") -> None:
-        """Enter a type. Raises `ValueError` when it is no frozen dataclass, or it or the name is entered already."""
+    def add(
+        self, kind: type[Message], name: str, *, version: int = 1, lane: Lane = "control", to: Iterable[str] = ()
+    ) -> None:
+        """Enter a type that actors of the kinds ``to`` take (see ``Name.kind``).
+
+        Raises `ValueError` when it is no frozen dataclass, or it or the name is entered already.
+        """
         parameters = getattr(kind, "__dataclass_params__", None)
         if parameters is None or not parameters.frozen:
             raise ValueError(f"{kind.__name__} is not a frozen dataclass")
@@ -59,7 +69,7 @@ class Registry:
         if not name or len(name) > 100 or version < 1:
             raise ValueError(f"{name!r}/{version} is no wire name and version")
         answer = _answer_of(kind) if issubclass(kind, Request) else None
-        self._by_type[kind] = self._by_name[name, version] = Wire(kind, name, version, lane, answer)
+        self._by_type[kind] = self._by_name[name, version] = Wire(kind, name, version, lane, answer, frozenset(to))
 
     def of(self, kind: type) -> Wire:
         """Return how messages of a type travel; raises `Unsendable`."""
