@@ -18,6 +18,9 @@ from runtime.links.transport import Address
 from runtime.message import Message, Request
 from runtime.ref import Ref
 
+#: Removed hosts that are remembered.
+MOST_REFUSED = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class LinkUp(Message):
@@ -108,6 +111,8 @@ class Board:
         self.host = host
         self.peers: dict[UUID, Peer] = {}
         self.followers: list[Ref] = []
+        #: Hosts that were removed from the cluster, whose certificates have not ended yet.
+        self.refused: dict[UUID, None] = {}
         self._monotonic = monotonic
         #: Start a task that dials a peer; set while the actor lives.
         self.dial: Callable[[Peer], None] | None = None
@@ -142,8 +147,12 @@ class Board:
             if wanted:
                 self._need(peer)
 
-    def forget(self, host: UUID) -> None:
-        """The host is gone: dial it no more, close what is open, let nobody wait."""
+    def forget(self, host: UUID, *, refuse: bool = False) -> None:
+        """The host is gone: dial it no more, close what is open, let nobody wait. ``refuse``: nor let it in again."""
+        if refuse:
+            self.refused[host] = None
+            while len(self.refused) > MOST_REFUSED:
+                del self.refused[next(iter(self.refused))]
         peer = self.peers.pop(host, None)
         if peer is not None:
             peer.wanted, peer.address, peer.failure = False, None, "the host is gone"
@@ -169,6 +178,14 @@ class Board:
 
     # ---- which connection
 
+    def check(self, who: Identity) -> None:
+        """Raise `WrongPeer` for one that no connection may be kept with."""
+        if who.host in self.refused:
+            raise WrongPeer(f"host {who.host} was removed from the cluster")
+        known = self.peers.get(who.host)
+        if known is not None and who.generation < known.highest:
+            raise WrongPeer(f"an earlier life of host {who.host}: {who.generation}, known is {known.highest}")
+
     def enter(self, session: Session) -> Peer:
         """Take a connection that has greeted; raises `WrongPeer` or `Replaced` when it must go.
 
@@ -176,16 +193,15 @@ class Board:
         stays; of two dialled by the same host the newer: that host has given up the older.
         """
         who = session.peer
+        self.check(who)
         peer = self.peer(who.host)
-        if who.generation < peer.highest:
-            raise WrongPeer(f"an earlier life of host {who.host}: {who.generation}, known is {peer.highest}")
         now = peer.session
         if now is not None and now.open and now.peer.generation == who.generation:
             mine_is_lower = self.host < who.host
             if session.dialled != now.dialled and session.dialled != mine_is_lower:
                 raise Replaced("another connection between the two hosts stays")
             now.retire("duplicate", "another connection between the two hosts stays")
-        elif now is not None:
+        elif now is not None and now.peer.generation != who.generation:
             now.close("stale", f"host {who.host} has been started anew")
         peer.highest = who.generation
         peer.session, peer.failure, peer.used = session, None, self._monotonic()
@@ -206,9 +222,8 @@ class Board:
 
     def enter_bulk(self, session: Session) -> None:
         """Take a connection for bulk data; raises `WrongPeer`."""
+        self.check(session.peer)
         peer = self.peer(session.peer.host)
-        if session.peer.generation < peer.highest:
-            raise WrongPeer(f"an earlier life of host {peer.host}: {session.peer.generation}, known is {peer.highest}")
         if session.dialled:
             peer.bulk = session
             peer.notify()

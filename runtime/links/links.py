@@ -34,7 +34,7 @@ from runtime.spec import Spec
 
 #: Name of the one actor of this kind in a process.
 NAME = "links"
-_HARMLESS = ("done", "duplicate", "stopping", "unused")
+_HARMLESS = ("done", "renewal", "duplicate", "stopping", "unused")
 LIMITS: dict[Purpose, int] = {"control": CONTROL_LIMIT, "bulk": BULK_LIMIT}
 #: Bytes read at once.
 READ = 64 * 1024
@@ -83,8 +83,8 @@ class Links(Actor):
                 self._board.want(peers)
             case Learn(host, address):
                 self._board.learn(host, address)
-            case Forget(host):
-                self._board.forget(host)
+            case Forget(host, refuse):
+                self._board.forget(host, refuse=refuse)
             case Follow(ref):
                 self._board.followers.append(ref)
             case Introduce(address):
@@ -162,7 +162,7 @@ class Links(Actor):
                 if peer.is_linked():
                     continue
                 attempt = 0 if trio.current_time() - began > self._rules.settled else attempt + 1
-                if not met or (end.theirs and end.code not in _HARMLESS):
+                if (not met and end.code != "duplicate") or (end.theirs and end.code not in _HARMLESS):
                     peer.failure = str(end)
                     peer.notify()
                     if not peer.wanted:
@@ -191,6 +191,8 @@ class Links(Actor):
             nonlocal secured
             with trio.fail_after(self._rules.greeting):
                 secured = await self._transport.dial(address)
+                if secured.proof is None and self._transport.proves:
+                    raise Untrusted("the peer shows no certificate")
                 path = "/link" if purpose == "control" else "/bulk"
                 stream: Any = secured.stream
                 socket = await wrap_client_stream(
@@ -290,7 +292,7 @@ class Links(Actor):
 
     async def _greet(self, session: Session) -> None:
         try:
-            await session.greet()
+            await session.greet(self._board.check)
         except FrameError as error:
             await session.dismiss(error.code, str(error))
             raise

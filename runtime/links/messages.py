@@ -28,9 +28,10 @@ class Learn(Message):
 
 @dataclass(frozen=True, slots=True)
 class Forget(Message):
-    """A host is gone for good."""
+    """A host is gone for good; with ``refuse`` it is not let in again either, whatever it shows."""
 
     host: UUID
+    refuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)

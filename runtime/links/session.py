@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -27,6 +28,8 @@ from runtime.message import Message, Request
 
 #: Frames handled before other tasks get a turn.
 BATCH = 64
+#: Seconds before the end of the peer's certificate from which on nothing new goes over a connection.
+RENEWAL = 30.0
 #: Close codes of the websocket that say more than that the connection is gone.
 _CLOSED = {1009: ("oversize", "a message was larger than is allowed"), 1002: ("garbage", "no websocket frames")}
 
@@ -141,16 +144,24 @@ class Session:
 
     # ---- greeting
 
-    async def greet(self) -> Opened:
-        """Say hello and hear the peer's; the caller sets the deadline. Raises `FrameError`, `Left`, or the socket's."""
-        await self._socket.send_message(self._connection.hello())
-        heard = list(self._connection.receive(self._bytes(await self._socket.get_message())))
-        opened, *self._first = heard
+    async def greet(self, may: Callable[[Identity], None] | None = None) -> Opened:
+        """Say hello and hear the peer's; the caller sets the deadline. Raises `FrameError`, `Left`, or the socket's.
+
+        Whoever has dialled speaks first. The other side answers once it has seen that all is right, ``may`` included,
+        so that a hello is also the word that one was accepted.
+        """
+        if self.dialled:
+            await self._socket.send_message(self._connection.hello())
+        opened, *self._first = self._connection.receive(self._bytes(await self._socket.get_message()))
         if isinstance(opened, events.Left):
             raise Left(End(opened.code, opened.detail, theirs=True))
         assert isinstance(opened, Opened)
         if self.proof is not None and self.proof.host != opened.identity.host:
             raise WrongPeer(f"says it is host {opened.identity.host}, its certificate says {self.proof.host}")
+        if may is not None:
+            may(opened.identity)
+        if not self.dialled:
+            await self._socket.send_message(self._connection.hello())
         self.peer, self.version, self.capabilities = opened.identity, opened.version, opened.capabilities
         return opened
 
@@ -255,8 +266,11 @@ class Session:
                 self._outbox.put_urgent("ping", self._connection.ping(self._ping))
             elif now - self._pinged_at >= self._rules.silence:
                 self.close("silent", f"no answer to a ping for {self._rules.silence:g} s")
-            if self.proof is not None and self._env.now() > self.proof.until:
-                self.close("untrusted", "the peer's certificate has expired")
+            if self.proof is not None and (left := self.proof.until - self._env.now()) < RENEWAL:
+                # The peer has another one by now, if all is well, and shows it on the next connection.
+                self.retire("renewal", "the peer's certificate ends soon")
+                if left <= 0:
+                    self.close("untrusted", "the peer's certificate has expired")
             if self.purpose == "bulk" and self.dialled and now - self._used > self._rules.bulk:
                 self.close("unused", "no bulk data for a while")
             if self._retired is not None and self._retired_at is not None:

@@ -103,7 +103,10 @@ class PlainTransport:
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """The TLS settings of one host at one time; both must ask for the peer's certificate and verify it."""
+    """The TLS settings of one host at one time; both verify the peer's certificate.
+
+    The server's may do so only if there is one (``CERT_OPTIONAL``): links refuse peers without, other doors may not.
+    """
 
     server: ssl.SSLContext
     client: ssl.SSLContext
@@ -141,9 +144,7 @@ class TlsTransport:
         try:
             await stream.do_handshake()
             certificate = stream.getpeercert()
-            if not certificate:
-                raise Untrusted("the peer shows no certificate")
-            return Secured(stream, self._identify(certificate))
+            return Secured(stream, self._identify(certificate) if certificate else None)
         except BaseException as error:
             await trio.aclose_forcefully(stream)
             cause = error.__cause__

@@ -112,7 +112,6 @@ async def host(
     rules: Rules = QUICK,
     transport: Transport | None = None,
     port: int = 0,
-    receiver: Callable[[SystemReceiver], Any] = lambda receiver: receiver,
     **more: Any,
 ) -> AsyncIterator[Host]:
     who, made, actors = UUID(int=number), registry(), []
@@ -133,7 +132,7 @@ async def host(
             transport or PlainTransport(port=port),
             hello(who, generation, **more),
             made,
-            receiver(SystemReceiver(system, made, sink)),
+            SystemReceiver(system, made, sink),
             rules,
             doors,
         )

@@ -228,6 +228,15 @@ async def test_a_forgotten_host_is_dialled_no_more() -> None:
         assert two.id not in one.board.peers
 
 
+async def test_a_removed_host_is_not_let_in_again() -> None:
+    async with host(1) as one, host(2) as two:
+        want(two, one)
+        await until(one.ups)
+        one.links.tell(Forget(two.id, refuse=True))
+        await until(lambda: "removed from the cluster" in str(two.board.peer(one.id).failure))
+        assert len(one.ups()) == 1
+
+
 async def test_an_introduction_tells_who_is_there() -> None:
     async with host(1) as one, host(2) as two, host(3, cluster=UUID(int=77)) as stranger:
         assert await one.links.ask(Introduce(two.address), timeout=SOON) == two.id
