@@ -31,7 +31,7 @@ _NEW_ONE = "make a new one with zeitwork token create"
 class TokenRow:
     """A join token, without its secret. ``state``: valid, used, expired or revoked."""
 
-    id: bytes
+    id: UUID
     created_at: datetime
     created_by: str
     expires_at: datetime
@@ -105,7 +105,7 @@ class Trust:
 
         return await self._units.read(unit, name="trust.tokens")
 
-    async def revoke(self, token: bytes, *, who: str) -> TokenRow:
+    async def revoke(self, token: UUID, *, who: str) -> TokenRow:
         """Make a token worthless. Raises `NotFound`; harmless when it was used, expired or revoked."""
 
         def unit(cursor: Cursor) -> TokenRow:
@@ -121,7 +121,7 @@ class Trust:
 
     async def redeem(
         self,
-        token: bytes,
+        token: UUID,
         secret_hash: bytes,
         *,
         host: UUID,
@@ -190,17 +190,17 @@ def _sign(cursor: Cursor, host: UUID, request: bytes, life: timedelta) -> Signed
     return Signed(certificate, authority.certificate, cluster)
 
 
-def _row(cursor: Cursor, token: bytes) -> TokenRow:
+def _row(cursor: Cursor, token: UUID) -> TokenRow:
     cursor.execute(f"{_TOKENS} where id = %s".encode(), (token,))
     row = cursor.fetchone()
     if row is None:
-        raise NotFound(f"there is no join token {token.hex()}", field="id", fix="zeitwork token list shows them")
+        raise NotFound(f"there is no join token {token}", field="id", fix="zeitwork token list shows them")
     return _token_row(row)
 
 
 def _token_row(row: Mapping[str, Any]) -> TokenRow:
     return TokenRow(
-        id=bytes(row["id"]),
+        id=row["id"],
         created_at=row["created_at"],
         created_by=row["created_by"],
         expires_at=row["expires_at"],
@@ -210,8 +210,8 @@ def _token_row(row: Mapping[str, Any]) -> TokenRow:
     )
 
 
-def _tell(cursor: Cursor, who: str, what: str, token: bytes, **data: object) -> None:
+def _tell(cursor: Cursor, who: str, what: str, token: UUID, **data: object) -> None:
     cursor.execute("select id from cluster")
     cluster = cursor.fetchone()
     assert cluster is not None  # written when the store is opened
-    record(cursor, who, what, "cluster", cluster["id"], {"token": token.hex(), **data})
+    record(cursor, who, what, "cluster", cluster["id"], {"token": str(token), **data})

@@ -30,7 +30,7 @@ SHOW, JOIN = "/trust", "/join"
 class JoinRequest:
     """Who wants to join. ``request`` asks to sign its key."""
 
-    token: bytes
+    token: UUID
     secret: bytes
     host: UUID
     hostname: str
@@ -87,7 +87,7 @@ def encode_request(asked: JoinRequest) -> bytes:
     return cbor.encode(
         {
             "version": VERSION,
-            "token": asked.token,
+            "token": asked.token.bytes,
             "secret": asked.secret,
             "host": asked.host.bytes,
             "hostname": asked.hostname,
@@ -108,13 +108,11 @@ def decode_request(message: bytes) -> JoinRequest:
             field="version",
             fix="install the version of Zeitwork that this cluster runs",
         )
-    host, hostname = content.get("host"), content.get("hostname")
-    if not isinstance(host, bytes) or len(host) != 16:
-        raise InvalidInput("the host's id is not 16 bytes", field="host")
+    hostname = content.get("hostname")
     if not isinstance(hostname, str) or not 0 < len(hostname) <= 253 or not hostname.isprintable():
         raise InvalidInput("the host's name is not a text of at most 253 characters", field="hostname")
-    token, secret, request = _bytes(content, "token", 64), _bytes(content, "secret", 64), _bytes(content, "request")
-    return JoinRequest(token, secret, UUID(bytes=host), hostname, request)
+    secret, request = _bytes(content, "secret", 64), _bytes(content, "request")
+    return JoinRequest(_uuid(content, "token"), secret, _uuid(content, "host"), hostname, request)
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
@@ -174,3 +172,10 @@ def _bytes(content: dict[str, Any], name: str, longest: int = certificates.LONGE
     if not isinstance(value, bytes) or len(value) > longest:
         raise InvalidInput(f"{name} is not at most {longest} bytes", field=name)
     return value
+
+
+def _uuid(content: dict[str, Any], name: str) -> UUID:
+    value = content.get(name)
+    if not isinstance(value, bytes) or len(value) != 16:
+        raise InvalidInput(f"{name} is not 16 bytes", field=name)
+    return UUID(bytes=value)

@@ -35,7 +35,7 @@ class Signer(Protocol):
     async def authority(self) -> str:
         """Return the authority's certificate."""
 
-    async def redeem(self, token: bytes, secret_hash: bytes, *, host: UUID, request: bytes, remote: str) -> Signed:
+    async def redeem(self, token: UUID, secret_hash: bytes, *, host: UUID, request: bytes, remote: str) -> Signed:
         """Use a token up and sign; raises a `Problem`."""
 
 

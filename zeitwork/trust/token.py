@@ -8,11 +8,12 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from uuid import UUID
 
 from actors.model.errors import InvalidInput
 
 _PREFIX = "zwt1_"
-_ID, _SECRET, _FINGERPRINT, _SUM = 8, 24, 32, 4
+_ID, _SECRET, _FINGERPRINT, _SUM = 16, 24, 32, 4
 _FIX = "copy it whole, or make a new one with zeitwork token create on a host of the cluster"
 
 
@@ -20,17 +21,17 @@ _FIX = "copy it whole, or make a new one with zeitwork token create on a host of
 class Token:
     """``fingerprint`` is that of the cluster's authority: the new host knows by it whom it talks to."""
 
-    id: bytes
+    id: UUID
     secret: bytes
     fingerprint: bytes
 
     def __str__(self) -> str:
-        content = self.id + self.secret + self.fingerprint
+        content = self.id.bytes + self.secret + self.fingerprint
         content += zlib.crc32(content).to_bytes(_SUM, "big")
         return _PREFIX + base64.urlsafe_b64encode(content).decode().rstrip("=")
 
     def __repr__(self) -> str:
-        return f"<Token {self.id.hex()}>"
+        return f"<Token {self.id}>"
 
     @property
     def secret_hash(self) -> bytes:
@@ -45,7 +46,7 @@ def hash_secret(secret: bytes) -> bytes:
 
 def new_token(fingerprint: bytes, entropy: Callable[[int], bytes]) -> Token:
     """Make a token for the cluster with this authority."""
-    return Token(entropy(_ID), entropy(_SECRET), fingerprint)
+    return Token(UUID(bytes=entropy(_ID), version=4), entropy(_SECRET), fingerprint)
 
 
 def parse_token(text: str) -> Token:
@@ -61,7 +62,7 @@ def parse_token(text: str) -> Token:
     content = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
     check = content[-_SUM:]
     content = content[:-_SUM]
-    token = Token(content[:_ID], content[_ID : _ID + _SECRET], content[_ID + _SECRET :])
+    token = Token(UUID(bytes=content[:_ID]), content[_ID : _ID + _SECRET], content[_ID + _SECRET :])
     if zlib.crc32(content).to_bytes(_SUM, "big") != check or str(token) != text:
         raise InvalidInput("the join token is incomplete or was changed", field="token", fix=_FIX)
     return token

@@ -118,7 +118,7 @@ async def test_a_revoked_token_is_worth_nothing(trust: Trust) -> None:
     with pytest.raises(WrongToken, match="revoked"):
         await redeem(trust, token)
     with pytest.raises(NotFound):
-        await trust.revoke(bytes(8), who="test")
+        await trust.revoke(UUID(int=1), who="test")
 
 
 async def test_tokens_are_bounded_in_life_and_number(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,4 +150,4 @@ async def test_what_happens_to_tokens_is_in_the_journal(trust: Trust, database_u
     with psycopg.connect(database_url) as connection:
         rows = connection.execute("select what, data from events where what like 'token%' order by id").fetchall()
     assert [what for what, _ in rows] == ["token.created", "token.used", "token.created", "token.revoked"]
-    assert rows[1][1] == {"token": token.id.hex(), "host": str(host), "remote": "192.0.2.7:40000"}
+    assert rows[1][1] == {"token": str(token.id), "host": str(host), "remote": "192.0.2.7:40000"}

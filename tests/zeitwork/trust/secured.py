@@ -40,7 +40,7 @@ class Signer:
         )
         return Signed(pem, self.made.certificate, self.cluster)
 
-    async def redeem(self, token: bytes, secret_hash: bytes, *, host: UUID, request: bytes, remote: str) -> Signed:
+    async def redeem(self, token: UUID, secret_hash: bytes, *, host: UUID, request: bytes, remote: str) -> Signed:
         for known in self.tokens:
             if known.id == token and hmac.compare_digest(known.secret_hash, secret_hash):
                 self.tokens.remove(known)

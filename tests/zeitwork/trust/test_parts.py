@@ -32,8 +32,8 @@ SIGNED = certificates.sign(AUTHORITY, certificates.request(KEY), cluster=CLUSTER
 # ---- tokens
 
 
-@given(st.binary(min_size=8, max_size=8), st.binary(min_size=24, max_size=24), st.binary(min_size=32, max_size=32))
-def test_tokens_are_read_as_they_were_written(identifier: bytes, secret: bytes, fingerprint: bytes) -> None:
+@given(st.uuids(), st.binary(min_size=24, max_size=24), st.binary(min_size=32, max_size=32))
+def test_tokens_are_read_as_they_were_written(identifier: UUID, secret: bytes, fingerprint: bytes) -> None:
     token = Token(identifier, secret, fingerprint)
     assert parse_token(f" {token}\n") == token
 
@@ -162,7 +162,7 @@ def test_a_file_of_no_use_is_said_to_be_so(tmp_path: Path) -> None:
 
 def asked(**more: object) -> JoinRequest:
     values: dict[str, object] = {
-        "token": b"t" * 8,
+        "token": UUID(int=7),
         "secret": b"s" * 24,
         "host": HOST,
         "hostname": "h2",

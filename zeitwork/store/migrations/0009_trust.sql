@@ -9,7 +9,7 @@ create table cluster_ca (
 );
 
 create table join_tokens (
-    id bytea primary key check (octet_length(id) = 8),
+    id uuid primary key,
     -- SHA-256 of the secret, which nobody keeps.
     secret_hash bytea not null check (octet_length(secret_hash) = 32),
     created_at timestamptz not null default now(),
