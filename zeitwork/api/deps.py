@@ -44,4 +44,6 @@ class ApiDeps:
     upload_limit: int = 8 << 30
     streams: int = 64
     agents: Agents = field(default_factory=Agents)
+    #: Where new hosts knock, None on a host that has no links.
+    join_address: str | None = None
     scheduler: Counts = field(default_factory=Counts)

@@ -17,12 +17,14 @@ from zeitwork.api import (
     openapi,
     resources,
     snapshots,
+    tokens,
 )
 from zeitwork.api.call import Endpoint
 from zeitwork.api.paging import PageQuery
 from zeitwork.metrics.exposition import CONTENT_TYPE
 
 _NODE, _INSTANCE, _IMAGE, _SNAPSHOT, _GROUP = "node", "instance", "image", "snapshot", "group"
+_TOKEN = "token"
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/health", health.health, "Whether this host can do its work", health.Health, errors=(503,)),
@@ -368,6 +370,26 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Every change of an image's status",
         images.ImageHistory,
         noun=_IMAGE,
+    ),
+    Endpoint("GET", "/api/v1/tokens", tokens.listing, "List join tokens, without their secrets", tokens.TokenPage),
+    Endpoint(
+        "POST",
+        "/api/v1/tokens",
+        tokens.create,
+        "Make a token with which one new host can join, through the unix socket only",
+        tokens.NewlyMade,
+        201,
+        body=tokens.NewToken,
+        body_optional=True,
+        errors=(403, 409),
+    ),
+    Endpoint(
+        "DELETE",
+        "/api/v1/tokens/{id}",
+        tokens.delete,
+        "Make a join token worthless",
+        tokens.Token,
+        noun=_TOKEN,
     ),
     Endpoint(
         "GET",

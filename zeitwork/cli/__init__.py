@@ -39,6 +39,7 @@ _COMMANDS = {
     "cordon": ("zeitwork.cli.nodes", "cordon", "Place nothing new on a host."),
     "uncordon": ("zeitwork.cli.nodes", "uncordon", "Let a host take instances again."),
     "drain": ("zeitwork.cli.nodes", "drain", "Move everything off a host."),
+    "token": ("zeitwork.cli.token", "token", "Let new hosts join the cluster."),
     "version": ("zeitwork.cli", "version", "Show the version of this command."),
 }
 

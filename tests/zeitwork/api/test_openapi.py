@@ -33,6 +33,7 @@ DESIGNED = """
     GET /api/v1/groups/{id}/instances | GET /api/v1/groups/{id}/events
     GET POST /api/v1/images | GET DELETE /api/v1/images/{id} | GET /api/v1/images/{id}/history
     GET /api/v1/resources | GET /api/v1/events
+    GET POST /api/v1/tokens | DELETE /api/v1/tokens/{id}
 """
 
 

@@ -1,0 +1,1 @@
+"""Links between hosts: frames, connections, the driver that keeps them, and refs to actors on other hosts."""

@@ -1,0 +1,217 @@
+"""Mutual TLS between real links on loopback: who is let in, who is not, and why."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import structlog
+import trio
+from trio_websocket import connect_websocket
+
+from runtime import Spec
+from runtime.links.messages import Introduce, NoIntroduction
+from tests.runtime.links.hosts import SOON, ended, host, raw_socket, until, want
+from tests.runtime.links.messages import Double
+from tests.zeitwork.trust.secured import Signer, issue, secured
+from zeitwork.trust import certificates
+from zeitwork.trust.bootstrap import ensure_credentials
+from zeitwork.trust.files import TrustFiles
+from zeitwork.trust.renewal import Certificates
+
+Log = list[dict[str, object]]
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    with structlog.testing.capture_logs() as entries:
+        yield entries  # type: ignore[misc]
+
+
+def reasons(log: Log) -> str:
+    return "\n".join(f"{entry.get('code')}: {entry.get('reason')}" for entry in log if entry["event"] == "link ended")
+
+
+async def test_hosts_of_one_cluster_link(tmp_path: Path) -> None:
+    signer = Signer()
+    async with (
+        secured(1, issue(tmp_path, 1, signer)) as one,
+        secured(2, issue(tmp_path, 2, signer)) as two,
+    ):
+        want(one, two)
+        await until(one.ups)
+        assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
+        assert await two.ref(one.id).ask(Double(4), timeout=SOON) == 8
+        session = two.board.peer(one.id).session
+        assert session is not None
+        assert session.proof is not None
+        assert session.proof.host == one.id
+
+
+async def refused(log: Log, tmp_path: Path, bad: TrustFiles, number: int, here: str, there: str) -> None:
+    """Neither dialling nor being dialled makes a link with such a host."""
+    signer_files = issue(tmp_path, 1, SIGNER)
+    async with secured(1, signer_files) as one, secured(number, bad) as two:
+        with pytest.raises(NoIntroduction) as caught:
+            await one.links.ask(Introduce(two.address), timeout=SOON)
+        assert here in str(caught.value)
+        log.clear()
+        with pytest.raises(NoIntroduction):
+            await two.links.ask(Introduce(one.address), timeout=SOON)
+        await until(lambda: there in reasons(log), there)
+        assert not one.ups()
+        await until(lambda: not two.board.linked())
+
+
+SIGNER = Signer()
+
+
+async def test_a_foreign_authority_is_refused(log: Log, tmp_path: Path) -> None:
+    await refused(log, tmp_path, issue(tmp_path, 2, Signer()), 2, "untrusted", "untrusted")
+
+
+async def test_an_expired_certificate_is_refused(log: Log, tmp_path: Path) -> None:
+    bad = issue(tmp_path, 2, SIGNER, life=timedelta(days=1), ago=timedelta(days=2))
+    await refused(log, tmp_path, bad, 2, "untrusted", "untrusted")
+
+
+async def test_a_certificate_of_another_cluster_is_refused(log: Log, tmp_path: Path) -> None:
+    bad = issue(tmp_path, 2, SIGNER, cluster=UUID(int=99))
+    await refused(log, tmp_path, bad, 2, "the certificate is for cluster", "the certificate is for cluster")
+
+
+async def test_a_certificate_of_another_host_is_refused(log: Log, tmp_path: Path) -> None:
+    # Host 3 has the certificate of host 2.
+    await refused(log, tmp_path, issue(tmp_path, 2, SIGNER), 3, "its certificate says", "its certificate says")
+
+
+async def test_without_a_certificate_nobody_links(log: Log, tmp_path: Path) -> None:
+    async with secured(1, issue(tmp_path, 1, SIGNER)) as one:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=SIGNER.made.certificate)
+        for path in ("/link", "/bulk"):
+            log.clear()
+            with suppress(Exception):
+                async with trio.open_nursery() as nursery:
+                    await connect_websocket(nursery, "127.0.0.1", one.address.port, path, use_ssl=context)
+            await until(lambda: "untrusted: the peer shows no certificate" in reasons(log))
+        assert not one.ups()
+
+
+@pytest.mark.parametrize("said", [b"GET /link HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00" + b"\xff" * 512, b""])
+async def test_what_is_no_tls_is_refused(said: bytes, log: Log, tmp_path: Path) -> None:
+    async with secured(1, issue(tmp_path, 1, SIGNER)) as one, secured(2, issue(tmp_path, 2, SIGNER)) as two:
+        want(one, two)
+        await until(one.ups)
+        async with raw_socket(one) as stream:
+            await stream.send_all(said)
+            await ended(stream)
+        await until(lambda: reasons(log))
+        assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
+
+
+async def test_links_with_and_without_tls_do_not_mix(tmp_path: Path) -> None:
+    async with secured(1, issue(tmp_path, 1, SIGNER)) as one, host(2) as two:
+        with pytest.raises(NoIntroduction):
+            await one.links.ask(Introduce(two.address), timeout=SOON)
+        with pytest.raises(NoIntroduction):
+            await two.links.ask(Introduce(one.address), timeout=SOON)
+
+
+async def test_tls_before_1_3_is_refused(tmp_path: Path) -> None:
+    async with secured(1, issue(tmp_path, 1, SIGNER)) as one:
+        context = issue(tmp_path, 2, SIGNER).contexts().client
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        stream = trio.SSLStream(await trio.open_tcp_stream("127.0.0.1", one.address.port), context)
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.do_handshake()
+        await trio.aclose_forcefully(stream)
+
+
+# ---- renewal
+
+
+async def test_certificates_are_renewed_while_links_are_up(tmp_path: Path) -> None:
+    signer = Signer()
+    first = issue(tmp_path, 1, signer, life=timedelta(seconds=40), ago=timedelta(seconds=30))
+    async with secured(1, first) as one, secured(2, issue(tmp_path, 2, signer)) as two:
+        old = first.load()
+        assert old is not None
+        renewer = Certificates(one.id, first, signer.sign)
+        await one.system.start(Spec("certificates", lambda: renewer))
+        await until(lambda: renewer.renewed == 1)
+        new = first.load()
+        assert new is not None
+        assert new.key != old.key
+        assert certificates.validity(new.certificate)[1] > certificates.validity(old.certificate)[1] + 3600
+        want(one, two)
+        await until(one.ups)
+        session = two.board.peer(one.id).session
+        assert session is not None
+        assert session.proof is not None
+        assert session.proof.until == int(certificates.validity(new.certificate)[1])
+        assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
+        assert renewer.renewed == 1, "it is not renewed again and again"
+
+
+async def test_a_link_outlives_its_certificate_by_another_connection(tmp_path: Path, log: Log) -> None:
+    """The certificate of one ends while the link is up; with the renewed one the link goes on."""
+    signer = Signer()
+    # So short that a connection is given up for its end (see RENEWAL) at once.
+    short = issue(tmp_path, 1, signer, life=timedelta(seconds=31), ago=timedelta(0))
+    async with secured(1, short) as one, secured(2, issue(tmp_path, 2, signer)) as two:
+        want(one, two)
+        await until(one.ups)
+        signed = issue(tmp_path, 1, signer)
+        assert signed.path == short.path
+        await until(lambda: "renewal: the peer's certificate ends soon" in reasons(log))
+        await until(lambda: two.ups()[1:])
+        assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
+        session = two.board.peer(one.id).session
+        assert session is not None
+        assert session.proof is not None
+        assert session.proof.until > certificates.now().timestamp() + 3600
+
+
+async def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zeitwork.trust.renewal.FIRST_WAIT", 0.01)
+    signer = Signer()
+    files = issue(tmp_path, 1, signer, life=timedelta(seconds=40), ago=timedelta(seconds=39))
+    tries: list[int] = []
+
+    async def sign(who: UUID, request: bytes):  # type: ignore[no-untyped-def]
+        tries.append(1)
+        if len(tries) < 4:
+            raise OSError("the database is away")
+        return await signer.sign(who, request)
+
+    async with secured(1, files) as one:
+        renewer = Certificates(one.id, files, sign)
+        await one.system.start(Spec("certificates", lambda: renewer))
+        await until(lambda: renewer.renewed == 1)
+        assert len(tries) == 4
+
+
+async def test_a_host_with_the_database_makes_its_own_certificate(tmp_path: Path) -> None:
+    signer, files = Signer(), TrustFiles(tmp_path / "trust")
+    now = certificates.now().timestamp()
+
+    async def ensure(by: Signer, at: float = now) -> str:
+        made = await ensure_credentials(files, UUID(int=1), by.sign, authority=by.made.certificate, now=at)
+        assert files.load() == made
+        return made.certificate
+
+    first = await ensure(signer)
+    assert await ensure(signer) == first
+    assert signer.signed == 1
+    assert await ensure(signer, now + 8 * 24 * 3600) != first, "it has ended"
+    other = Signer()
+    await ensure(other)
+    assert other.signed == 1, "the database has another authority"

@@ -1,0 +1,217 @@
+"""The cluster's authority and its join tokens. Writes the tables ``cluster_ca`` and ``join_tokens``."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from actors.model.errors import Conflict, InvalidInput, NotFound, Problem
+from zeitwork.store.journal import record
+from zeitwork.store.units import Cursor, Units
+from zeitwork.trust import certificates
+from zeitwork.trust.certificates import Authority
+from zeitwork.trust.token import Token
+
+#: How long a token may be valid at least and at most.
+SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=7)
+#: Tokens that may be valid and unused at once.
+MOST_TOKENS = 1000
+_TOKENS = """
+select *, case when used_at is not null then 'used' when revoked_at is not null then 'revoked'
+    when expires_at <= now() then 'expired' else 'valid' end as state from join_tokens
+"""
+_NEW_ONE = "make a new one with zeitwork token create"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A join token, without its secret. ``state``: valid, used, expired or revoked."""
+
+    id: UUID
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    used_at: datetime | None
+    used_by: UUID | None
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A host's new certificate, the authority's, and the cluster both belong to."""
+
+    certificate: str
+    authority: str
+    cluster: UUID
+
+
+class WrongToken(Problem):
+    """A token that opens nothing. What exactly is wrong is said only to who knows its secret."""
+
+    code = "wrong-token"
+    status = 403
+
+
+class Trust:
+    """Signs hosts. Whoever reaches the database can: its key is in there, in the clear, as secret as all the rest."""
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+
+    async def authority(self) -> str:
+        """Return the certificate (PEM) of the cluster's authority, made when there is none."""
+        return await self._units.run(lambda cursor: _authority(cursor)[0].certificate, name="trust.authority")
+
+    async def sign(self, host: UUID, request: bytes, *, life: timedelta = certificates.HOST_LIFE) -> Signed:
+        """Sign the key of a host of this cluster: the way in which hosts that have the database renew. Idempotent."""
+        return await self._units.run(lambda cursor: _sign(cursor, host, request, life), name="trust.sign")
+
+    async def add_token(self, token: Token, *, life: timedelta, who: str) -> TokenRow:
+        """Enter a token. Raises `InvalidInput` for a life out of bounds, `Conflict` when there are too many."""
+        if not SHORTEST <= life <= LONGEST:
+            raise InvalidInput(
+                "a join token is valid for one minute to seven days", field="ttl", fix="give, for example, 1h"
+            )
+
+        def unit(cursor: Cursor) -> TokenRow:
+            cursor.execute("delete from join_tokens where expires_at < now() - interval '30 days'")
+            cursor.execute(
+                "select count(*) as count from join_tokens "
+                "where used_at is null and revoked_at is null and expires_at > now()"
+            )
+            row = cursor.fetchone()
+            if row is not None and row["count"] >= MOST_TOKENS:
+                raise Conflict(f"{MOST_TOKENS} join tokens are valid already", fix="revoke some, or wait")
+            cursor.execute(
+                "insert into join_tokens (id, secret_hash, created_by, expires_at) values (%s, %s, %s, now() + %s)"
+                " on conflict (id) do nothing",
+                (token.id, token.secret_hash, who, life),
+            )
+            _tell(cursor, who, "token.created", token.id, seconds=life.total_seconds())
+            return _row(cursor, token.id)
+
+        return await self._units.run(unit, name="trust.add_token")
+
+    async def tokens(self) -> tuple[TokenRow, ...]:
+        """Return all tokens that are remembered, the newest first; at most a thousand."""
+
+        def unit(cursor: Cursor) -> tuple[TokenRow, ...]:
+            cursor.execute(f"{_TOKENS} order by created_at desc, id limit 1000".encode())
+            return tuple(_token_row(row) for row in cursor)
+
+        return await self._units.read(unit, name="trust.tokens")
+
+    async def revoke(self, token: UUID, *, who: str) -> TokenRow:
+        """Make a token worthless. Raises `NotFound`; harmless when it was used, expired or revoked."""
+
+        def unit(cursor: Cursor) -> TokenRow:
+            cursor.execute(
+                "update join_tokens set revoked_at = now() where id = %s and revoked_at is null and used_at is null",
+                (token,),
+            )
+            if cursor.rowcount:
+                _tell(cursor, who, "token.revoked", token)
+            return _row(cursor, token)
+
+        return await self._units.run(unit, name="trust.revoke")
+
+    async def redeem(
+        self,
+        token: UUID,
+        secret_hash: bytes,
+        *,
+        host: UUID,
+        request: bytes,
+        remote: str,
+        life: timedelta = certificates.HOST_LIFE,
+    ) -> Signed:
+        """Use a token up and sign the key of the host that brought it, both or neither.
+
+        The same host may bring it again with the same key, for the answer may have been lost. Raises `WrongToken`, or
+        `InvalidInput` for a request that can't be signed.
+        """
+        key = certificates.public_key_hash(request)
+
+        def unit(cursor: Cursor) -> Signed:
+            cursor.execute(
+                "select *, expires_at <= now() as expired from join_tokens where id = %s for update", (token,)
+            )
+            row = cursor.fetchone()
+            # Compared in any case, and in constant time: neither the time nor the words tell which ids exist.
+            known = bytes(row["secret_hash"]) if row is not None else bytes(32)
+            if not hmac.compare_digest(known, secret_hash) or row is None:
+                raise WrongToken("the join token is not valid here", field="token", fix=_NEW_ONE)
+            if row["revoked_at"] is not None:
+                raise WrongToken("the join token was revoked", field="token", fix=_NEW_ONE)
+            again = row["used_by"] == host and row["used_key"] is not None and bytes(row["used_key"]) == key
+            if row["used_at"] is not None and not again:
+                raise WrongToken(
+                    f"the join token was used already, {row['used_at']:%Y-%m-%d %H:%M} UTC", field="token", fix=_NEW_ONE
+                )
+            if row["expired"]:
+                raise WrongToken("the join token has expired", field="token", fix=_NEW_ONE)
+            signed = _sign(cursor, host, request, life)
+            if not again:
+                cursor.execute(
+                    "update join_tokens set used_at = now(), used_by = %s, used_key = %s where id = %s",
+                    (host, key, token),
+                )
+                _tell(cursor, "join", "token.used", token, host=str(host), remote=remote)
+            return signed
+
+        return await self._units.run(unit, name="trust.redeem")
+
+
+def _authority(cursor: Cursor) -> tuple[Authority, UUID]:
+    cursor.execute("select id from cluster")
+    cluster = cursor.fetchone()
+    assert cluster is not None  # written when the store is opened
+    cursor.execute("select certificate, key from cluster_ca")
+    row = cursor.fetchone()
+    if row is None:
+        made = certificates.new_authority(cluster["id"], certificates.now())
+        cursor.execute(
+            "insert into cluster_ca (certificate, key) values (%s, %s) on conflict do nothing",
+            (made.certificate, made.key),
+        )
+        cursor.execute("select certificate, key from cluster_ca")
+        row = cursor.fetchone()
+        assert row is not None
+    return Authority(row["certificate"], row["key"]), cluster["id"]
+
+
+def _sign(cursor: Cursor, host: UUID, request: bytes, life: timedelta) -> Signed:
+    authority, cluster = _authority(cursor)
+    certificate = certificates.sign(authority, request, cluster=cluster, host=host, now=certificates.now(), life=life)
+    return Signed(certificate, authority.certificate, cluster)
+
+
+def _row(cursor: Cursor, token: UUID) -> TokenRow:
+    cursor.execute(f"{_TOKENS} where id = %s".encode(), (token,))
+    row = cursor.fetchone()
+    if row is None:
+        raise NotFound(f"there is no join token {token}", field="id", fix="zeitwork token list shows them")
+    return _token_row(row)
+
+
+def _token_row(row: Mapping[str, Any]) -> TokenRow:
+    return TokenRow(
+        id=row["id"],
+        created_at=row["created_at"],
+        created_by=row["created_by"],
+        expires_at=row["expires_at"],
+        used_at=row["used_at"],
+        used_by=row["used_by"],
+        state=row["state"],
+    )
+
+
+def _tell(cursor: Cursor, who: str, what: str, token: UUID, **data: object) -> None:
+    cursor.execute("select id from cluster")
+    cluster = cursor.fetchone()
+    assert cluster is not None  # written when the store is opened
+    record(cursor, who, what, "cluster", cluster["id"], {"token": str(token), **data})

@@ -1,0 +1,35 @@
+"""A host's first certificate where it has the database: it signs for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import structlog
+
+from zeitwork.store.trust import Signed
+from zeitwork.trust import certificates
+from zeitwork.trust.files import Credentials, TrustFiles
+
+_log = structlog.get_logger().bind(part="trust")
+
+
+async def ensure_credentials(
+    files: TrustFiles, host: UUID, sign: Callable[[UUID, bytes], Awaitable[Signed]], *, authority: str, now: float
+) -> Credentials:
+    """Return this host's credentials; made anew when there are none, they ended, or they are of another authority.
+
+    ``authority`` is the present one's certificate, ``now`` in seconds since 1970. Raises `Failed` for a file that can't
+    be read, `OSError` when it can't be written, and what ``sign`` raises.
+    """
+    known = files.load()
+    if known is not None:
+        same = certificates.fingerprint(known.authority) == certificates.fingerprint(authority)
+        if same and certificates.validity(known.certificate)[1] > now:
+            return known
+        _log.warning("the certificate is of no use any more", reason="it has ended" if same else "another authority")
+    key = certificates.new_key()
+    signed = await sign(host, certificates.request(key))
+    made = Credentials(key, signed.certificate, signed.authority)
+    files.save(made)
+    return made
