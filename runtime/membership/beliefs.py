@@ -74,9 +74,13 @@ class Beliefs:
         besides = about[0].host if about else None
         return about + self.rumours.take(room, self.rules.tellings(self.size), besides)
 
-    def about(self, record: Record | None) -> tuple[Claim, ...]:
+    def about(self, host: UUID) -> tuple[Claim, ...]:
         """Return what a host has to refute, if it is there to do so."""
-        if record is None or record.claim.state is State.ALIVE:
+        record = self.roster.get(host)
+        if record is None:
+            buried = self.roster.buried(host)
+            return () if buried is None else (buried,)
+        if record.claim.state is State.ALIVE:
             return ()
         return (replace(record.aged(self.now), profile=None),)
 
@@ -184,6 +188,8 @@ class Beliefs:
         self.agenda.shift(lag)
         self.awareness.add(1)
         long = lag > self.rules.reclaim / 2
+        if long:
+            self.rumours.clear()
         for record in self.roster:
             if record.suspicion is not None:
                 record.suspicion.began += lag
@@ -200,10 +206,13 @@ class Beliefs:
                 needed = min(self.rules.confirmations, self.size - 2)
                 record.suspicion = Suspicion(self.now, least, most, needed)
             record.suspicion.accuse(claim.accusers)
-            self.agenda.set(("suspicion", host), record.suspicion.until)
+            until = record.suspicion.until
+            self.agenda.set(("suspicion", host), until)
+            self.agenda.set(("last call", host), max(self.now, until - self.rules.probe_deadline))
         elif record.suspicion is not None:
             record.suspicion = None
             self.agenda.drop(("suspicion", host))
+            self.agenda.drop(("last call", host))
         if live(claim):
             self.agenda.drop(("reclaim", host))
         else:

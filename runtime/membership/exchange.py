@@ -47,8 +47,9 @@ class Exchange:
         for seed in missing[: 1 if self.joined else SEEDS_AT_ONCE]:
             held.send(Peer(None, seed), Sync(held.life, (held.own,), answer=True))
         dead = held.roster.dead.draw(held.random)
-        if dead is not None:
-            self._prober.greet(held.roster.peer(dead), held.roster.get(dead))
+        record = None if dead is None else held.roster.get(dead)
+        if record is not None:
+            self._prober.greet(record)
 
     def exchange(self) -> None:
         """Exchange everything with one host, drawn at random."""

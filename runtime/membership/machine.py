@@ -8,7 +8,8 @@ What SWIM leaves open is settled so. A host that is believed dead is told so as 
 a higher incarnation; so does one that was only cut off, since the dead are tried again now and then. A connection that
 is refused means suspect; one that breaks means probed at once: a stall of the network breaks many, and each suspicion
 has to be refuted. Whoever believes somebody dead whom others know alive says so in an exchange of all that is known:
-there it counts as a suspicion only. A process that stood still does not count the time: see ``Rules.late``.
+there it counts as a suspicion only. A rumour may miss somebody, a refutation too: nobody is given up without a last
+call, whose answer brings the refutation. A process that stood still does not count the time: see ``Rules.late``.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ class Machine:
                 self._prober.end_relay(number)
             case ("suspicion", UUID() as host):
                 self._held.give_up(host)
+            case ("last call", UUID() as host):
+                self._prober.insist(host)
             case ("reclaim", UUID() as host):
                 self._held.forget(host)
             case ("gossip", _):
@@ -162,7 +165,7 @@ class Machine:
             case Ping(_, number, rumours):
                 self._hear(rumours)
                 record = held.roster.get(host)
-                held.send(peer, Ack(held.life, number, held.take(held.about(record))))
+                held.send(peer, Ack(held.life, number, held.take(held.about(host))))
                 if record is None or record.claim.profile is None:
                     self._exchange.introduce(peer)
             case Ack(_, number, rumours):
@@ -174,14 +177,14 @@ class Machine:
             case Nack(_, number):
                 self._prober.not_answered(peer, number)
             case PingRequest(_, _, _, _, _, rumours):
-                self._prober.try_for(peer, said)
                 self._hear(rumours)
+                self._prober.try_for(peer, said)
             case Gossip(_, rumours):
                 self._hear(rumours)
             case Sync():
                 self._exchange.synced(peer, said)
-                about = held.about(held.roster.get(host))
-                if about and not said.answer and not held.over:
+                about = held.about(host)
+                if about and not held.over:
                     held.send(peer, Gossip(held.life, about))
 
     def _meet(self, record: Record, said: Said) -> None:

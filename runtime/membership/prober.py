@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 from runtime.membership.beliefs import Beliefs
@@ -41,13 +42,27 @@ class Prober:
         scale = held.awareness.scale
         held.agenda.set(("indirect", number), held.now + held.rules.probe_timeout * scale)
         held.agenda.set(("verdict", number), held.now + held.rules.probe_deadline * scale)
-        held.send(record.peer, Ping(held.life, number, held.take(held.about(record))))
+        held.send(record.peer, Ping(held.life, number, held.take(held.about(record.claim.host))))
 
-    def greet(self, peer: Peer, record: Record | None) -> None:
+    def insist(self, host: UUID) -> None:
+        """Ping a host that is about to be given up: it may have refuted, and that may have missed this host."""
+        held = self._beliefs
+        record = held.roster.get(host)
+        if record is None or host not in held.roster.live:
+            return
+        number = self._probed.get(host)
+        if number is None:
+            self.probe(record)
+        else:
+            held.send(record.peer, Ping(held.life, number, held.about(host)))
+            held.agenda.set(("indirect", number), held.now + held.rules.probe_timeout)
+            self._probes[number].relays = ()
+
+    def greet(self, record: Record) -> None:
         """Ping a host without any consequence should it not answer."""
         self._number += 1
         held = self._beliefs
-        held.send(peer, Ping(held.life, self._number, held.about(record)))
+        held.send(record.peer, Ping(held.life, self._number, held.about(record.claim.host)))
 
     def ask_others(self, number: int) -> None:
         """Have others try: there is no direct answer yet."""
@@ -60,7 +75,9 @@ class Prober:
         for other in probe.relays:
             relay = held.roster.get(other)
             if relay is not None:
-                request = PingRequest(held.life, number, probe.host, record.peer.address, within)
+                request = PingRequest(
+                    held.life, number, probe.host, record.peer.address, within, held.about(probe.host)
+                )
                 held.send(relay.peer, request)
 
     def verdict(self, number: int) -> None:
@@ -100,7 +117,10 @@ class Prober:
             del self._relays[number]
             held.agenda.drop(("nack", number))
             held.agenda.drop(("relayed", number))
-            held.send(relay.origin, Ack(held.life, relay.number))
+            record = held.roster.get(relay.target)
+            # Its incarnation, in case that refutes what is believed there.
+            heard = () if record is None else (replace(record.aged(held.now), profile=None),)
+            held.send(relay.origin, Ack(held.life, relay.number, heard))
             return
         probe = self._probes.get(number)
         if probe is not None and (peer.host == probe.host or peer.host in probe.relays):
@@ -130,7 +150,7 @@ class Prober:
         longest = held.rules.probe_deadline * (1 + held.rules.awareness)
         held.agenda.set(("relayed", number), held.now + max(request.within, longest))
         target = Peer(request.target, request.address)
-        held.send(target, Ping(held.life, number, held.about(held.roster.get(request.target))))
+        held.send(target, Ping(held.life, number, held.about(request.target)))
 
     def say_no_answer(self, number: int) -> None:
         """Tell who asked for it that there is no answer so far."""

@@ -51,6 +51,8 @@ class Roster:
         self.dead = Pool()
         self.peers: list[UUID] = []
         self._records: dict[UUID, Record] = {}
+        #: Generation and incarnation of those that were forgotten: what was said of them before is not believed again.
+        self._buried: dict[UUID, tuple[int, int]] = {}
         self._round = Round()
         self._most_peers = peers
         self._most = members
@@ -94,6 +96,10 @@ class Roster:
         if record is None:
             if len(self._records) >= self._most:
                 return None
+            if claim.host in self._buried:
+                if (claim.generation, claim.incarnation) <= self._buried[claim.host]:
+                    return None
+                del self._buried[claim.host]
             old, new = None, claim
             record = self._records[claim.host] = Record(claim, now - claim.age)
         else:
@@ -118,10 +124,20 @@ class Roster:
         return record, old, notices
 
     def forget(self, host: UUID) -> None:
-        """Remove what is known of a host."""
-        if self._records.pop(host, None) is not None:
-            self.live.discard(host)
-            self.dead.discard(host)
+        """Remove what is known of a host, except when it was."""
+        record = self._records.pop(host, None)
+        if record is None:
+            return
+        self.live.discard(host)
+        self.dead.discard(host)
+        if len(self._buried) >= self._most:
+            del self._buried[next(iter(self._buried))]
+        self._buried[host] = record.claim.generation, record.claim.incarnation
+
+    def buried(self, host: UUID) -> Claim | None:
+        """Return what is believed of a host that was forgotten; None of one that never was."""
+        found = self._buried.get(host)
+        return None if found is None else Claim(host, *found, State.DEAD)
 
     def next_probe(self, random: stdlib_random.Random) -> Record | None:
         """Return whose turn it is to be probed."""

@@ -39,6 +39,11 @@ class Rumours:
         if told is not None:
             del self._levels[told][host]
 
+    def clear(self) -> None:
+        """Tell nothing of what was to be told so far."""
+        self._levels = [{}]
+        self._told.clear()
+
     def take(self, room: int, tellings: int, besides: UUID | None = None) -> tuple[Claim, ...]:
         """Return what to tell one host, in ``room`` bytes, and count it as told. What was told often enough goes.
 

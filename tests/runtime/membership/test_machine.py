@@ -103,7 +103,9 @@ def test_a_relay_passes_an_answer_on_and_says_so_when_there_is_none() -> None:
     (ping,) = sent(effects, Ping, to=2)
     assert isinstance(ping, Ping)
     assert Nack(LIFE, 77) in sent(bench.pass_time(0.5), Nack, to=1)
-    assert sent(bench.hear(2, Ack(LIFE, ping.number)), Ack, to=1) == [Ack(LIFE, 77)]
+    assert sent(bench.hear(2, Ack(Life(1, 3), ping.number)), Ack, to=1) == [
+        Ack(LIFE, 77, (claim(2, incarnation=3, bare=True),))
+    ]
     assert sent(bench.hear(2, Ack(LIFE, ping.number)), Ack, to=1) == []
 
 
@@ -131,6 +133,20 @@ def test_a_broken_connection_means_probed_at_once() -> None:
     effects = bench.do(Unreachable(Peer(host(1), address(1))))
     assert len(sent(effects, PingRequest)) == 2
     assert notices(effects) == []
+
+
+def test_nobody_is_given_up_without_a_last_call_that_brings_the_refutation() -> None:
+    for answers in (True, False):
+        bench = Bench(1, 2, 3, 4)
+        bench.hear(2, Gossip(LIFE, (claim(1, State.SUSPECT, by=(2, 3, 4), bare=True),)))
+        effects = bench.pass_time(2.05)
+        ping = sent(effects, Ping, to=1)[-1]
+        assert isinstance(ping, Ping)
+        assert [(one.host, one.state) for one in ping.rumours[:1]] == [(host(1), State.SUSPECT)]
+        if answers:
+            # It has refuted, and this host has not heard of it.
+            assert notices(bench.hear(1, Ack(Life(1, 1), ping.number))) == [("alive", 1)]
+        assert (("dead", 1) in notices(bench.pass_time(1.0))) is not answers
 
 
 def test_this_host_refutes_whatever_is_said_of_it() -> None:
@@ -226,6 +242,19 @@ def test_who_has_left_is_not_tried_again_and_both_are_forgotten_in_time() -> Non
     assert (bench.state(1), bench.state(2)) == (State.LEFT, State.DEAD)
     bench.pass_time(2.0)
     assert bench.machine.members() == []
+
+
+def test_who_was_forgotten_is_not_resurrected_by_old_gossip_but_refutes() -> None:
+    bench = Bench(1, 2, rules=Rules(reclaim=60.0))
+    bench.hear(2, Gossip(LIFE, (claim(1, State.DEAD, 4, bare=True),)))
+    bench.pass_time(61.0)
+    assert bench.state(1) is None
+    assert notices(bench.hear(2, Gossip(LIFE, (claim(1, incarnation=4), claim(1, incarnation=3))))) == []
+    # It was behind a partition for so long.
+    (told,) = sent(bench.hear(1, Sync(Life(1, 4), (claim(1, incarnation=4),))), Gossip, to=1)
+    assert isinstance(told, Gossip)
+    assert [(one.state, one.incarnation) for one in told.rumours] == [(State.DEAD, 4)]
+    assert notices(bench.hear(1, Sync(Life(1, 5), (claim(1, incarnation=5),)))) == [("joined", 1)]
 
 
 def test_how_long_somebody_is_dead_goes_with_the_claim() -> None:
