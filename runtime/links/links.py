@@ -152,7 +152,7 @@ class Links(Actor):
 
     async def _keep(self, peer: Peer) -> None:
         """Have a link to a peer for as long as anybody wants one."""
-        attempt = 0
+        attempt, before = 0, ""
         try:
             while (peer.wanted or peer.demand) and peer.address is not None:
                 if peer.is_linked():
@@ -160,7 +160,8 @@ class Links(Actor):
                     continue
                 began, peer.failure = trio.current_time(), None
                 met: list[Session] = []
-                end = await self._dial(peer.address, peer.host, "control", met.append)
+                end = await self._dial(peer.address, peer.host, "control", met.append, before)
+                before = end.code
                 if peer.is_linked():
                     continue
                 attempt = 0 if trio.current_time() - began > self._rules.settled else attempt + 1
@@ -185,8 +186,12 @@ class Links(Actor):
         host: UUID | None,
         purpose: Purpose = "control",
         up: Callable[[Session], None] | None = None,
+        before: str = "",
     ) -> End:
-        """Connect and carry messages until the end of it, which is returned."""
+        """Connect and carry messages until the end of it, which is returned.
+
+        ``before`` is how the attempt before this one ended: the same again is not worth a warning.
+        """
         secured: Secured | None = None
 
         async def converse(nursery: trio.Nursery) -> End:
@@ -215,7 +220,7 @@ class Links(Actor):
         finally:
             if secured is not None:
                 await trio.aclose_forcefully(secured.stream)
-        self._log_end(end, str(address) if host is None else f"{host} at {address}")
+        self._log_end(end, str(address) if host is None else f"{host} at {address}", before)
         return end
 
     async def _accept(self, stream: trio.abc.Stream) -> None:
@@ -232,8 +237,10 @@ class Links(Actor):
             await trio.aclose_forcefully(stream)
         self._log_end(end, remote)
 
-    def _log_end(self, end: End, peer: str) -> None:
-        if end.code in _HARMLESS:
+    def _log_end(self, end: End, peer: str, before: str = "") -> None:
+        if end.code in ("done", before):
+            self.ctx.log.debug("link ended", peer=peer, reason=str(end), code=end.code)
+        elif end.code in _HARMLESS:
             self.ctx.log.info("link ended", peer=peer, reason=end.detail, code=end.code)
         else:
             self.ctx.log.warning("link ended", peer=peer, reason=str(end), code=end.code)

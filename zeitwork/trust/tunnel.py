@@ -20,7 +20,7 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 from runtime.failure import sift
 from runtime.links.door import Door
 from runtime.links.errors import FrameError
-from runtime.links.transport import Address, Contexts, TlsTransport
+from runtime.links.transport import Address, Contexts, Proof, TlsTransport
 from zeitwork.trust import certificates
 
 #: The door's path.
@@ -83,11 +83,12 @@ class Tunnel:
         self._path = path
         self._addresses = addresses
 
-        def identify(shown: Mapping[str, Any]):  # type: ignore[no-untyped-def]
+        def identify(shown: Mapping[str, Any]) -> Proof:
             return certificates.prove(shown, cluster)
 
         self._transport = TlsTransport("127.0.0.1", 0, contexts, identify)
         self._busy = 0
+        self._reached = True
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -100,10 +101,18 @@ class Tunnel:
             await listening.bind(str(self._path))
             listening.listen(MOST)
             async with trio.open_nursery() as nursery:
-                listener = trio.SocketListener(listening)
-                nursery.start_soon(trio.serve_listeners, self._serve, [listener])
-                yield
-                nursery.cancel_scope.cancel()
+                # What is cancelled meanwhile still has things to write on its way out.
+                inner = trio.CancelScope(shield=True)
+
+                async def serve() -> None:
+                    with inner:
+                        await trio.serve_listeners(self._serve, [trio.SocketListener(listening)])
+
+                nursery.start_soon(serve)
+                try:
+                    yield
+                finally:
+                    inner.cancel()
         finally:
             listening.close()
             self._path.unlink(missing_ok=True)
@@ -140,10 +149,14 @@ class Tunnel:
                     websocket = await wrap_client_stream(
                         nursery, stream, str(address), PATH, message_queue_size=1, max_message_size=4 * CHUNK
                     )
+                self._reached = True
                 await carry(websocket, local)
                 nursery.cancel_scope.cancel()
         except* (OSError, FrameError, HandshakeError, trio.BrokenResourceError, trio.TooSlowError) as group:
-            _log.warning("the database is not reached", address=str(address), error=repr(group.exceptions[0]))
+            # Once: whoever needs the database tries again and again.
+            log = _log.warning if self._reached else _log.debug
+            log("the database is not reached", address=str(address), error=repr(group.exceptions[0]))
+            self._reached = False
             return_value = False
         else:
             return_value = True
