@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from actors.vm.jail import UID_BASE
 DEFAULT_FILE = Path("/etc/zeitwork/zeitwork.toml")
 DEFAULT_DATA_DIR = Path("/var/lib/zeitwork")
 DEFAULT_RUN_DIR = Path("/run/zeitwork")
+#: Port of links where an address has none.
+LINK_PORT = 7946
 
 
 def _text(value: Any) -> str:
@@ -118,6 +120,43 @@ def _http(value: Any) -> str:
     return text
 
 
+def _address(value: Any) -> str:
+    """A port may be left out; names and addresses are both fine."""
+    text = _text(value)
+    try:
+        host, port = _split_address(text)
+    except ValueError:
+        raise ValueError(
+            f"must be ADDRESS:PORT, for example 192.0.2.1:{LINK_PORT} or [2001:db8::1]:{LINK_PORT}"
+        ) from None
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _split_address(text: str) -> tuple[str, int]:
+    try:
+        host, port = str(ip_address(text)), LINK_PORT
+    except ValueError:
+        match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9][A-Za-z0-9.-]*))(?::(\d{1,5}))?", text)
+        if match is None:
+            raise
+        host, port = match[2] or str(IPv6Address(match[1])), int(match[3] or LINK_PORT)
+    if not 0 < port < 65536 or host in ("0.0.0.0", "::"):
+        raise ValueError(text)
+    return host, port
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(_address(item.strip() if isinstance(item, str) else item) for item in items)
+
+
+def _join(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"https://[^/?#@\s]+/?", text):
+        raise ValueError("must be the https:// address that zeitwork token create printed")
+    return text
+
+
 def _labels(value: Any) -> dict[str, str]:
     if isinstance(value, Mapping):
         pairs = [(str(key), str(item)) for key, item in value.items()]
@@ -167,6 +206,10 @@ class Config:
     memory_pressure: float = _setting(_percent, 20.0)
     ipv4_pool: IPv4Network | None = _setting(_pool, None)
     ipv6_prefix: IPv6Network | None = _setting(_region_prefix, None)
+    advertise: str | None = _setting(_address, None)
+    peers: tuple[str, ...] = _setting(_addresses, ())
+    join: str | None = _setting(_join, None)
+    token: str | None = _setting(_text, None)
     log_level: str = _setting(_choice("debug", "info", "warning", "error"), "info")
     log_format: str = _setting(_choice("auto", "text", "json"), "auto")
 

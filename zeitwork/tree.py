@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
@@ -78,6 +79,9 @@ from zeitwork.store.embedded import EmbeddedServer
 from zeitwork.store.problems import disk_full
 from zeitwork.store.rows import HostRegistration, NodeRow
 
+if TYPE_CHECKING:
+    from zeitwork.cluster import Membership
+
 _log = structlog.get_logger()
 
 #: Seconds for VMs to stop when the process was told to stop them; each has its own, shorter, time.
@@ -94,6 +98,8 @@ class RunningHost:
     system: System
     hypervisors: HypervisorChoice
     scheduler: Counts = field(default_factory=Counts)
+    #: Where new hosts knock, None without links.
+    join_address: str | None = None
     lost: trio.Event = field(default_factory=trio.Event)
     problem: Problem | None = None
 
@@ -133,7 +139,8 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
     with ownership.hold(config.data_dir), _tidied(paths):
         guest = await trio.to_thread.run_sync(_prepare, config, paths)
         host_id = machine.host_id(config.data_dir, env)
-        async with _database(config, paths) as dsn, _store(dsn) as store:
+        membership = await _membership(config, host_id)
+        async with _database(config, paths, membership) as dsn, _store(dsn) as store:
             cluster = await store.cluster.identity()
             node = await store.nodes.register(await _registration(config, host_id))
             async with _network(config, node) as network:
@@ -157,6 +164,11 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                     host = RunningHost(node.id, config.api_socket, None, system, hypervisors)
                     await _start_actors(config, settings, store, node, network, host)
                     try:
+                        if config.advertise is not None or membership is not None:
+                            from zeitwork.cluster import start_links
+
+                            advertised = await start_links(config, membership, store, system, node, host_id, env)
+                            host.join_address = str(advertised)
                         # Known before anybody can ask: nobody is told that this host has nothing.
                         measured = await system.name(MONITOR).ask(Snapshot(), timeout=10)
                         await store.nodes.record_capacity(node.id, measured.capacity)
@@ -204,11 +216,30 @@ def _prepare(config: Config, paths: HostPaths) -> GuestImage:
     return GuestImage(guest.vmlinux, guest.initrd, guest.version)
 
 
+async def _membership(config: Config, host_id: UUID) -> Membership | None:
+    """Return what this host is a member of, None while it is alone. Raises a `Problem` when it can't join."""
+    # What reads certificates takes a while to import, and a host that is alone has none.
+    if config.join is None and not (config.data_dir / "trust").exists():
+        return None
+    from zeitwork.cluster import membership_of
+
+    return await membership_of(config, host_id)
+
+
 @asynccontextmanager
-async def _database(config: Config, paths: HostPaths) -> AsyncIterator[str]:
-    """Yield a DSN: the given one, or that of an embedded server which runs as long as this."""
+async def _database(config: Config, paths: HostPaths, membership: Membership | None) -> AsyncIterator[str]:
+    """Yield a DSN: the given one, the cluster's, or that of an embedded server which runs as long as this."""
     if config.database_url is not None:
         yield config.database_url
+        return
+    if membership is not None:
+        if membership.database is not None:
+            yield membership.database
+            return
+        from zeitwork.cluster import tunnelled
+
+        async with tunnelled(config, membership) as dsn:
+            yield dsn
         return
     async with EmbeddedServer(paths.postgres, paths.run / "postgres").running() as server, trio.open_nursery() as tasks:
         tasks.start_soon(server.supervise, name="embedded postgres")
@@ -431,6 +462,7 @@ async def _doors(
         console=lambda placement_id: paths.placement(placement_id) / CONSOLE,
         agents=settings.agents,
         scheduler=host.scheduler,
+        join_address=host.join_address,
     )
     async with trio.open_nursery() as nursery:
         listening: Listening = await nursery.start(

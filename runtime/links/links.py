@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from runtime.actor import Actor
 from runtime.failure import sift
 from runtime.links.board import Board, Peer, Replaced
 from runtime.links.connection import Connection
+from runtime.links.door import Door
 from runtime.links.errors import FrameError, WrongPeer
 from runtime.links.frames import BULK_LIMIT, CONTROL_LIMIT, Hello, Purpose
 from runtime.links.messages import Follow, Forget, Introduce, Learn, NoIntroduction, Want
@@ -44,7 +46,7 @@ _PATHS: dict[str, Purpose] = {"/link": "control", "/bulk": "bulk"}
 class Links(Actor):
     """``board`` outlives this life; ``local`` is said to each peer.
 
-    ``doors`` are other websocket paths of the same port, open to peers without certificate (see ``zeitwork.trust``).
+    ``doors`` are other websocket paths of the same port.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Links(Actor):
         registry: Registry,
         receiver: Receiver,
         rules: Rules = Rules(),  # noqa: B008 - frozen
-        doors: Mapping[str, Callable[[WebSocketConnection, str], Awaitable[None]]] | None = None,
+        doors: Mapping[str, Door] | None = None,
     ) -> None:
         self._board = board
         self._transport = transport
@@ -150,7 +152,7 @@ class Links(Actor):
 
     async def _keep(self, peer: Peer) -> None:
         """Have a link to a peer for as long as anybody wants one."""
-        attempt = 0
+        attempt, before = 0, ""
         try:
             while (peer.wanted or peer.demand) and peer.address is not None:
                 if peer.is_linked():
@@ -158,7 +160,8 @@ class Links(Actor):
                     continue
                 began, peer.failure = trio.current_time(), None
                 met: list[Session] = []
-                end = await self._dial(peer.address, peer.host, "control", met.append)
+                end = await self._dial(peer.address, peer.host, "control", met.append, before)
+                before = end.code
                 if peer.is_linked():
                     continue
                 attempt = 0 if trio.current_time() - began > self._rules.settled else attempt + 1
@@ -183,8 +186,12 @@ class Links(Actor):
         host: UUID | None,
         purpose: Purpose = "control",
         up: Callable[[Session], None] | None = None,
+        before: str = "",
     ) -> End:
-        """Connect and carry messages until the end of it, which is returned."""
+        """Connect and carry messages until the end of it, which is returned.
+
+        ``before`` is how the attempt before this one ended: the same again is not worth a warning.
+        """
         secured: Secured | None = None
 
         async def converse(nursery: trio.Nursery) -> End:
@@ -213,7 +220,7 @@ class Links(Actor):
         finally:
             if secured is not None:
                 await trio.aclose_forcefully(secured.stream)
-        self._log_end(end, str(address) if host is None else f"{host} at {address}")
+        self._log_end(end, str(address) if host is None else f"{host} at {address}", before)
         return end
 
     async def _accept(self, stream: trio.abc.Stream) -> None:
@@ -230,8 +237,10 @@ class Links(Actor):
             await trio.aclose_forcefully(stream)
         self._log_end(end, remote)
 
-    def _log_end(self, end: End, peer: str) -> None:
-        if end.code in _HARMLESS:
+    def _log_end(self, end: End, peer: str, before: str = "") -> None:
+        if end.code in ("done", before):
+            self.ctx.log.debug("link ended", peer=peer, reason=str(end), code=end.code)
+        elif end.code in _HARMLESS:
             self.ctx.log.info("link ended", peer=peer, reason=end.detail, code=end.code)
         else:
             self.ctx.log.warning("link ended", peer=peer, reason=str(end), code=end.code)
@@ -255,20 +264,23 @@ class Links(Actor):
                 if purpose is None and door is None:
                     await request.reject(404)
                     return End("garbage", f"asked for {request.path[:100]!r}")
-                if purpose is not None and secured.proof is None and self._transport.proves:
+                proof = door is None or door.proof
+                if proof and secured.proof is None and self._transport.proves:
                     await request.reject(403)
                     raise Untrusted("the peer shows no certificate")
                 socket = await request.accept()
                 if purpose is not None:
                     session = self._session(socket, secured, purpose, None, dialled=False)
                     await self._greet(session)
-            if session is not None:
+            if proof:
+                # Whoever is of the cluster no longer takes the room of those who have yet to show it.
                 self._greetings -= 1
                 greeting = False
+            if session is not None:
                 return await self._carry(session)
             assert door is not None
-            with trio.fail_after(self._rules.greeting):
-                await door(socket, remote)
+            with trio.fail_after(math.inf if door.deadline is None else door.deadline):
+                await door.handle(socket, remote)
             return End("done", "")
         finally:
             if greeting:

@@ -113,15 +113,20 @@ class Contexts:
 
 
 class TlsTransport:
-    """TCP with mutual TLS. ``contexts`` is called for each connection, so that a renewed certificate counts at once.
+    """TCP with mutual TLS. ``host`` None listens on all interfaces.
 
-    ``identify`` reads a verified certificate, as ``SSLSocket.getpeercert`` gives it; raises `Untrusted`.
+    ``contexts`` is called for each connection, so that a renewed certificate counts at once. ``identify`` reads a
+    verified certificate, as ``SSLSocket.getpeercert`` gives it; raises `Untrusted`.
     """
 
     proves = True
 
     def __init__(
-        self, host: str, port: int, contexts: Callable[[], Contexts], identify: Callable[[Mapping[str, Any]], Proof]
+        self,
+        host: str | None,
+        port: int,
+        contexts: Callable[[], Contexts],
+        identify: Callable[[Mapping[str, Any]], Proof],
     ) -> None:
         self._host, self._port = host, port
         self._contexts = contexts

@@ -28,6 +28,13 @@ def test_later_sources_win_and_absent_flags_do_not_count(tmp_path: Path) -> None
         ({"ipv4_pool": "10.0.0.0/24"}, "ipv4_pool", "/16"),
         ({"ipv6_prefix": "fd00::/64"}, "ipv6_prefix", "/48"),
         ({"label": ["broken"]}, "label", "KEY=VALUE"),
+        ({"advertise": "192.0.2.1:0"}, "advertise", "ADDRESS:PORT"),
+        ({"advertise": "0.0.0.0"}, "advertise", "ADDRESS:PORT"),
+        ({"advertise": "::"}, "advertise", "ADDRESS:PORT"),
+        ({"advertise": "a b"}, "advertise", "ADDRESS:PORT"),
+        ({"peers": ["192.0.2.1:99999"]}, "peers", "ADDRESS:PORT"),
+        ({"join": "http://h:1"}, "join", "https://"),
+        ({"join": "https://h:1/path"}, "join", "https://"),
         ({"stop_vms": "perhaps"}, "stop_vms", "true or false"),
     ],
 )
@@ -37,6 +44,14 @@ def test_bad_values_name_the_field_the_source_and_the_form(flags: dict[str, obje
     assert caught.value.field == field
     assert f"--{field.replace('_', '-')}" in str(caught.value)
     assert words in str(caught.value)
+
+
+def test_addresses_of_hosts_may_leave_the_port_out() -> None:
+    given = ["h2", "192.0.2.1", "2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:80", "h2.example:80"]
+    assert load({"peers": given}).peers == (
+        "h2:7946", "192.0.2.1:7946", "[2001:db8::1]:7946", "[2001:db8::1]:7946", "[2001:db8::1]:80", "h2.example:80",
+    )  # fmt: skip
+    assert load({"advertise": "2001:db8::1"}).advertise == "[2001:db8::1]:7946"
 
 
 def test_unknown_settings_and_broken_files_are_refused(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def host_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--memory-pressure", metavar="PERCENT", help="Waiting for memory that closes this host. [20]"),
         click.option("--ipv4-pool", metavar="CIDR", help="The region's IPv4 /16, when it is new."),
         click.option("--ipv6-prefix", metavar="CIDR", help="The region's IPv6 /48, when it is new."),
+        click.option("--advertise", metavar="ADDR[:PORT]", help="How other hosts reach this one; opens its links."),
+        click.option("--peers", multiple=True, metavar="ADDR[:PORT]", help="Other hosts to reach the database over."),
         click.option("--log-level", metavar="debug|info|warning|error", help="[info]"),
         click.option("--log-format", metavar="auto|text|json", help="[auto: text on a terminal, else JSON]"),
     ]
@@ -56,11 +58,14 @@ def configuration(flags: dict[str, Any]) -> Config:
     """Return the configuration from the file, the environment and ``flags``."""
     file = flags.pop("config", None)
     flags["label"] = flags["label"] or None
+    flags["peers"] = flags["peers"] or None
     return load(flags, os.environ, file)
 
 
 @click.command()
 @host_options
+@click.option("--join", metavar="URL", help="Join the cluster of the host at this address.")
+@click.option("--token", metavar="TOKEN", help="What lets this host in: zeitwork token create prints it.")
 @click.option("--stop-vms", is_flag=True, default=None, help="Stop VMs when this process ends; otherwise they stay.")
 def run(**flags: Any) -> None:
     """Run this host until SIGTERM or Ctrl-C. Needs root. VMs go on without the process.
@@ -69,6 +74,8 @@ def run(**flags: Any) -> None:
     Examples:
       zeitwork run
       zeitwork run --database-url postgresql://zeitwork@db/zeitwork
+      zeitwork run --advertise 192.0.2.1
+      zeitwork run --join https://192.0.2.1:7946 --token zwt1_...
       zeitwork run --data-dir /srv/zeitwork --http 127.0.0.1:8081 --stop-vms
     """
     config = configuration(flags)

@@ -25,9 +25,10 @@ async def ensure_credentials(
     known = files.load()
     if known is not None:
         same = certificates.fingerprint(known.authority) == certificates.fingerprint(authority)
-        if same and certificates.validity(known.certificate)[1] > now:
+        names = certificates.named(known.certificate)
+        if same and certificates.validity(known.certificate)[1] > now and names is not None and names[1] == host:
             return known
-        _log.warning("the certificate is of no use any more", reason="it has ended" if same else "another authority")
+        _log.info("the host gets another certificate", reason="as it is now" if same else "another authority")
     key = certificates.new_key()
     signed = await sign(host, certificates.request(key))
     made = Credentials(key, signed.certificate, signed.authority)

@@ -123,6 +123,20 @@ def validity(certificate: str) -> tuple[float, float]:
     return loaded.not_valid_before_utc.timestamp(), loaded.not_valid_after_utc.timestamp()
 
 
+def named(certificate: str) -> tuple[UUID, UUID] | None:
+    """Return cluster and host that a certificate (PEM) names, None for none. Raises `ValueError`."""
+    loaded = x509.load_pem_x509_certificate(certificate.encode())
+    try:
+        names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    shown = {"subjectAltName": [("URI", uri) for uri in names.get_values_for_type(x509.UniformResourceIdentifier)]}
+    try:
+        return host_of(shown)
+    except Untrusted:
+        return None
+
+
 def belongs(certificate: str, key: str) -> bool:
     """Tell whether a certificate is for this private key. Raises `ValueError`."""
     loaded = x509.load_pem_x509_certificate(certificate.encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from actors.model.errors import Failed, InvalidInput, Problem, Unavailable
+from runtime.links.door import Door
 from runtime.links.transport import Address, Untrusted
 from zeitwork.store.trust import Signed
 from zeitwork.trust import certificates, exchange
@@ -42,7 +43,8 @@ class Signer(Protocol):
 class JoinDoors:
     """What a host of the cluster answers to those without a certificate.
 
-    ``database`` is the DSN that new hosts shall use, None for the tunnel. ``monotonic`` in seconds.
+    ``host`` is its id on links and ``machine`` the one in its data directory; ``database`` is the DSN that new hosts
+    shall use, None for the tunnel. ``monotonic`` in seconds.
     """
 
     def __init__(
@@ -52,17 +54,19 @@ class JoinDoors:
         database: str | None,
         monotonic: Callable[[], float],
         attempts: Attempts | None = None,
+        machine: UUID | None = None,
     ) -> None:
         self._signer = signer
         self._host = host
+        self._machine = machine or host
         self._database = database
         self._monotonic = monotonic
         self._attempts = attempts or Attempts()
         self._authority: str | None = None
 
-    def doors(self) -> Mapping[str, Callable[[WebSocketConnection, str], Awaitable[None]]]:
+    def doors(self) -> Mapping[str, Door]:
         """Return the paths for `runtime.links.links.Links`."""
-        return {exchange.SHOW: self.show, exchange.JOIN: self.join}
+        return {exchange.SHOW: Door(self.show), exchange.JOIN: Door(self.join)}
 
     async def show(self, socket: WebSocketConnection, remote: str) -> None:  # noqa: ARG002
         """Show the authority's certificate, which is no secret."""
@@ -91,7 +95,7 @@ class JoinDoors:
         if isinstance(message, str):
             raise InvalidInput("a join request is bytes", field="join")
         asked = exchange.decode_request(message)
-        if asked.host == self._host:
+        if asked.host == self._machine:
             raise InvalidInput(
                 "the new host has the id of a host of the cluster",
                 field="host",

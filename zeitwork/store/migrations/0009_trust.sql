@@ -24,3 +24,10 @@ create table join_tokens (
     check ((used_at is null) = (used_by is null) and (used_at is null) = (used_key is null))
 );
 create index join_tokens_expires on join_tokens (expires_at);
+
+-- Where hosts listen for links; each writes its own.
+create table host_links (
+    node_id uuid primary key references nodes (id) on delete cascade,
+    address text not null,
+    updated_at timestamptz not null default now()
+);

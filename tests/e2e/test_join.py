@@ -1,0 +1,95 @@
+"""A second host joins with the printed command, over the first one's embedded Postgres."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.process import HostProcess, free_port, running, until
+
+
+@pytest.fixture
+def directories() -> Iterator[tuple[Path, Path]]:
+    roots = [Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp")) for _ in range(2)]
+    try:
+        for root in roots:
+            root.chmod(0o755)
+        yield roots[0] / "data", roots[1] / "data"
+    finally:
+        for root in roots:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def ready(host: HostProcess) -> bool:
+    """Whether a host sees both as ready."""
+    try:
+        return [one["state"] for one in host.get("/api/v1/nodes")["items"]] == ["ready", "ready"]
+    except OSError:
+        return False
+
+
+def status(host: HostProcess, path: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{host.port}{path}", timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path]) -> None:
+    qemu = ["--hypervisor", "qemu"]
+    first = HostProcess(directories[0], assets, [*qemu, "--advertise", f"127.0.0.1:{free_port()}"])
+    with running(first):
+        printed = first.cli("token", "create").stdout.strip()
+        assert printed.startswith("zeitwork run --join https://127.0.0.1:")
+        joining = shlex.split(printed)[2:]
+        own = ["--advertise", f"127.0.0.1:{free_port()}"]
+        second = HostProcess(directories[1], assets, [*qemu, *joining, *own])
+        with running(second):
+            assert ready(first)
+            assert ready(second)
+            for host in (first, second):
+                until(lambda host=host: '"event": "link"' in host.log.read_text(), f"a link:\n{host.tail()}")  # type: ignore[misc]
+            (token,) = first.cli("token", "ls", "--json")
+            assert token["state"] == "used"
+            assert not (directories[1] / "postgres").exists()
+            secret = directories[1] / "trust"
+            assert {item.name for item in secret.iterdir()} == {"host.pem", "cluster.json"}
+            assert {item.stat().st_mode & 0o777 for item in secret.iterdir()} == {0o600}
+
+            # It remembers: neither address nor token is needed again.
+            second.terminate()
+            # Its goodbye went through the tunnel, too.
+            assert "down" in [one["state"] for one in first.get("/api/v1/nodes")["items"]]
+            second.arguments = [*qemu, *own]
+            second.start()
+            assert ready(second)
+
+            # The host with the database dies. The other one lives on, and goes on when it is back.
+            first.kill()
+            until(lambda: status(second, "/api/v1/nodes") == 503, "the database is away")
+            assert second.process is not None
+            assert second.process.poll() is None
+            first.start()
+            until(lambda: ready(second), f"both are ready again:\n{second.tail()}")
+            second.process.send_signal(signal.SIGTERM)
+            assert second.process.wait(60) == 0
+        # A used token lets nobody else in, and the refusal says so.
+        third = HostProcess(directories[1].parent / "third", assets, [*qemu, *joining])
+        try:
+            third.start()
+        except AssertionError as error:
+            assert "used already" in str(error)
+        else:
+            pytest.fail("it was let in")
+        finally:
+            if third.process is not None and third.process.poll() is None:
+                third.process.kill()

@@ -1,0 +1,137 @@
+"""What a host remembers of its join, and whom it keeps links to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.model.errors import Failed, InvalidInput
+from runtime import Actor, Message, Spec
+from runtime.links.messages import Forget, Want
+from runtime.links.transport import Address
+from tests.runtime.parts import settled, simulated
+from zeitwork.cluster import Membership, MembershipFile, membership_of, start_links
+from zeitwork.config import load
+from zeitwork.peers import EVERY, MOST, Peers, choose
+
+HOST = UUID(int=4)
+
+
+# ---- what is remembered
+
+
+def test_a_membership_is_kept_privately(tmp_path: Path) -> None:
+    file = MembershipFile(tmp_path)
+    assert file.load() is None
+    for database in (None, "postgresql://u:secret@db/z"):
+        saved = Membership(UUID(int=1), database, ("192.0.2.1:7946", "[2001:db8::1]:7946"), "h2:7946")
+        file.save(saved)
+        assert file.load() == saved
+        assert file.path.stat().st_mode & 0o777 == 0o600
+        assert "secret" not in repr(saved)
+    assert [item.name for item in file.path.parent.iterdir()] == ["cluster.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"cluster": "x"}', "\x00", '{"cluster": 1, "database": 2}'])
+def test_a_membership_that_can_not_be_read_says_what_to_do(tmp_path: Path, text: str) -> None:
+    file = MembershipFile(tmp_path)
+    file.path.parent.mkdir()
+    file.path.write_text(text)
+    with pytest.raises(Failed) as caught:
+        file.load()
+    assert str(file.path.parent) in str(caught.value.fix)
+
+
+async def test_joining_needs_a_token_and_a_host_without_a_database(tmp_path: Path) -> None:
+    flags = {"data_dir": str(tmp_path), "join": "https://127.0.0.1:1"}
+    assert await membership_of(load({"data_dir": str(tmp_path)}), HOST) is None
+    with pytest.raises(InvalidInput) as caught:
+        await membership_of(load(flags), HOST)
+    assert caught.value.field == "token"
+    (tmp_path / "postgres").mkdir()
+    with pytest.raises(InvalidInput, match="database of its own"):
+        await membership_of(load({**flags, "token": "x"}), HOST)
+
+
+async def test_a_join_that_fails_leaves_only_the_key_for_the_next_try(tmp_path: Path) -> None:
+    config = load({"data_dir": str(tmp_path), "join": "https://127.0.0.1:1", "token": "zwt1_x"})
+    keys = set()
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="incomplete"):
+            await membership_of(config, HOST)
+        (left,) = (tmp_path / "trust").iterdir()
+        assert left.name == "joining.pem"
+        assert left.stat().st_mode & 0o777 == 0o600
+        keys.add(left.read_text())
+    assert len(keys) == 1
+    assert callable(start_links)
+
+
+# ---- whom to link with
+
+
+@given(st.sets(st.uuids(), min_size=2, max_size=40))
+def test_few_links_are_kept_and_nobody_is_alone(hosts: set[UUID]) -> None:
+    everybody = {host: f"192.0.2.1:{number + 1}" for number, host in enumerate(sorted(hosts))}
+    kept = {host: choose(host, {other: a for other, a in everybody.items() if other != host}) for host in hosts}
+    for host, others in kept.items():
+        assert len(others) == min(MOST, len(hosts) - 1)
+        assert host not in others
+    reached, new = set(), {min(hosts)}
+    linked = {host: set(others) | {other for other in hosts if host in kept[other]} for host, others in kept.items()}
+    while new:
+        reached |= new
+        new = set().union(*(linked[host] for host in new)) - reached
+    assert reached == hosts
+
+
+def test_addresses_that_are_none_are_left_out() -> None:
+    assert choose(HOST, {UUID(int=1): "nonsense", UUID(int=2): "h:7"}) == {UUID(int=2): Address("h", 7)}
+
+
+class Recorder(Actor):
+    def __init__(self, seen: list[Message]) -> None:
+        self._seen = seen
+
+    async def receive(self, message: Message) -> None:
+        self._seen.append(message)
+
+
+class Away:
+    """A store that is away now and then."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.known: dict[UUID, str] = {}
+        self.gone: frozenset[UUID] = frozenset()
+
+    async def others(self, node: UUID) -> dict[UUID, str]:
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise OSError("away")
+        return dict(self.known)
+
+    async def removed(self) -> frozenset[UUID]:
+        return self.gone
+
+
+async def test_links_follow_the_database_and_stay_while_it_is_away(autojump_clock: object) -> None:
+    store, seen = Away(), list[Message]()
+    async with simulated() as system:
+        links = await system.start(Spec("links", lambda: Recorder(seen)))
+        await system.start(Spec("peers", lambda: Peers(HOST, store, links)))
+        await trio.sleep(0.1)
+        assert seen == [Want({})]
+        store.away = True
+        await trio.sleep(5 * EVERY)
+        assert seen == [Want({})]
+        store.away, store.known, store.gone = False, {UUID(int=1): "h:7"}, frozenset({UUID(int=2)})
+        await trio.sleep(2 * EVERY)
+        assert seen[1] == Want({UUID(int=1): Address("h", 7)})
+        assert [message for message in seen if isinstance(message, Forget)] == [Forget(UUID(int=2), refuse=True)]
+        await settled()

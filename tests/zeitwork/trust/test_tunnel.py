@@ -1,0 +1,120 @@
+"""A Postgres behind a unix socket of another host, reached through the cluster's TLS."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psycopg
+import pytest
+import trio
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from actors.model.errors import Problem
+from runtime.links.transport import Address
+from tests.runtime.links.hosts import SOON, ended
+from tests.runtime.links.messages import CLUSTER
+from tests.zeitwork.trust.secured import Signer, issue, secured
+from zeitwork.store import open_store
+from zeitwork.trust import tunnel
+
+
+@pytest.fixture
+def directory(public_directory: Path) -> Path:
+    """With a path short enough for a socket."""
+    made = public_directory / f"t{os.urandom(3).hex()}"
+    made.mkdir()
+    return made
+
+
+def server_of(dsn: str) -> Path:
+    parts = conninfo_to_dict(dsn)
+    return Path(str(parts["host"])) / f".s.PGSQL.{parts['port']}"
+
+
+async def test_a_store_works_over_it(tmp_path: Path, directory: Path, database_url: str) -> None:
+    signer = Signer()
+    doors = {tunnel.PATH: tunnel.door(server_of(database_url))}
+    async with secured(1, issue(tmp_path, 1, signer), doors=doors) as one:
+        port = conninfo_to_dict(database_url)["port"]
+        way = tunnel.Tunnel(
+            directory / "run" / f".s.PGSQL.{port}", lambda: [one.address], issue(tmp_path, 2, signer).contexts, CLUSTER
+        )
+        async with way.running():
+            assert (directory / "run").stat().st_mode & 0o777 == 0o700
+            url = make_conninfo(database_url, host=str(directory / "run"))
+            async with open_store(url) as store, trio.open_nursery() as nursery:
+                nursery.start_soon(store.run)
+                assert (await store.cluster.identity()).id
+                for number in range(30):
+                    assert await store.cluster.region(f"r{number}")
+                # Large answers, and a notification that comes by itself.
+                large = await store.units.read(
+                    lambda cursor: len(cursor.execute("select repeat('x', 3000000) as x").fetchone()["x"]), name="x"
+                )
+                assert large == 3_000_000
+                nursery.cancel_scope.cancel()
+        assert not (directory / "run").exists()
+
+
+async def test_what_is_cancelled_can_still_write(tmp_path: Path, directory: Path, database_url: str) -> None:
+    signer = Signer()
+    doors = {tunnel.PATH: tunnel.door(server_of(database_url))}
+    async with secured(1, issue(tmp_path, 1, signer), doors=doors) as one:
+        port = conninfo_to_dict(database_url)["port"]
+        files = issue(tmp_path, 2, signer)
+        way = tunnel.Tunnel(directory / "run" / f".s.PGSQL.{port}", lambda: [one.address], files.contexts, CLUSTER)
+        written = []
+        with trio.CancelScope() as scope:
+            async with way.running(), open_store(make_conninfo(database_url, host=str(directory / "run"))) as store:
+                try:
+                    scope.cancel()
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True), trio.fail_after(SOON):
+                        written.append(await store.cluster.region("last-word"))
+        assert written
+
+
+async def test_it_needs_a_certificate_of_the_cluster(tmp_path: Path, directory: Path, database_url: str) -> None:
+    signer = Signer()
+    doors = {tunnel.PATH: tunnel.door(server_of(database_url))}
+    foreign = issue(tmp_path / "foreign", 2, Signer())
+    async with secured(1, issue(tmp_path, 1, signer), doors=doors) as one:
+        way = tunnel.Tunnel(directory / "run" / ".s.PGSQL.5432", lambda: [one.address], foreign.contexts, CLUSTER)
+        async with way.running():
+            stream = await trio.open_unix_socket(str(directory / "run" / ".s.PGSQL.5432"))
+            await stream.send_all(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
+            assert await ended(stream) == b""  # type: ignore[arg-type]
+
+
+async def test_another_host_is_tried_and_none_is_an_error(tmp_path: Path, directory: Path, database_url: str) -> None:
+    signer = Signer()
+    doors = {tunnel.PATH: tunnel.door(server_of(database_url))}
+    port = conninfo_to_dict(database_url)["port"]
+    addresses = [Address("127.0.0.1", 1)]
+    async with secured(1, issue(tmp_path, 1, signer), doors=doors) as one:
+        files = issue(tmp_path, 2, signer)
+        way = tunnel.Tunnel(directory / "run" / f".s.PGSQL.{port}", lambda: addresses, files.contexts, CLUSTER)
+        url = make_conninfo(database_url, host=str(directory / "run"))
+        async with way.running():
+            with pytest.raises(Problem):
+                async with open_store(url):
+                    pass
+            addresses.append(one.address)
+            async with open_store(url) as store:
+                assert await store.cluster.identity()
+
+
+async def test_a_database_that_is_away_ends_the_connection(tmp_path: Path, directory: Path) -> None:
+    signer = Signer()
+    doors = {tunnel.PATH: tunnel.door(directory / "nothing")}
+    async with secured(1, issue(tmp_path, 1, signer), doors=doors) as one:
+        files = issue(tmp_path, 2, signer)
+        way = tunnel.Tunnel(directory / "run" / ".s.PGSQL.5432", lambda: [one.address], files.contexts, CLUSTER)
+        async with way.running():
+            for _ in range(3):
+                with pytest.raises(psycopg.OperationalError):
+                    await trio.to_thread.run_sync(
+                        lambda: psycopg.connect(f"host={directory}/run port=5432 connect_timeout=10 user=x dbname=x")
+                    )

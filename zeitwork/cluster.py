@@ -1,0 +1,234 @@
+"""Being one of several hosts: the join, what is remembered of it, and the links that follow from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import structlog
+import trio
+
+from actors.model.errors import Failed, InvalidInput
+from runtime import Environment, StartFailed, System
+from runtime.links.board import Board
+from runtime.links.frames import Hello, Identity
+from runtime.links.links import Links, links
+from runtime.links.receiver import SystemReceiver
+from runtime.links.transport import Address, TlsTransport
+from runtime.spec import Spec
+from zeitwork import machine
+from zeitwork.config import Config
+from zeitwork.peers import Peers
+from zeitwork.store import Store
+from zeitwork.store.embedded import settings as embedded
+from zeitwork.store.links import HostLinks
+from zeitwork.store.rows import NodeRow
+from zeitwork.store.trust import Trust
+from zeitwork.trust import certificates, tunnel
+from zeitwork.trust.bootstrap import ensure_credentials
+from zeitwork.trust.files import TrustFiles, trust_directory
+from zeitwork.trust.join import JoinDoors, join, join_address
+from zeitwork.trust.renewal import NAME as CERTIFICATES
+from zeitwork.trust.renewal import Certificates
+from zeitwork.wire import wire_registry
+
+_log = structlog.get_logger().bind(part="cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a host that has joined remembers. ``database`` None: through the tunnel, over ``peers`` (HOST:PORT)."""
+
+    cluster: UUID
+    database: str | None
+    peers: tuple[str, ...]
+    advertise: str
+
+    def __repr__(self) -> str:
+        return f"<Membership of {self.cluster}>"
+
+
+class MembershipFile:
+    """``DATA/trust/cluster.json``, 0600: it may hold a password of the database."""
+
+    def __init__(self, data: Path) -> None:
+        self.path = trust_directory(data) / "cluster.json"
+
+    def load(self) -> Membership | None:
+        """Return what was saved, None for a host that never joined. Raises `Failed`."""
+        try:
+            content = json.loads(self.path.read_text())
+            database = content["database"]
+            if database is not None and not isinstance(database, str):
+                raise ValueError("the database is no text")
+            peers = tuple(str(Address.parse(peer)) for peer in content["peers"])
+            return Membership(UUID(content["cluster"]), database, peers, str(Address.parse(content["advertise"])))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Failed(
+                f"{self.path} can't be read: {error}",
+                field="data_dir",
+                fix=f"remove {self.path.parent} and join the cluster anew",
+            ) from error
+
+    def save(self, membership: Membership) -> None:
+        """Replace it as a whole. Raises `OSError`."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".cluster-{uuid4().hex}")
+        content = {
+            "cluster": str(membership.cluster),
+            "database": membership.database,
+            "peers": membership.peers,
+            "advertise": membership.advertise,
+        }
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+async def membership_of(config: Config, host_id: UUID) -> Membership | None:
+    """Return what this host is a member of; joins first when told to and it has not yet. None for a first host.
+
+    Raises a `Problem`; then nothing of the join stays but the key, with which the same token can be tried again.
+    """
+    saved = MembershipFile(config.data_dir)
+    known = saved.load()
+    if known is not None:
+        if config.join is not None:
+            _log.info("this host has joined before", cluster=str(known.cluster))
+        return known
+    if config.join is None:
+        return None
+    if config.token is None:
+        raise InvalidInput("joining needs a token", field="token", fix="zeitwork token create on a host prints one")
+    if (config.data_dir / "postgres").exists():
+        raise InvalidInput(
+            "this host has a database of its own",
+            field="data_dir",
+            fix="join with an empty --data-dir; a host that has run alone can't become one of another cluster",
+        )
+    key = _pending_key(config.data_dir)
+    welcome, credentials = await join(
+        config.join, config.token, host=host_id, hostname=machine.hostname(), key=key.read_text()
+    )
+    address = join_address(config.join)
+    advertise = config.advertise or str(Address(await trio.to_thread.run_sync(_own_address, address), address.port))
+    membership = Membership(welcome.cluster, welcome.database, (str(address), *config.peers), advertise)
+    TrustFiles(trust_directory(config.data_dir)).save(credentials)
+    saved.save(membership)
+    key.unlink(missing_ok=True)
+    _log.info("joined", cluster=str(welcome.cluster), through=str(address), advertise=advertise)
+    return membership
+
+
+def _pending_key(data: Path) -> Path:
+    """Return the file with the key to join with: kept until that has worked, since an answer may get lost."""
+    path = trust_directory(data) / "joining.pem"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path
+    with os.fdopen(descriptor, "w") as file:
+        file.write(certificates.new_key())
+    return path
+
+
+def _own_address(towards: Address) -> str:
+    """Return this machine's address on the way to another; nothing is sent. Raises `Failed`."""
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(towards.host, towards.port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(where)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise Failed(
+            f"no way to {towards}: {error}", field="advertise", fix="say with --advertise how others reach this host"
+        ) from None
+
+
+@asynccontextmanager
+async def tunnelled(config: Config, membership: Membership) -> AsyncIterator[str]:
+    """Yield the DSN of the cluster's embedded Postgres, which another host has."""
+    directory = config.paths.run / "database"
+    files = TrustFiles(trust_directory(config.data_dir))
+    addresses = tuple(map(Address.parse, membership.peers))
+
+    def known() -> Sequence[Address]:
+        return addresses
+
+    way = tunnel.Tunnel(socket_of(directory), known, files.contexts, membership.cluster)
+    async with way.running():
+        yield embedded.dsn(directory)
+
+
+def socket_of(directory: Path) -> Path:
+    """Return the unix socket of a Postgres, or a tunnel to one, in that directory."""
+    return directory / f".s.PGSQL.{embedded.PORT}"
+
+
+async def start_links(
+    config: Config,
+    membership: Membership | None,
+    store: Store,
+    system: System,
+    node: NodeRow,
+    host_id: UUID,
+    env: Environment,
+) -> Address:
+    """Start the actors that link this host with others; return where others reach it. Raises a `Problem`."""
+    advertise = config.advertise or (membership.advertise if membership else None)
+    assert advertise is not None  # who is not advertised and has not joined has no links
+    address = Address.parse(advertise)
+    trust, files = Trust(store.units), TrustFiles(trust_directory(config.data_dir))
+    cluster = (await store.cluster.identity()).id
+    await ensure_credentials(files, node.id, trust.sign, authority=await trust.authority(), now=env.now())
+    database = config.database_url or (membership.database if membership else None)
+    doors = dict(JoinDoors(trust, node.id, database, env.monotonic, machine=host_id).doors())
+    if database is None:
+        own = config.paths.run / ("postgres" if membership is None else "database")
+        doors[tunnel.PATH] = tunnel.door(socket_of(own))
+    registry, board = wire_registry(), Board(node.id, env.monotonic)
+    transport = TlsTransport(
+        _listening(address), address.port, files.contexts, lambda shown: certificates.prove(shown, cluster)
+    )
+    local = Hello(cluster, Identity(node.id, node.generation))
+    receiver = SystemReceiver(system, registry)
+    await system.start(Spec(CERTIFICATES, lambda: Certificates(node.id, files, trust.sign)))
+    try:
+        ref = await system.start(links(partial(Links, board, transport, local, registry, receiver, doors=doors)))
+    except StartFailed as error:
+        raise Failed(
+            f"links can't listen at port {address.port}: {error.__cause__}",
+            field="advertise",
+            fix="give another port with --advertise ADDRESS:PORT",
+        ) from error
+    host_links = HostLinks(store.units)
+    await host_links.announce(node.id, str(address))
+    await system.start(Spec("peers", lambda: Peers(node.id, host_links, system.name(ref.name))))
+    return address
+
+
+def _listening(address: Address) -> str | None:
+    """Return where to listen: on loopback if that is what is advertised, else on all interfaces (TLS only)."""
+    try:
+        loopback = ip_address(address.host).is_loopback
+    except ValueError:
+        loopback = address.host == "localhost"
+    return address.host if loopback else None

@@ -1,0 +1,10 @@
+"""Every message that may travel between hosts, under its name on the wire. Names and fields stay; see `Registry`."""
+
+from __future__ import annotations
+
+from runtime.links.registry import Registry
+
+
+def wire_registry() -> Registry:
+    """Return the registry of this version."""
+    return Registry()
