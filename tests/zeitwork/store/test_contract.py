@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from uuid import uuid4
 
 import psycopg
@@ -17,7 +17,11 @@ from actors.model.health import HealthState
 from actors.model.states import InstanceDesired, NodeDesired, NodeState, Outcome, PlacementState
 from actors.scheduler.store import Move
 from tests.conftest import TEMPLATE
-from tests.zeitwork.store.contract.both import CAPACITIES, CHECKS, REQUIREMENTS, SIZES, TAINTS, UNKNOWN, Both
+from tests.simulation.store import Bug
+from tests.zeitwork.store.contract.both import Both
+from tests.zeitwork.store.contract.frame import UNKNOWN, Different
+from tests.zeitwork.store.contract.people import CAPACITIES, CHECKS, REQUIREMENTS, SIZES, TAINTS
+from tests.zeitwork.store.contract.recorded import FOUND, SHOWN
 from tests.zeitwork.store.contract.sides import Postgres
 from zeitwork.store.embedded import EmbeddedServer
 
@@ -301,12 +305,20 @@ def test_any_sequence_is_the_same_on_both(postgres: Postgres) -> None:
     )
 
 
-#: What was not the same once, by what was wrong with which side.
-FOUND: dict[str, Callable[[Both], None]] = {}
-
-
 @pytest.mark.parametrize("name", FOUND)
 def test_what_was_found_stays_the_same(postgres: Postgres, name: str) -> None:
     both = Both(postgres)
     both.begin()
     FOUND[name](both)
+
+
+@pytest.mark.parametrize("bug", SHOWN)
+def test_what_is_not_the_same_is_seen(postgres: Postgres, bug: Bug) -> None:
+    """The look sees each bug that the double can have, and nothing while it has none."""
+    both = Both(postgres)
+    both.begin()
+    SHOWN[bug](both)
+    both = Both(postgres, frozenset({bug}))
+    both.begin()
+    with pytest.raises(Different):
+        SHOWN[bug](both)

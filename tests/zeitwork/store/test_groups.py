@@ -21,6 +21,7 @@ from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.scheduling import MAX_REPLICAS, Requirements, Strategy, Taint
 from actors.model.states import InstanceDesired, InstanceState, NodeState, PlacementState
+from actors.scheduler.queue import in_turn
 from actors.scheduler.store import GroupChange, GroupView, Plan, Postponed
 from runtime.lease import Fenced, Term
 from tests.zeitwork.store.world import EXITED, instance, leading, place, ready_image, ready_node, see
@@ -150,6 +151,15 @@ async def test_where_members_are_is_seen(store: Store) -> None:
     assert [(one.placed, one.node_state) for one in (await view(store, made)).members] == [
         (True, NodeState.READY), (False, None),
     ]  # fmt: skip
+
+
+async def test_members_that_are_made_together_wait_equally_long(store: Store) -> None:
+    _, image = await begin(store)
+    row = await group(store, image, replicas=5)
+    await apply(store, fill(row, 0, 1, 2, 3, 4))
+    found = (await store.scheduling.pending()).instances
+    assert len({one.waiting for one in found}) == 1
+    assert in_turn(found) == sorted(found, key=lambda one: one.id)
 
 
 async def test_scaling_up_and_down(store: Store) -> None:

@@ -1,0 +1,202 @@
+"""Sequences of operations: what was not the same on both sides once, and what shows a bug that is planted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from actors.model.health import HealthState
+from actors.model.states import InstanceDesired, NodeDesired, NodeState, Outcome, PlacementState
+from actors.scheduler.store import Move
+from tests.simulation.store import Bug
+from tests.zeitwork.store.contract.both import Both
+
+Sequence = Callable[[Both], None]
+
+
+def _run(both: Both, *, singleton: bool = False, check: int = 0) -> None:
+    both.create(singleton=singleton, check=check)
+    both.evaluate()
+    both.start(1)
+
+
+def _remove(both: Both, placement: int = 0) -> None:
+    both.observe(placement, PlacementState.REMOVED, Outcome.STOPPED)
+
+
+def _made_together_waits_equally_long(both: Both) -> None:
+    # Postgres measured each row's wait with a clock of its own, so the members came in the reverse order.
+    both.group(0, 4, singleton=True)
+    both.reconcile()
+    both.evaluate()
+
+
+def _a_group_uses_its_image_and_tells_what_it_waits_for(both: Both) -> None:
+    both.group(0, 2)
+    both.capacity(0, 3)
+    both.capacity(1, 3)
+    both.reconcile()
+    both.evaluate()
+    both.delete_group(0)
+    both.reconcile()
+
+
+def _a_host_that_is_deleted_takes_what_nobody_needs(both: Both) -> None:
+    _run(both)
+    both.wait(64)
+    both.mark_down(0)
+    both.mark_down(0)
+    both.delete_node(0)
+    both.relocate()
+    both.delete_node(0)
+    both.delete_node(1)
+
+
+def _what_was_given_up_is_not_moved_again(both: Both) -> None:
+    _run(both)
+    both.mark_down(0)
+    both.relocate(twice=True)
+    both.evaluate()
+    both.move([(0, 0, Move.UNKNOWN), (0, 0, Move.REPLACE)])
+
+
+def _an_address_that_was_not_given_is_not_passed_over(both: Both) -> None:
+    # This host has two addresses of one family, and many of the other.
+    both.register(2, 2)
+    both.capacity(2, 0)
+    both.state(2, NodeState.READY)
+    for _ in range(3):
+        both.create()
+    both.assign([(0, 0, 2), (1, 0, 2), (2, 0, 2)], [])
+    _remove(both)
+    both.wait(64)
+    both.assign([(2, 0, 2)], [])
+
+
+def _a_refusal_of_the_same_twice_is_one(both: Both) -> None:
+    both.create()
+    both.close_node(0, "its disk is full")
+    both.assign([(0, 0, 0), (0, 0, 0), (0, 1, 0)], [])
+
+
+def _healthy_before_it_takes_over(both: Both) -> None:
+    _run(both, check=1)
+    both.health(0, HealthState.HEALTHY, "it answers")
+    both.desire_node(0, NodeDesired.DRAINING)
+    both.relocate()
+    both.evaluate()
+    both.start(1)
+    both.health(1, HealthState.HEALTHY, "it answers")
+    both.health(0, HealthState.HEALTHY, "it answers")
+
+
+def _nothing_to_move_asks_for_no_term(both: Both) -> None:
+    both.relocate(ended=2, twice=True)
+
+
+def _another_number_ends_a_wait(both: Both) -> None:
+    both.group(0, 1)
+    both.change_group(0, failures=1, retry_in=30.0)
+    both.scale(0, 2)
+    both.reconcile()
+
+
+def _what_operators_say_of_hosts(both: Both) -> None:
+    both.taints(0, 2)
+    both.taints(0, 1)
+    both.desire_node(1, NodeDesired.CORDONED)
+    both.create(requirements=2)
+    both.evaluate()
+
+
+#: What was not the same on both sides once.
+FOUND: dict[str, Sequence] = {
+    one.__name__[1:]: one
+    for one in (
+        _made_together_waits_equally_long,
+        _a_group_uses_its_image_and_tells_what_it_waits_for,
+        _a_host_that_is_deleted_takes_what_nobody_needs,
+        _what_was_given_up_is_not_moved_again,
+        _an_address_that_was_not_given_is_not_passed_over,
+        _a_refusal_of_the_same_twice_is_one,
+        _healthy_before_it_takes_over,
+        _nothing_to_move_asks_for_no_term,
+        _another_number_ends_a_wait,
+        _what_operators_say_of_hosts,
+    )
+}
+
+
+def _act_without_a_lease(both: Both) -> None:
+    both.create()
+    both.assign([(0, 0, 0)], [], ended=1)
+
+
+def _act_after_the_term(both: Both) -> None:
+    both.create()
+    both.term()
+    both.acquire(0, boot=1)
+    both.resign()
+    both.term()
+    both.assign([(0, 0, 0)], [], ended=1)
+
+
+def _place_twice(both: Both) -> None:
+    both.create()
+    both.assign([(0, 0, 0)], [])
+    both.assign([(0, 0, 1)], [])
+
+
+def _place_several(both: Both) -> None:
+    _run(both)
+    both.create(size=2)
+    both.assign([(1, 0, 0)], [])
+
+
+def _stop_and_start(both: Both) -> None:
+    _run(both)
+    both.desire(0, InstanceDesired.STOPPED)
+    _remove(both)
+    both.desire(0, InstanceDesired.RUNNING)
+    both.evaluate()
+
+
+def _observe_too_late(both: Both) -> None:
+    _run(both)
+    both.observe(0, PlacementState.STOPPING, expected=(PlacementState.ASSIGNED,))
+
+
+def _lose_a_singleton(both: Both) -> None:
+    _run(both, singleton=True)
+    both.wait(64)
+    both.mark_down(0)
+    both.mark_down(0)
+    both.relocate()
+
+
+def _move_to_the_end(both: Both) -> None:
+    _run(both)
+    both.desire_node(0, NodeDesired.DRAINING)
+    both.desire_node(1, NodeDesired.DRAINING)
+    both.relocate()
+    both.desire_node(0, NodeDesired.READY)
+    both.desire_node(1, NodeDesired.READY)
+    both.replace(0)
+    both.evaluate()
+    both.start(1)
+
+
+#: What shows each bug of the double that can be planted.
+SHOWN: dict[Bug, Sequence] = {
+    Bug.NO_FENCE: _act_without_a_lease,
+    Bug.NO_EPOCH_CHECK: _act_after_the_term,
+    Bug.DOUBLE_PLACEMENT: _place_twice,
+    Bug.CAPACITY_IGNORED: _place_several,
+    Bug.CAPACITY_TWICE: _place_several,
+    Bug.LEASE_LEAKED: _stop_and_start,
+    Bug.NO_REST: _stop_and_start,
+    Bug.BLIND_WRITE: _observe_too_late,
+    Bug.STOP_FORGOTTEN: _stop_and_start,
+    Bug.SINGLETON_TWICE: _lose_a_singleton,
+    Bug.KEPT_FOR_EVER: _move_to_the_end,
+    Bug.EARLY_END: _move_to_the_end,
+}
