@@ -21,8 +21,12 @@ from runtime import Environment, StartFailed, System
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
 from runtime.links.links import Links, links
-from runtime.links.receiver import SystemReceiver
 from runtime.links.transport import Address, TlsTransport
+from runtime.membership import over_links
+from runtime.membership.driver import NAME as MEMBERSHIP
+from runtime.membership.driver import Membership as MembershipActor
+from runtime.membership.driver import membership as member_spec
+from runtime.membership.events import Notice, Superseded
 from runtime.spec import Spec
 from zeitwork import machine
 from zeitwork.config import Config
@@ -205,14 +209,14 @@ async def start_links(
         own = config.paths.run / ("postgres" if membership is None else "database")
         doors[tunnel.PATH] = tunnel.door(socket_of(own))
     registry, board = wire_registry(), Board(node.id, env.monotonic)
-    transport = TlsTransport(
+    tls = TlsTransport(
         _listening(address), address.port, files.contexts, lambda shown: certificates.prove(shown, cluster)
     )
     local = Hello(cluster, Identity(node.id, node.generation))
-    receiver = SystemReceiver(system, registry)
+    receiver = over_links.LinkReceiver(board, system, registry)
     await system.start(Spec(CERTIFICATES, lambda: Certificates(node.id, files, trust.sign)))
     try:
-        ref = await system.start(links(partial(Links, board, transport, local, registry, receiver, doors=doors)))
+        ref = await system.start(links(partial(Links, board, tls, local, registry, receiver, doors=doors)))
     except StartFailed as error:
         raise Failed(
             f"links can't listen at port {address.port}: {error.__cause__}",
@@ -222,7 +226,22 @@ async def start_links(
     host_links = HostLinks(store.units)
     await host_links.announce(node.id, str(address))
     await system.start(Spec("peers", lambda: Peers(node.id, host_links, system.name(ref.name))))
+    seeds = {*(membership.peers if membership else ()), *config.peers, *(await host_links.others(node.id)).values()}
+    members, courier = system.name(MEMBERSHIP), system.name(over_links.NAME)
+    await system.start(Spec(over_links.NAME, lambda: over_links.Courier(board, system.name(ref.name), members)))
+    transport = over_links.LinkTransport(board, courier)
+    advertised, known = str(address), sorted(seeds - {str(address)})
+    await system.start(
+        member_spec(lambda: MembershipActor(node.id, node.generation, advertised, transport, _heard, seeds=known))
+    )
     return address
+
+
+def _heard(notice: Notice | Superseded) -> None:
+    if isinstance(notice, Superseded):
+        _log.error("a later start of this host is a member", generation=notice.generation)
+    elif notice.kind != "changed":
+        _log.info("membership", host=str(notice.member.host), notice=notice.kind)
 
 
 def _listening(address: Address) -> str | None:

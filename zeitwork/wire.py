@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from runtime.links.registry import Registry
+from runtime.membership import over_links
 
 
 def wire_registry() -> Registry:
     """Return the registry of this version."""
-    return Registry()
+    registry = Registry()
+    over_links.register(registry)
+    return registry

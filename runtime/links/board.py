@@ -71,6 +71,7 @@ class Peer:
         "failure",
         "highest",
         "host",
+        "refused",
         "session",
         "used",
         "wanted",
@@ -90,6 +91,7 @@ class Peer:
         self.used = 0.0
         #: Why there is no link, or no connection for bulk data.
         self.failure: str | None = None
+        self.refused = False
         self.bulk_failure: str | None = None
         self.dialling_bulk = False
         self.changed = trio.Event()
@@ -294,7 +296,7 @@ class Board:
                 if session is not None:
                     return session
                 if peer.failure is not None:
-                    raise Unreachable(str(host), peer.failure, sent=False)
+                    raise Unreachable(str(host), peer.failure, sent=False, refused=peer.refused)
         finally:
             peer.demand -= 1
 

@@ -57,13 +57,17 @@ class QueueFull(MailboxFull):
 
 
 class Unreachable(ActorError):
-    """There is no link to the host, or it broke. ``sent`` False: surely not carried out; True: nobody knows."""
+    """There is no link to the host, or it broke. ``sent`` False: surely not carried out; True: nobody knows.
 
-    def __init__(self, host: str, why: str, *, sent: bool) -> None:
+    ``refused``: its machine answered that nobody listens there.
+    """
+
+    def __init__(self, host: str, why: str, *, sent: bool, refused: bool = False) -> None:
         super().__init__(f"host {host} is not reachable: {why}")
         self.host = host
         self.why = why
         self.sent = sent
+        self.refused = refused
 
 
 class Expired(AskTimeout):

@@ -38,6 +38,8 @@ from runtime.spec import Spec
 NAME = "links"
 _HARMLESS = ("done", "renewal", "duplicate", "stopping", "unused")
 LIMITS: dict[Purpose, int] = {"control": CONTROL_LIMIT, "bulk": BULK_LIMIT}
+#: How an attempt ends when the machine answers that nobody listens.
+REFUSED = "connection-refused"
 #: Bytes read at once.
 READ = 64 * 1024
 _PATHS: dict[str, Purpose] = {"/link": "control", "/bulk": "bulk"}
@@ -112,7 +114,7 @@ class Links(Actor):
         async def meet() -> None:
             end = await self._dial(address, None, "control", up)
             if slot.open:
-                slot.fail(NoIntroduction(f"{address}: {end}"))
+                slot.fail(NoIntroduction(f"{address}: {end}", refused=end.code == REFUSED))
 
         if self._tasks is None:
             slot.fail(NoIntroduction("links are not running"))
@@ -166,7 +168,7 @@ class Links(Actor):
                     continue
                 attempt = 0 if trio.current_time() - began > self._rules.settled else attempt + 1
                 if (not met and end.code != "duplicate") or (end.theirs and end.code not in _HARMLESS):
-                    peer.failure = str(end)
+                    peer.failure, peer.refused = str(end), end.code == REFUSED
                     peer.notify()
                     if not peer.wanted:
                         return
@@ -379,7 +381,7 @@ def _unreached(error: OSError) -> End:
         cause = cause.exceptions[0]
     first = cause if isinstance(cause, OSError) else error
     if isinstance(first, ConnectionRefusedError):
-        return End("connection-refused", "the connection was refused")
+        return End(REFUSED, "the connection was refused")
     return End("unreachable", first.strerror or str(first))
 
 

@@ -52,10 +52,11 @@ class Introduce(Request[UUID]):
 
 
 class NoIntroduction(Exception):
-    """Nobody there, or nobody who may be linked with."""
+    """Nobody there, or nobody who may be linked with. ``refused``: the machine answered that nobody listens."""
 
     code = "no-introduction"
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, *, refused: bool = False) -> None:
         super().__init__(detail)
+        self.refused = refused
         self.detail = detail

@@ -58,6 +58,7 @@ def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path]) -> No
             assert ready(second)
             for host in (first, second):
                 until(lambda host=host: '"event": "link"' in host.log.read_text(), f"a link:\n{host.tail()}")  # type: ignore[misc]
+                until(lambda host=host: '"event": "membership"' in host.log.read_text(), f"gossip:\n{host.tail()}")  # type: ignore[misc]
             (token,) = first.cli("token", "ls", "--json")
             assert token["state"] == "used"
             assert not (directories[1] / "postgres").exists()

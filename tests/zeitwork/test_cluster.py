@@ -18,6 +18,7 @@ from tests.runtime.parts import settled, simulated
 from zeitwork.cluster import Membership, MembershipFile, membership_of, start_links
 from zeitwork.config import load
 from zeitwork.peers import EVERY, MOST, Peers, choose
+from zeitwork.wire import wire_registry
 
 HOST = UUID(int=4)
 
@@ -135,3 +136,10 @@ async def test_links_follow_the_database_and_stay_while_it_is_away(autojump_cloc
         assert seen[1] == Want({UUID(int=1): Address("h", 7)})
         assert [message for message in seen if isinstance(message, Forget)] == [Forget(UUID(int=2), refuse=True)]
         await settled()
+
+
+def test_names_on_the_wire_stay() -> None:
+    """Whoever changes one makes a new version beside it: hosts of the version before speak this one."""
+    assert {(wire.name, wire.version, wire.lane) for wire in wire_registry()._by_type.values()} == {
+        ("membership.datagram", 1, "system"),
+    }

@@ -1,0 +1,88 @@
+"""Membership of real hosts over real links on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+import trio
+
+from runtime import Spec, System
+from runtime.links.board import Board
+from runtime.links.frames import Hello, Identity
+from runtime.links.links import Links, links
+from runtime.links.registry import Registry
+from runtime.links.transport import Address, PlainTransport
+from runtime.membership import over_links
+from runtime.membership.driver import NAME, Depart, Membership, membership
+from runtime.membership.events import Member
+from runtime.membership.rules import Rules
+from tests.runtime.links.hosts import QUICK, SOON, until
+from tests.runtime.links.messages import CLUSTER
+from tests.runtime.links.test_links import free_port
+
+FAST = Rules(probe_every=0.2, gossip_every=0.05, sync_first=0.1, seek_first=0.1, seek_every=0.5)
+
+
+@dataclass
+class Node:
+    id: UUID
+    address: Address
+    actor: Membership
+    board: Board
+    system: System
+    heard: list[object]
+
+    def sees(self) -> dict[UUID, Member]:
+        return {member.host: member for member in self.actor.members()}
+
+
+@asynccontextmanager
+async def node(number: int, seeds: list[str], port: int, generation: int = 1) -> AsyncIterator[Node]:
+    who, registry, heard = UUID(int=number), Registry(), list[object]()
+    over_links.register(registry)
+    async with System() as system:
+        board = Board(who, system.env.monotonic)
+        receiver = over_links.LinkReceiver(board, system, registry)
+        hello = Hello(CLUSTER, Identity(who, generation))
+        driver = Links(board, PlainTransport(port=port), hello, registry, receiver, QUICK)
+        ref = await system.start(links(lambda: driver, rules=QUICK))
+        courier = over_links.Courier(board, ref, system.name(NAME))
+        await system.start(Spec(over_links.NAME, lambda: courier))
+        transport = over_links.LinkTransport(board, system.name(over_links.NAME))
+        address = f"127.0.0.1:{port}"
+        actor = Membership(who, generation, address, transport, heard.append, seeds=seeds, rules=FAST)
+        await system.start(membership(lambda: actor))
+        yield Node(who, Address("127.0.0.1", port), actor, board, system, heard)
+
+
+async def test_hosts_find_each_other_over_one_seed_and_notice_who_goes() -> None:
+    ports = [await free_port() for _ in range(4)]
+    seed = [f"127.0.0.1:{ports[0]}"]
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(node(1, [], ports[0]))
+        two = await stack.enter_async_context(node(2, seed, ports[1]))
+        three = await stack.enter_async_context(node(3, seed, ports[2]))
+        alive = (one, two, three)
+        async with node(4, seed, ports[3]) as four:
+            await until(lambda: all(len(other.sees()) == 3 for other in (*alive, four)), "everybody knows everybody")
+            states = {member.state for other in alive for member in other.sees().values()}
+            assert len(states) == 1
+            (well,) = states
+        # Its process is gone, without a word of membership; the machine answers that nobody listens.
+        await until(lambda: all(other.sees()[UUID(int=4)].state != well for other in alive), "it is missed")
+        async with node(4, seed, ports[3], generation=2):
+            await until(lambda: all(other.sees()[UUID(int=4)].state == well for other in alive), "it is back")
+        await two.system.name(NAME).ask(Depart(), timeout=SOON)
+        await until(lambda: one.sees()[two.id].state != well and three.sees()[two.id].state != well)
+
+
+async def test_a_seed_that_is_not_there_yet_is_found_later() -> None:
+    ports = [await free_port() for _ in range(2)]
+    async with node(2, [f"127.0.0.1:{ports[0]}"], ports[1]) as two:
+        await trio.sleep(0.3)
+        assert not two.sees()
+        async with node(1, [], ports[0]) as one:
+            await until(lambda: two.sees() and one.sees(), "they meet")
