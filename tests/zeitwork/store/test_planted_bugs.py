@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from runtime.lease import Fenced, Term
 from tests.conftest import TEMPLATE
 from tests.zeitwork.store.races import run_round, slow_statements
-from zeitwork.store import assignments, instance_rows, leases, nodes, placements, pools, scheduling
+from zeitwork.store import assignments, instance_rows, leases, node_rows, placements, pools, scheduling
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.embedded import EmbeddedServer
 
@@ -93,13 +93,13 @@ def instances_not_locked(monkeypatch: pytest.MonkeyPatch, _: psycopg.Connection[
 @plant("placed on a host that takes nothing")
 def nodes_not_locked(monkeypatch: pytest.MonkeyPatch, _: psycopg.Connection[Any]) -> None:
     """A host may be drained or closed between the look and the commit. The trigger still keeps its capacity."""
-    without(monkeypatch, nodes, "_LOCK_SEVERAL", "for no key update")
+    without(monkeypatch, node_rows, "_LOCK_SEVERAL", "for no key update")
 
 
 @plant("a host has more than fits", "an address was chosen although it is in use")
 def capacity_not_counted_under_a_lock(monkeypatch: pytest.MonkeyPatch, connection: psycopg.Connection[Any]) -> None:
     """Both that count count without a lock; nor are addresses chosen under one, which would keep others off as well."""
-    without(monkeypatch, nodes, "_LOCK_SEVERAL", "for no key update")
+    without(monkeypatch, node_rows, "_LOCK_SEVERAL", "for no key update")
     without(monkeypatch, pools, "_LOCK_POOLS", "for no key update of p")
     edit_function(connection, "placements_check_capacity", "for no key update;", ";")
 
@@ -146,7 +146,7 @@ def leaked_lease_that_the_database_refuses(monkeypatch: pytest.MonkeyPatch, _: p
 @plant("an address was given twice", "leases do not match placements")
 def addresses_taken_over(monkeypatch: pytest.MonkeyPatch, connection: psycopg.Connection[Any]) -> None:
     """Two choose the same address, and the second one's lease replaces the first one's."""
-    without(monkeypatch, nodes, "_LOCK_SEVERAL", "for no key update")
+    without(monkeypatch, node_rows, "_LOCK_SEVERAL", "for no key update")
     without(monkeypatch, pools, "_LOCK_POOLS", "for no key update of p")
     without(monkeypatch, leases, "_LEASE", "where leases.state = 'resting' and leases.rest_until <= now()")
     # The capacity's own lock comes too early to leave room for it.

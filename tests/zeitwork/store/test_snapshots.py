@@ -402,8 +402,9 @@ async def test_a_stranger_is_not_found(store: Store) -> None:
 
 async def test_a_new_instance_goes_on_from_a_snapshot_where_it_is(store: Store) -> None:
     node, row, _, snapshot = await taken(store, environment={"A": "1"})
-    # Another host has less left over, so the scheduler would choose it for anything else.
+    # Another host has less left over, and the image too: so the scheduler would choose it for anything else.
     smaller = await ready_node(store, capacity=replace(CAPACITY, memory_total=1024))
+    await store.images.record_cached(smaller.id, frozenset({snapshot.image_digest}))
     plain = await instance(store, await store.images.get(row.image_id))
     made = await store.instances.create(copy_of(snapshot, name="copy"))
     assert (made.snapshot_id, made.pinned_node_id, made.environment) == (snapshot.id, None, {"A": "1"})
