@@ -56,7 +56,7 @@ def ask(quick: bool) -> Iterator[Answer]:
     yield Answer("  half of the connections stalling", 15.0, "below that", apart=True)
     sizes = {10: measure(10, crashes=1, rest=2.0 if quick else 60.0), 100: hundred}
     if not quick:
-        sizes[1000] = measure(1000, crashes=1, rest=30.0)
+        sizes[1000] = measure(1000, crashes=1, rest=10.0)
     for hosts, found in sizes.items():
         if hosts != 100:
             yield Answer(f"{hosts} hosts: a crash until all know it", max(found.seen), _notes(found), apart=True)

@@ -23,6 +23,7 @@ class Exchange:
         self._prober = prober
         self._seeds: tuple[str, ...] = ()
         self._seeks = 0
+        self._wait = beliefs.rules.sync_first
 
     def begin(self, seeds: Iterable[str]) -> None:
         """Look for the cluster at these addresses; without any, this host is the cluster."""
@@ -30,7 +31,7 @@ class Exchange:
         own = held.own.profile
         self._seeds = tuple(dict.fromkeys(seed for seed in seeds if own is None or seed != own.address))
         self.joined = not self._seeds
-        held.agenda.set(("sync", None), held.now + (0.5 + held.random.random()) * held.rules.sync_every)
+        held.agenda.set(("sync", None), held.now + (0.5 + held.random.random()) * self._wait)
         held.agenda.set(("seek", None), held.now)
 
     def seek(self) -> None:
@@ -54,8 +55,9 @@ class Exchange:
     def exchange(self) -> None:
         """Exchange everything with one host, drawn at random."""
         held, rules = self._beliefs, self._beliefs.rules
-        wait = rules.sync_period(held.size) * (0.9 + 0.2 * held.random.random())
-        held.agenda.set(("sync", None), held.now + wait)
+        # Soon again at first: of those who join in the same moment, rumours reach fewer than they do later.
+        self._wait = min(3 * self._wait, rules.sync_period(held.size))
+        held.agenda.set(("sync", None), held.now + self._wait * (0.9 + 0.2 * held.random.random()))
         held.roster.exchange_peer(held.random)
         other = held.roster.live.draw(held.random)
         if other is not None:
@@ -94,5 +96,5 @@ class Exchange:
             self.send_all(peer, answer=False)
         elif not said.more and not self.joined:
             self.joined = True
-            # Others may have joined in the same moment; what was told of them went past this host.
-            held.agenda.set(("sync", None), held.now + held.rules.sync_first * (0.5 + held.random.random()))
+            self._wait = held.rules.sync_first
+            held.agenda.set(("sync", None), held.now + self._wait * (0.5 + held.random.random()))

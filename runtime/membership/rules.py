@@ -40,7 +40,8 @@ class Rules:
     rumours: int = 4096
     message_bytes: int = 1200
     #: All that is known is exchanged with one host so often, in messages of at most so many bytes; with more than
-    #: ``sync_scale`` hosts less often, by log2. The first time about ``sync_first`` after the cluster was found.
+    #: ``sync_scale`` hosts less often, by log2. First ``sync_first`` after the cluster was found,
+    #: then three times as long after that, and so on.
     sync_every: float = 30.0
     sync_first: float = 1.0
     sync_scale: int = 32
