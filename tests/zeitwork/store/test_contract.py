@@ -296,7 +296,7 @@ def test_any_sequence_is_the_same_on_both(postgres: Postgres) -> None:
     run_state_machine_as_test(
         lambda: Contract(postgres),
         settings=settings(
-            max_examples=int(os.environ.get("ZEITWORK_CONTRACT_EXAMPLES", "100")),
+            max_examples=int(os.environ.get("ZEITWORK_CONTRACT_EXAMPLES", "60")),
             stateful_step_count=int(os.environ.get("ZEITWORK_CONTRACT_STEPS", "40")),
             deadline=None,
             phases=[Phase.generate, Phase.shrink],
