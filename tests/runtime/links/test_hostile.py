@@ -197,6 +197,9 @@ async def test_endless_empty_fragments_end(log: list[dict[str, object]]) -> None
     async with two_friends() as (one, _), raw_socket(one) as stream:
         key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         await stream.send_all(b"GET /link HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + key)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += await stream.receive_some()
         greeting = frames.encode(hello(STRANGER))
         await stream.send_all(b"\x82" + bytes([0x80 | len(greeting)]) + b"\x00" * 4 + greeting)
         await until(lambda: any(up.peer.host == STRANGER for up in one.ups()))

@@ -38,6 +38,11 @@ class Node:
     def sees(self) -> dict[UUID, Member]:
         return {member.host: member for member in self.actor.members()}
 
+    def state_of(self, host: UUID) -> object:
+        """The host's state, None when nothing is known of it (any more)."""
+        member = self.sees().get(host)
+        return None if member is None else member.state
+
 
 @asynccontextmanager
 async def node(number: int, seeds: list[str], port: int, generation: int = 1) -> AsyncIterator[Node]:
@@ -72,11 +77,11 @@ async def test_hosts_find_each_other_over_one_seed_and_notice_who_goes() -> None
             assert len(states) == 1
             (well,) = states
         # Its process is gone, without a word of membership; the machine answers that nobody listens.
-        await until(lambda: all(other.sees()[UUID(int=4)].state != well for other in alive), "it is missed")
+        await until(lambda: all(other.state_of(UUID(int=4)) != well for other in alive), "it is missed")
         async with node(4, seed, ports[3], generation=2):
-            await until(lambda: all(other.sees()[UUID(int=4)].state == well for other in alive), "it is back")
+            await until(lambda: all(other.state_of(UUID(int=4)) == well for other in alive), "it is back")
         await two.system.name(NAME).ask(Depart(), timeout=SOON)
-        await until(lambda: one.sees()[two.id].state != well and three.sees()[two.id].state != well)
+        await until(lambda: one.state_of(two.id) != well and three.state_of(two.id) != well)
 
 
 async def test_a_seed_that_is_not_there_yet_is_found_later() -> None:
