@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -30,7 +31,7 @@ from runtime.links.messages import Follow, Forget, Introduce, Learn, NoIntroduct
 from runtime.links.registry import Registry
 from runtime.links.rules import Rules
 from runtime.links.session import End, Left, Receiver, Session
-from runtime.links.transport import Address, Secured, Transport, Untrusted
+from runtime.links.transport import Address, Proof, Secured, Transport, Untrusted
 from runtime.message import Exit, Message
 from runtime.spec import Spec
 
@@ -71,6 +72,8 @@ class Links(Actor):
         self._greetings = 0
         self._accepted = 0
         self._tasks: trio.Nursery | None = None
+        #: Connections through doors, by the host that proved who it is.
+        self._inside: dict[UUID, list[trio.CancelScope]] = {}
         #: Where it listens.
         self.addresses: list[Address] = []
 
@@ -89,6 +92,9 @@ class Links(Actor):
                 self._board.learn(host, address)
             case Forget(host, refuse):
                 self._board.forget(host, refuse=refuse)
+                if refuse:
+                    for scope in self._inside.get(host, ()):
+                        scope.cancel()
             case Follow(ref):
                 self._board.followers.append(ref)
             case Introduce(address):
@@ -270,6 +276,9 @@ class Links(Actor):
                 if proof and secured.proof is None and self._transport.proves:
                     await request.reject(403)
                     raise Untrusted("the peer shows no certificate")
+                if proof and secured.proof is not None and secured.proof.host in self._board.refused:
+                    await request.reject(403)
+                    raise Untrusted(f"host {secured.proof.host} was removed from the cluster")
                 socket = await request.accept()
                 if purpose is not None:
                     session = self._session(socket, secured, purpose, None, dialled=False)
@@ -281,12 +290,28 @@ class Links(Actor):
             if session is not None:
                 return await self._carry(session)
             assert door is not None
-            with trio.fail_after(math.inf if door.deadline is None else door.deadline):
+            with self._through(secured.proof), trio.fail_after(math.inf if door.deadline is None else door.deadline):
                 await door.handle(socket, remote)
             return End("done", "")
         finally:
             if greeting:
                 self._greetings -= 1
+
+    @contextmanager
+    def _through(self, proof: Proof | None) -> Iterator[None]:
+        """What a host does behind a door ends when that host is removed."""
+        if proof is None:
+            yield
+            return
+        with trio.CancelScope() as scope:
+            inside = self._inside.setdefault(proof.host, [])
+            inside.append(scope)
+            try:
+                yield
+            finally:
+                inside.remove(scope)
+                if not inside:
+                    del self._inside[proof.host]
 
     def _session(
         self, socket: WebSocketConnection, secured: Secured, purpose: Purpose, host: UUID | None, *, dialled: bool

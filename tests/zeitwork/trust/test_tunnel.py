@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from actors.model.errors import Problem
+from runtime.links.messages import Forget
 from runtime.links.transport import Address
 from tests.runtime.links.hosts import SOON, ended
 from tests.runtime.links.messages import CLUSTER
@@ -86,6 +88,32 @@ async def test_it_needs_a_certificate_of_the_cluster(tmp_path: Path, directory: 
             stream = await trio.open_unix_socket(str(directory / "run" / ".s.PGSQL.5432"))
             await stream.send_all(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
             assert await ended(stream) == b""  # type: ignore[arg-type]
+
+
+async def test_a_host_that_was_removed_loses_it_whatever_its_certificate_says(
+    tmp_path: Path, directory: Path, database_url: str
+) -> None:
+    signer = Signer()
+    doors = {tunnel.PATH: tunnel.door(server_of(database_url))}
+    port = conninfo_to_dict(database_url)["port"]
+    url = make_conninfo(database_url, host=str(directory / "run"))
+    async with secured(1, issue(tmp_path, 1, signer), doors=doors) as one:
+        files = issue(tmp_path, 2, signer)
+        way = tunnel.Tunnel(directory / "run" / f".s.PGSQL.{port}", lambda: [one.address], files.contexts, CLUSTER)
+        async with way.running():
+            stream = await trio.open_unix_socket(str(directory / "run" / f".s.PGSQL.{port}"))
+            await stream.send_all(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
+            assert await stream.receive_some(1) == b"N"  # it is Postgres, which has no TLS of its own
+            # What is open ends, and nothing is opened again; other hosts are as they were.
+            one.links.tell(Forget(UUID(int=2), refuse=True))
+            assert await ended(stream) == b""  # type: ignore[arg-type]
+            with pytest.raises(Problem):
+                async with open_store(url):
+                    pass
+        other = issue(tmp_path, 3, signer)
+        way = tunnel.Tunnel(directory / "run" / f".s.PGSQL.{port}", lambda: [one.address], other.contexts, CLUSTER)
+        async with way.running(), open_store(url) as store:
+            assert await store.cluster.identity()
 
 
 async def test_another_host_is_tried_and_none_is_an_error(tmp_path: Path, directory: Path, database_url: str) -> None:
