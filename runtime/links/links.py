@@ -237,11 +237,22 @@ class Links(Actor):
             self.ctx.log.warning("link refused: too many connections", peer=remote)
             await trio.aclose_forcefully(stream)
             return
+        # Counted before anything is waited for: those that come together would all be let in otherwise.
         self._accepted += 1
+        self._greetings += 1
+        greeting = True
+
+        def greeted() -> None:
+            nonlocal greeting
+            if greeting:
+                greeting = False
+                self._greetings -= 1
+
         try:
-            end = await self._contained(functools.partial(self._welcome, stream, remote))
+            end = await self._contained(functools.partial(self._welcome, stream, remote, greeted))
         finally:
             self._accepted -= 1
+            greeted()
             await trio.aclose_forcefully(stream)
         self._log_end(end, remote)
 
@@ -253,49 +264,44 @@ class Links(Actor):
         else:
             self.ctx.log.warning("link ended", peer=peer, reason=str(end), code=end.code)
 
-    async def _welcome(self, stream: trio.abc.Stream, remote: str, nursery: trio.Nursery) -> End:
-        self._greetings += 1
-        greeting = True
+    async def _welcome(
+        self, stream: trio.abc.Stream, remote: str, greeted: Callable[[], None], nursery: trio.Nursery
+    ) -> End:
         session: Session | None = None
-        try:
-            with trio.fail_after(self._rules.greeting):
-                secured = await self._transport.admit(stream)
-                request = await wrap_server_stream(
-                    nursery,
-                    secured.stream,
-                    message_queue_size=1,
-                    max_message_size=LIMITS["bulk"],
-                    receive_buffer_size=READ,
-                )
-                purpose = _PATHS.get(request.path)
-                door = self._doors.get(request.path)
-                if purpose is None and door is None:
-                    await request.reject(404)
-                    return End("garbage", f"asked for {request.path[:100]!r}")
-                proof = door is None or door.proof
-                if proof and secured.proof is None and self._transport.proves:
-                    await request.reject(403)
-                    raise Untrusted("the peer shows no certificate")
-                if proof and secured.proof is not None and secured.proof.host in self._board.refused:
-                    await request.reject(403)
-                    raise Untrusted(f"host {secured.proof.host} was removed from the cluster")
-                socket = await request.accept()
-                if purpose is not None:
-                    session = self._session(socket, secured, purpose, None, dialled=False)
-                    await self._greet(session)
-            if proof:
-                # Whoever is of the cluster no longer takes the room of those who have yet to show it.
-                self._greetings -= 1
-                greeting = False
-            if session is not None:
-                return await self._carry(session)
-            assert door is not None
-            with self._through(secured.proof), trio.fail_after(math.inf if door.deadline is None else door.deadline):
-                await door.handle(socket, remote)
-            return End("done", "")
-        finally:
-            if greeting:
-                self._greetings -= 1
+        with trio.fail_after(self._rules.greeting):
+            secured = await self._transport.admit(stream)
+            request = await wrap_server_stream(
+                nursery,
+                secured.stream,
+                message_queue_size=1,
+                max_message_size=LIMITS["bulk"],
+                receive_buffer_size=READ,
+            )
+            purpose = _PATHS.get(request.path)
+            door = self._doors.get(request.path)
+            if purpose is None and door is None:
+                await request.reject(404)
+                return End("garbage", f"asked for {request.path[:100]!r}")
+            proof = door is None or door.proof
+            if proof and secured.proof is None and self._transport.proves:
+                await request.reject(403)
+                raise Untrusted("the peer shows no certificate")
+            if proof and secured.proof is not None and secured.proof.host in self._board.refused:
+                await request.reject(403)
+                raise Untrusted(f"host {secured.proof.host} was removed from the cluster")
+            socket = await request.accept()
+            if purpose is not None:
+                session = self._session(socket, secured, purpose, None, dialled=False)
+                await self._greet(session)
+        if proof:
+            # Whoever is of the cluster no longer takes the room of those who have yet to show it.
+            greeted()
+        if session is not None:
+            return await self._carry(session)
+        assert door is not None
+        with self._through(secured.proof), trio.fail_after(math.inf if door.deadline is None else door.deadline):
+            await door.handle(socket, remote)
+        return End("done", "")
 
     @contextmanager
     def _through(self, proof: Proof | None) -> Iterator[None]:
