@@ -64,7 +64,8 @@ class LeaderRow:
 def fence(cursor: Cursor, term: Term) -> None:
     """Let the unit go on only while ``term`` is in office, and keep any successor from it until the unit has ended.
 
-    The first statement of every transaction of a leader. Raises `Fenced`. The transaction is ended by the server
+    The first statement of every transaction of a leader. Hosts refuse an epoch below one that they have seen: they
+    report that one, and no leader below it writes any more. Raises `Fenced`. The transaction is ended by the server
     after `FENCED_SHARE` of the ttl at which its client was silent (before PostgreSQL 17), or which it took (from 17
     on): a paused leader blocks nobody for longer.
     """
@@ -74,7 +75,10 @@ def fence(cursor: Cursor, term: Term) -> None:
         names.append("transaction_timeout")
     cursor.execute("select set_config(name, %s, true) from unnest(%s::text[]) as name", (limit, names))
     # Not `for share`: that would make renewals wait, too. An election changes the epoch, which is a key.
-    cursor.execute("select epoch, boot, expires_at > clock_timestamp() as valid from leadership for key share")
+    cursor.execute(
+        "select epoch, boot, expires_at > clock_timestamp() as valid, (select max(epoch_seen) from nodes) as seen "
+        "from leadership for key share"
+    )
     row = cursor.fetchone()
     if row is None:
         raise Fenced(term, "nobody leads")
@@ -82,6 +86,8 @@ def fence(cursor: Cursor, term: Term) -> None:
         raise Fenced(term, f"epoch {row['epoch']} has begun")
     if not row["valid"]:
         raise Fenced(term, "its lease has expired")
+    if (row["seen"] or 0) > term.epoch:
+        raise Fenced(term, f"a host has seen epoch {row['seen']}: the database was restored from a backup")
 
 
 class Election:

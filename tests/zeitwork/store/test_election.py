@@ -150,12 +150,18 @@ async def test_a_new_epoch_exceeds_every_one_that_hosts_have_seen(store: Store, 
     async with open_store(database_url) as restored:
         early = await elect(restored, candidate(one, boot=uuid4()))
         assert early.epoch == 2  # nobody had reported yet
+        row = await instance(restored, await ready_image(restored, one))
         # One that remembers reports before it asks, and the leader with too low an epoch has to go.
         assert isinstance(await restored.election.acquire(candidate(two), ttl=TTL, above=4), Held)
+        # Nor does it write anything until then.
+        with pytest.raises(Fenced, match="seen epoch 4"):
+            await restored.scheduling.apply_plan(assign(row, one), early)
+        assert await live(restored, one, row.id) is None
         assert not await restored.election.renew(early)
         again = await elect(restored, candidate(one, boot=early.boot))
         assert again.epoch == 5
         assert await restored.election.renew(again)
+        assert await restored.scheduling.apply_plan(assign(row, one), again) == ()
         await restored.election.resign(again)
         assert (await elect(restored, candidate(two), above=40)).epoch == 41
 

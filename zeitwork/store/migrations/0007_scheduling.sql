@@ -54,6 +54,9 @@ alter table nodes
     add column replace_after timestamptz,
     add constraint nodes_down check (num_nulls(down_since, replace_after) in (0, 2));
 
+-- Each transaction of a leader asks for the highest.
+create index nodes_epoch_seen on nodes (epoch_seen);
+
 -- Which hosts have which image in their cache: a hint for the scheduler.
 create table node_images (
     node_id uuid not null references nodes on delete cascade,
