@@ -17,16 +17,17 @@ import structlog
 import trio
 
 from actors.model.errors import Failed, InvalidInput
-from runtime import Environment, StartFailed, System
+from runtime import Environment, Ref, StartFailed, System
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
 from runtime.links.links import Links, links
+from runtime.links.remote import RemoteRef
 from runtime.links.transport import Address, TlsTransport
 from runtime.membership import over_links
 from runtime.membership.driver import NAME as MEMBERSHIP
 from runtime.membership.driver import Membership as MembershipActor
 from runtime.membership.driver import membership as member_spec
-from runtime.membership.events import Notice, Superseded
+from runtime.membership.events import Member, Notice, Superseded
 from runtime.spec import Spec
 from zeitwork import machine
 from zeitwork.config import Config
@@ -187,6 +188,30 @@ def socket_of(directory: Path) -> Path:
     return directory / f".s.PGSQL.{embedded.PORT}"
 
 
+class Linked:
+    """What a host that is linked with others can reach. ``address`` is where others reach it."""
+
+    def __init__(self, address: Address, board: Board, system: System) -> None:
+        self.address = address
+        self._board = board
+        self._system = system
+        #: The present life of the actor, for those who can't wait for an answer of it.
+        self._membership: MembershipActor | None = None
+
+    def actor(self, node: UUID, name: str) -> Ref:
+        """Return a ref to an actor of that host, which may be this one."""
+        return self._system.name(name) if node == self._board.host else RemoteRef(self._board, node, name)
+
+    def members(self) -> tuple[Member, ...]:
+        """Return every other host that gossip knows, those that are dead or have left for a while too."""
+        return () if self._membership is None else tuple(self._membership.members())
+
+    def follow(self, membership: MembershipActor) -> MembershipActor:
+        """Take a new life of the membership actor as the present one, and return it."""
+        self._membership = membership
+        return membership
+
+
 async def start_links(
     config: Config,
     membership: Membership | None,
@@ -195,8 +220,8 @@ async def start_links(
     node: NodeRow,
     host_id: UUID,
     env: Environment,
-) -> Address:
-    """Start the actors that link this host with others; return where others reach it. Raises a `Problem`."""
+) -> Linked:
+    """Start the actors that link this host with others; return what can be reached by it. Raises a `Problem`."""
     advertise = config.advertise or (membership.advertise if membership else None)
     assert advertise is not None  # who is not advertised and has not joined has no links
     address = Address.parse(advertise)
@@ -231,10 +256,13 @@ async def start_links(
     await system.start(Spec(over_links.NAME, lambda: over_links.Courier(board, system.name(ref.name), members)))
     transport = over_links.LinkTransport(board, courier)
     advertised, known = str(address), sorted(seeds - {str(address)})
+    linked = Linked(address, board, system)
     await system.start(
-        member_spec(lambda: MembershipActor(node.id, node.generation, advertised, transport, _heard, seeds=known))
+        member_spec(
+            lambda: linked.follow(MembershipActor(node.id, node.generation, advertised, transport, _heard, seeds=known))
+        )
     )
-    return address
+    return linked
 
 
 def _heard(notice: Notice | Superseded) -> None:

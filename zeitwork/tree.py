@@ -80,7 +80,7 @@ from zeitwork.store.problems import disk_full
 from zeitwork.store.rows import HostRegistration, NodeRow
 
 if TYPE_CHECKING:
-    from zeitwork.cluster import Membership
+    from zeitwork.cluster import Linked, Membership
 
 _log = structlog.get_logger()
 
@@ -98,8 +98,8 @@ class RunningHost:
     system: System
     hypervisors: HypervisorChoice
     scheduler: Counts = field(default_factory=Counts)
-    #: Where new hosts knock, None without links.
-    join_address: str | None = None
+    #: None without links to others.
+    linked: Linked | None = None
     lost: trio.Event = field(default_factory=trio.Event)
     problem: Problem | None = None
 
@@ -167,8 +167,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                         if config.advertise is not None or membership is not None:
                             from zeitwork.cluster import start_links
 
-                            advertised = await start_links(config, membership, store, system, node, host_id, env)
-                            host.join_address = str(advertised)
+                            host.linked = await start_links(config, membership, store, system, node, host_id, env)
                         # Known before anybody can ask: nobody is told that this host has nothing.
                         measured = await system.name(MONITOR).ask(Snapshot(), timeout=10)
                         await store.nodes.record_capacity(node.id, measured.capacity)
@@ -462,7 +461,7 @@ async def _doors(
         console=lambda placement_id: paths.placement(placement_id) / CONSOLE,
         agents=settings.agents,
         scheduler=host.scheduler,
-        join_address=host.join_address,
+        join_address=None if host.linked is None else str(host.linked.address),
     )
     async with trio.open_nursery() as nursery:
         listening: Listening = await nursery.start(
