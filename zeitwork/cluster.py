@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,14 +17,15 @@ import structlog
 import trio
 
 from actors.model.errors import Failed, InvalidInput
-from runtime import Environment, Ref, StartFailed, System
+from runtime import ActorError, Environment, Ref, StartFailed, System
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
 from runtime.links.links import Links, links
 from runtime.links.remote import RemoteRef
 from runtime.links.transport import Address, TlsTransport
-from runtime.membership import over_links
+from runtime.membership import State, over_links
 from runtime.membership.driver import NAME as MEMBERSHIP
+from runtime.membership.driver import Announce, Roll
 from runtime.membership.driver import Membership as MembershipActor
 from runtime.membership.driver import membership as member_spec
 from runtime.membership.events import Member, Notice, Superseded
@@ -195,6 +196,10 @@ class Linked:
         self.address = address
         self._board = board
         self._system = system
+        #: What others are told of this host: the next life of the actor is to say the same.
+        self.meta = b""
+        #: Hosts that were removed from the cluster. Gossip remembers them for a while, as dead ones.
+        self.removed: frozenset[UUID] = frozenset()
         #: The present life of the actor, for those who can't wait for an answer of it.
         self._membership: MembershipActor | None = None
 
@@ -204,7 +209,32 @@ class Linked:
 
     def members(self) -> tuple[Member, ...]:
         """Return every other host that gossip knows, those that are dead or have left for a while too."""
-        return () if self._membership is None else tuple(self._membership.members())
+        if self._membership is None:
+            return ()
+        return tuple(member for member in self._membership.members() if member.host not in self.removed)
+
+    def roll(self) -> Roll | None:
+        """Return everybody that gossip knows, this host included; None before there is any membership."""
+        if self._membership is None:
+            return None
+        return replace(self._membership.roll(), others=self.members())
+
+    def announce(self, meta: bytes) -> bool:
+        """Have others told this of this host; False when they can't be told now."""
+        try:
+            self._system.name(MEMBERSHIP).tell(Announce(meta))
+        except ActorError:
+            return False
+        self.meta = meta
+        return True
+
+    def addresses(self) -> dict[UUID, str]:
+        """Return where hosts are reached that are alive as far as gossip knows."""
+        return {member.host: member.address for member in self.members() if member.state is State.ALIVE}
+
+    def dropped(self, removed: frozenset[UUID]) -> None:
+        """Take note of all hosts that were removed from the cluster."""
+        self.removed = removed
 
     def follow(self, membership: MembershipActor) -> MembershipActor:
         """Take a new life of the membership actor as the present one, and return it."""
@@ -250,18 +280,21 @@ async def start_links(
         ) from error
     host_links = HostLinks(store.units)
     await host_links.announce(node.id, str(address))
-    await system.start(Spec("peers", lambda: Peers(node.id, host_links, system.name(ref.name))))
+    linked = Linked(address, board, system)
+    await system.start(
+        Spec("peers", lambda: Peers(node.id, host_links, system.name(ref.name), linked.addresses, linked.dropped))
+    )
     seeds = {*(membership.peers if membership else ()), *config.peers, *(await host_links.others(node.id)).values()}
     members, courier = system.name(MEMBERSHIP), system.name(over_links.NAME)
     await system.start(Spec(over_links.NAME, lambda: over_links.Courier(board, system.name(ref.name), members)))
     transport = over_links.LinkTransport(board, courier)
     advertised, known = str(address), sorted(seeds - {str(address)})
-    linked = Linked(address, board, system)
-    await system.start(
-        member_spec(
-            lambda: linked.follow(MembershipActor(node.id, node.generation, advertised, transport, _heard, seeds=known))
-        )
-    )
+
+    def member() -> MembershipActor:
+        meta = linked.meta
+        return MembershipActor(node.id, node.generation, advertised, transport, _heard, seeds=known, meta=meta)
+
+    await system.start(member_spec(lambda: linked.follow(member())))
     return linked
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,7 +39,6 @@ from actors.model.records import Placement
 from actors.model.states import NodeState
 from actors.registrar.actor import Presence
 from actors.registrar.pulse import Pulse
-from actors.registrar.sightings import Sighting
 from actors.registrar.watch_actor import Watch
 from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.admission import Thresholds
@@ -75,7 +74,7 @@ from zeitwork.api.server import Listening, serve
 from zeitwork.config import DEFAULT_RUN_DIR, Config
 from zeitwork.epochs import EpochFile
 from zeitwork.guest.kernel import load_guest
-from zeitwork.members import sightings_of
+from zeitwork.members import Members
 from zeitwork.relay import Relay
 from zeitwork.store import Store, open_store
 from zeitwork.store.embedded import EmbeddedServer
@@ -100,6 +99,7 @@ class RunningHost:
     url: str | None
     system: System
     hypervisors: HypervisorChoice
+    members: Members
     scheduler: Counts = field(default_factory=Counts)
     #: None without links to others.
     linked: Linked | None = None
@@ -164,13 +164,17 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                     starts=trio.Semaphore(4 * cores),
                 )
                 async with System(env) as system:
-                    host = RunningHost(node.id, config.api_socket, None, system, hypervisors)
+                    members = Members(
+                        node.id, node.generation, env.monotonic, hostname=node.hostname, version=__version__
+                    )
+                    host = RunningHost(node.id, config.api_socket, None, system, hypervisors, members)
                     await _start_actors(config, settings, store, node, network, host)
                     try:
                         if config.advertise is not None or membership is not None:
                             from zeitwork.cluster import start_links
 
                             host.linked = await start_links(config, membership, store, system, node, host_id, env)
+                            members.linked = host.linked
                         # Known before anybody can ask: nobody is told that this host has nothing.
                         measured = await system.name(MONITOR).ask(Snapshot(), timeout=10)
                         await store.nodes.record_capacity(node.id, measured.capacity)
@@ -398,6 +402,7 @@ async def _start_actors(
             overheads=store.nodes,
             peaks=node.overhead_peaks,
             conditions=store.nodes,
+            herald=host.members.herald,
             thresholds=Thresholds(close=config.memory_pressure),
         )
 
@@ -406,12 +411,9 @@ async def _start_actors(
     epochs = EpochFile(config.data_dir / "epoch")
     pulse = Pulse()
 
-    def sightings() -> Mapping[UUID, Sighting]:
-        return {} if host.linked is None else sightings_of(host.linked.members(), system.env.monotonic())
-
     def leader(office: Office) -> list[Spec]:
         return [
-            Spec("registrar", lambda: Watch(store.presence, office, node.id, sightings, pulse)),
+            Spec("registrar", lambda: Watch(store.presence, office, node.id, host.members.sightings, pulse)),
             Spec("scheduler", lambda: Scheduler(store.scheduling, office, host.scheduler)),
         ]
 
@@ -469,6 +471,7 @@ async def _doors(
         agents=settings.agents,
         scheduler=host.scheduler,
         join_address=None if host.linked is None else str(host.linked.address),
+        members=host.members,
     )
     async with trio.open_nursery() as nursery:
         listening: Listening = await nursery.start(

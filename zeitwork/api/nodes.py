@@ -15,6 +15,7 @@ from actors.model.states import NodeDesired, NodeState
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
 from zeitwork.api.desired import wish
+from zeitwork.api.members import Membership, membership_of, overview_of
 from zeitwork.api.paging import PageQuery
 from zeitwork.api.requirements import MOST, GivenTaint, WantedTaint, given_taints, taints_of
 from zeitwork.store.rows import DrainRow, NodeRow, ResourcesRow
@@ -104,7 +105,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     ``reason`` tells of its state, or why it is ``closed``: ready, but too busy to take new work for now. ``labels`` are
     its own, ``taints`` operators'. ``hypervisor`` is null until something was found that runs guests there.
     ``pressure`` is the share of the last minute in which tasks waited for a CPU, 0 to 1. ``drain`` is null unless it is
-    to be emptied.
+    to be emptied. ``membership`` is what the host that answers knows of it by gossip: null without links, and of one
+    that has none or is long gone.
     """
 
     id: UUID
@@ -129,6 +131,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     pressure: float
     resources: NodeResources
     drain: NodeDrain | None
+    membership: Membership | None
     last_seen_at: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -164,7 +167,12 @@ def resources_of(row: ResourcesRow | None) -> NodeResources:
     )
 
 
-def present(row: NodeRow, resources: ResourcesRow | None, drain: DrainRow | None = None) -> Node:
+def present(
+    row: NodeRow,
+    resources: ResourcesRow | None,
+    drain: DrainRow | None = None,
+    membership: Membership | None = None,
+) -> Node:
     """Return a node as the API shows it."""
     network = row.network
     return Node(
@@ -206,6 +214,7 @@ def present(row: NodeRow, resources: ResourcesRow | None, drain: DrainRow | None
             restored=drain.restored,
             singletons=drain.singletons,
         ),
+        membership=membership,
         last_seen_at=row.last_seen_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -218,7 +227,10 @@ async def listing(call: Call) -> Answer:
     page = await call.deps.store.nodes.list(state=query.state, limit=query.limit, cursor=query.cursor)
     resources = {row.node_id: row for row in await call.deps.store.nodes.resources()}
     drains = await call.deps.store.nodes.drains()
-    items = [present(row, resources.get(row.id), drains.get(row.id)) for row in page.items]
+    known = overview_of(call).by_id()
+    items = [
+        present(row, resources.get(row.id), drains.get(row.id), membership_of(known.get(row.id))) for row in page.items
+    ]
     return Answer(NodePage(items=items, next_cursor=page.next_cursor))
 
 
@@ -262,4 +274,5 @@ async def _shown(call: Call, row: NodeRow) -> Node:
     nodes = call.deps.store.nodes
     resources = await nodes.resources(row.id)
     drains = await nodes.drains(row.id) if row.desired is NodeDesired.DRAINING else {}
-    return present(row, resources[0] if resources else None, drains.get(row.id))
+    membership = membership_of(overview_of(call).by_id().get(row.id))
+    return present(row, resources[0] if resources else None, drains.get(row.id), membership)

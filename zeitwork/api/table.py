@@ -11,6 +11,7 @@ from zeitwork.api import (
     images,
     instances,
     logs,
+    members,
     metrics,
     new_instance,
     nodes,
@@ -37,6 +38,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         openapi.serve,
         "This description",
         produces={"application/json": "an OpenAPI 3.1 document"},
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/members",
+        members.listing,
+        "List the hosts that this one knows by gossip; needs no database",
+        members.MemberPage,
+        query=PageQuery,
     ),
     Endpoint("GET", "/api/v1/nodes", nodes.listing, "List nodes", nodes.NodePage, query=nodes.NodeQuery),
     Endpoint(
