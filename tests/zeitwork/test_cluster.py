@@ -138,6 +138,28 @@ async def test_links_follow_the_database_and_stay_while_it_is_away(autojump_cloc
         await settled()
 
 
+async def test_while_the_database_is_away_links_follow_gossip(autojump_clock: object) -> None:
+    store, seen, dropped = Away(), list[Message](), list[frozenset[UUID]]()
+    removed, came, moved = UUID(int=2), UUID(int=3), UUID(int=1)
+    alive = {removed: "h:2", came: "h:3", moved: "h:9"}
+    store.known, store.gone = {moved: "h:7", UUID(int=8): "h:8"}, frozenset({removed})
+    async with simulated() as system:
+        links = await system.start(Spec("links", lambda: Recorder(seen)))
+        await system.start(Spec("peers", lambda: Peers(HOST, store, links, lambda: alive, dropped.append)))
+        await trio.sleep(0.1)
+        assert seen[0] == Want({moved: Address("h", 7), UUID(int=8): Address("h", 8)})
+        assert dropped == [frozenset({removed})]
+        store.away = True
+        await trio.sleep(1.5 * EVERY)
+        # Whom gossip holds alive, and whom the database knew last: not one that was removed.
+        assert seen[-1] == Want({moved: Address("h", 9), came: Address("h", 3), UUID(int=8): Address("h", 8)})
+        store.away = False
+        await trio.sleep(1.5 * EVERY)
+        assert seen[-1] == seen[0]
+        assert len(dropped) == 1
+        await settled()
+
+
 def test_names_on_the_wire_stay() -> None:
     """Whoever changes one makes a new version beside it: hosts of the version before speak this one."""
     assert {(wire.name, wire.version, wire.lane) for wire in wire_registry()._by_type.values()} == {
