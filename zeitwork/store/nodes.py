@@ -66,6 +66,15 @@ def report_epoch(cursor: Cursor, node_id: UUID, epoch: int) -> None:
     cursor.execute("update nodes set epoch_seen = %s where id = %s and epoch_seen < %s", (epoch, node_id, epoch))
 
 
+def buried(hostname: str) -> Conflict:
+    """Return the refusal of a host of which an operator said that it never comes back."""
+    return Conflict(
+        f"{hostname} was removed from the cluster for good",
+        code="removed",
+        fix="zeitwork leave --force on that machine makes it one that can join anew",
+    )
+
+
 def write_state(
     cursor: Cursor, row: Mapping[str, Any], state: NodeState, reason: str, who: str, *, grace: float = GRACE
 ) -> None:
@@ -89,6 +98,47 @@ def write_state(
     announce(cursor, "zw_nodes", row["id"])
 
 
+def expect(
+    cursor: Cursor,
+    node_id: UUID,
+    hostname: str,
+    region_id: UUID | None,
+    ip_address: IPv4Address | IPv6Address | None,
+    who: str,
+) -> bool:
+    """Write that a host is expected; False when this very node is there already. As `Nodes.create` does."""
+    region = region_id or default_region_id(cursor)
+    cursor.execute("select from regions where id = %s", (region,))
+    if cursor.fetchone() is None:
+        raise InvalidInput(f"there is no region {region}", field="region_id")
+    cursor.execute(
+        "insert into nodes (id, hostname, region_id, ip_address) values (%s, %s, %s, %s) on conflict do nothing",
+        (node_id, hostname, region, ip_address),
+    )
+    if cursor.rowcount:
+        record(cursor, who, "node.created", "node", node_id, {"hostname": hostname})
+        announce(cursor, "zw_nodes", node_id)
+        return True
+    cursor.execute("select from nodes where id = %s", (node_id,))
+    if cursor.fetchone() is None:
+        raise Conflict(
+            f"a node with hostname {hostname} is expected already",
+            field="hostname",
+            fix="wait for it, or remove that node first",
+        )
+    return False
+
+
+def write_host(cursor: Cursor, node_id: UUID, host_id: UUID | None) -> None:
+    """Write which machine a (locked) node is, None when it is no longer any."""
+    cursor.execute("update nodes set host_id = %s, updated_at = now() where id = %s", (host_id, node_id))
+
+
+def write_address(cursor: Cursor, node_id: UUID, ip_address: IPv4Address | IPv6Address) -> None:
+    """Write where a (locked) node is said to be that has never come."""
+    cursor.execute("update nodes set ip_address = %s where id = %s", (ip_address, node_id))
+
+
 class Nodes:
     """Hosts; also the stores of `actors.resource_monitor` but its history, and that of `actors.addresses`."""
 
@@ -100,13 +150,14 @@ class Nodes:
 
         The same ``host_id`` gets the same node with ``generation`` + 1. A new one takes over a node that was created
         through the API under its hostname and never came, else it is a new node; either way it gets its pools. Its
-        state is ``booting`` until `set_state`. Raises `Conflict` when the region has no network left for it.
+        state is ``booting`` until `set_state`. Raises `Conflict` when the region has no network left for it, or an
+        operator said that it never comes back.
         """
 
         def unit(cursor: Cursor) -> NodeRow:
             region = ensure_region(cursor, host.region, host.region_v6, host.region_v4)
             cursor.execute(
-                "select id, region_id, state from nodes where host_id = %(host)s or (host_id is null "
+                "select id, region_id, state, buried_at from nodes where host_id = %(host)s or (host_id is null "
                 "and hostname = %(name)s and state <> 'terminated') order by host_id nulls last limit 1 for update",
                 {"host": host.host_id, "name": host.hostname},
             )
@@ -119,6 +170,8 @@ class Nodes:
                 )
             else:
                 node_id = known["id"]
+                if known["buried_at"] is not None:
+                    raise buried(host.hostname)
                 if known["region_id"] != region.id:
                     _move(cursor, node_id, region)
             cursor.execute(
@@ -166,22 +219,7 @@ class Nodes:
         node_id = id or new_id()
 
         def unit(cursor: Cursor) -> NodeRow:
-            region = region_id or default_region_id(cursor)
-            cursor.execute("select from regions where id = %s", (region,))
-            if cursor.fetchone() is None:
-                raise InvalidInput(f"there is no region {region}", field="region_id")
-            cursor.execute(
-                "insert into nodes (id, hostname, region_id, ip_address) values (%s, %s, %s, %s) "
-                "on conflict do nothing",
-                (node_id, hostname, region, ip_address),
-            )
-            if cursor.rowcount:
-                record(cursor, who, "node.created", "node", node_id, {"hostname": hostname})
-                announce(cursor, "zw_nodes", node_id)
-            else:
-                cursor.execute("select from nodes where id = %s", (node_id,))
-                if cursor.fetchone() is None:
-                    raise Conflict(f"a node with hostname {hostname} is expected already", field="hostname")
+            expect(cursor, node_id, hostname, region_id, ip_address, who)
             return get_node(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.create")
