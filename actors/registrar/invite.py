@@ -19,7 +19,7 @@ FIRST_WAIT, LONGEST_WAIT = 2.0, 30.0
 #: Invitations under way at once.
 MOST = 8
 #: What a host is once nobody needs to wait for it any more: it is well, or others judge it.
-_OVER = frozenset({NodeState.READY, NodeState.DRAINING, NodeState.DOWN, NodeState.TERMINATED})
+_OVER = frozenset({NodeState.READY, NodeState.DRAINING, NodeState.DOWN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def look(
     effects: list[Effect] = []
     for one in found:
         key = key_of(one)
-        if one.generation > 0 and one.state in _OVER:
+        if one.state is NodeState.TERMINATED or (one.generation > 0 and one.state in _OVER):
             effects.append(Finish(one))
             continue
         if key in busy:
