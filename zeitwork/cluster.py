@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from runtime.membership.driver import Membership as MembershipActor
 from runtime.membership.driver import membership as member_spec
 from runtime.membership.events import Member, Notice, Superseded
 from runtime.spec import Spec
-from zeitwork import machine
+from zeitwork import machine, systemd
 from zeitwork.config import Config
 from zeitwork.peers import Peers
 from zeitwork.store import Store
@@ -41,9 +42,12 @@ from zeitwork.store.trust import Trust
 from zeitwork.trust import certificates, tunnel
 from zeitwork.trust.bootstrap import ensure_credentials
 from zeitwork.trust.files import TrustFiles, trust_directory
+from zeitwork.trust.invitation import Code
 from zeitwork.trust.join import JoinDoors, join, join_address
 from zeitwork.trust.renewal import NAME as CERTIFICATES
 from zeitwork.trust.renewal import Certificates
+from zeitwork.trust.token import parse_token
+from zeitwork.trust.unclaimed import Unclaimed
 from zeitwork.wire import wire_registry
 
 _log = structlog.get_logger().bind(part="cluster")
@@ -108,39 +112,103 @@ class MembershipFile:
             raise
 
 
-async def membership_of(config: Config, host_id: UUID) -> Membership | None:
-    """Return what this host is a member of; joins first when told to and it has not yet. None for a first host.
+async def membership_of(config: Config, host_id: UUID, env: Environment) -> Membership | None:
+    """Return what this host is a member of; joins first when told to, or waits to be invited, and it has not yet.
+
+    None for a first host.
 
     Raises a `Problem`; then nothing of the join stays but the key, with which the same token can be tried again.
     """
     saved = MembershipFile(config.data_dir)
     known = saved.load()
     if known is not None:
-        if config.join is not None:
+        if config.join is not None or config.unclaimed:
             _log.info("this host has joined before", cluster=str(known.cluster))
         return known
+    if config.unclaimed:
+        return await invited(config, host_id, env)
     if config.join is None:
         return None
     if config.token is None:
         raise InvalidInput("joining needs a token", field="token", fix="zeitwork token create on a host prints one")
+    _refuse_own_database(config)
+    return await join_as(config, host_id, config.join, config.token)
+
+
+def _refuse_own_database(config: Config) -> None:
     if (config.data_dir / "postgres").exists():
         raise InvalidInput(
             "this host has a database of its own",
             field="data_dir",
             fix="join with an empty --data-dir; a host that has run alone can't become one of another cluster",
         )
+
+
+async def join_as(config: Config, host_id: UUID, url: str, token: str, node: UUID | None = None) -> Membership:
+    """Join the cluster of the host at ``url``, as ``node`` if it was invited as that; remember it and return it.
+
+    Raises a `Problem`; then nothing of the join stays but the key, with which the same token can be tried again.
+    """
     key = _pending_key(config.data_dir)
     welcome, credentials = await join(
-        config.join, config.token, host=host_id, hostname=machine.hostname(), key=key.read_text()
+        url,
+        token,
+        host=host_id,
+        hostname=machine.hostname(),
+        key=key.read_text(),
+        node=node,
+        database=config.database_url is not None,
     )
-    address = join_address(config.join)
+    address = join_address(url)
     advertise = config.advertise or str(Address(await trio.to_thread.run_sync(_own_address, address), address.port))
     membership = Membership(welcome.cluster, welcome.database, (str(address), *config.peers), advertise)
     TrustFiles(trust_directory(config.data_dir)).save(credentials)
-    saved.save(membership)
+    MembershipFile(config.data_dir).save(membership)
     key.unlink(missing_ok=True)
     _log.info("joined", cluster=str(welcome.cluster), through=str(address), advertise=advertise)
     return membership
+
+
+async def invited(config: Config, host_id: UUID, env: Environment) -> Membership:
+    """Wait until a cluster invites this host, join it, and return what is remembered of it.
+
+    Raises a `Problem` for settings that do not go together, and when the port is taken.
+    """
+    if config.join is not None:
+        raise InvalidInput("a host either joins or waits to be invited", field="unclaimed", fix="leave one of them out")
+    if config.advertise is None:
+        raise InvalidInput(
+            "an unclaimed host has to say where it can be reached", field="advertise", fix="add --advertise ADDRESS"
+        )
+    _refuse_own_database(config)
+    token = None if config.token is None else parse_token(config.token)
+    address, hostname = Address.parse(config.advertise), machine.hostname()
+    joined: list[Membership] = []
+
+    async def accept(url: str, brought: str, node: UUID) -> None:
+        joined.append(await join_as(config, host_id, url, brought, node))
+
+    def say(code: Code) -> None:
+        # To whoever started it, and not to the log: whoever reads this can take the host.
+        sys.stdout.write(f"unclaimed, waiting at {address}. On a host of the cluster, within the hour:\n")
+        sys.stdout.write(f"zeitwork nodes add {hostname} {address} {code}\n")
+        sys.stdout.flush()
+
+    waiting = Unclaimed((_listening(address), address.port), hostname, host_id, env, token=token, say=say, join=accept)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(waiting.run, trust_directory(config.data_dir))
+            # A manager that waits for a start would end one that takes as long as it takes to be invited.
+            systemd.notify(f"READY=1\nSTATUS=unclaimed, waiting at {address}")
+            _log.info("unclaimed", address=str(address), accepts="the code" if token is None else "its cluster")
+    except* OSError as group:
+        raise Failed(
+            f"can't listen at port {address.port}: {group.exceptions[0]}",
+            field="advertise",
+            fix="give another port with --advertise ADDRESS:PORT",
+        ) from None
+    systemd.notify("STATUS=joined")
+    return joined[0]
 
 
 def _pending_key(data: Path) -> Path:

@@ -18,6 +18,7 @@ from zeitwork.api.desired import wish
 from zeitwork.api.members import Membership, membership_of, overview_of
 from zeitwork.api.paging import PageQuery
 from zeitwork.api.requirements import MOST, GivenTaint, WantedTaint, given_taints, taints_of
+from zeitwork.config import LINK_PORT
 from zeitwork.store.rows import DrainRow, NodeRow, ResourcesRow
 
 Hostname = Annotated[
@@ -32,11 +33,18 @@ class NodeQuery(PageQuery):
 
 
 class NewNode(Input):
-    """A host that is expected to join."""
+    """A host that is expected to join. It is invited at its address for ``timeout`` seconds, then in error.
+
+    ``code`` is what the unclaimed host there printed; one that was given a join token instead needs none. It is shown
+    to nobody, and kept until it is used.
+    """
 
     hostname: Hostname
     ip_address: Annotated[str, msgspec.Meta(max_length=45, description="IPv6 or IPv4 address")]
     region_id: UUID | None = None
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = LINK_PORT
+    code: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+    timeout: Annotated[int, msgspec.Meta(ge=10, le=24 * 3600)] = 600
 
 
 class AskedNodeState(StrEnum):
@@ -241,7 +249,23 @@ async def create(call: Call) -> Answer:
         address = ip_address(body.ip_address)
     except ValueError:
         raise InvalidInput(f"{body.ip_address!r} is not an IP address", field="ip_address") from None
-    row = await call.deps.store.nodes.create(body.hostname, ip_address=address, region_id=body.region_id, id=call.token)
+    if address.is_unspecified or address.is_multicast:
+        raise InvalidInput(f"{body.ip_address} is no host's address", field="ip_address")
+    code = None
+    if body.code is not None:
+        # What reads certificates takes a while to import; most hosts never do.
+        from zeitwork.trust.invitation import parse_code
+
+        code = str(parse_code(body.code))
+    row = await call.deps.store.invitations.create(
+        body.hostname,
+        ip_address=address,
+        address=f"[{address}]:{body.port}" if address.version == 6 else f"{address}:{body.port}",
+        code=code,
+        timeout=body.timeout,
+        region_id=body.region_id,
+        id=call.token,
+    )
     return Answer(present(row, None), status=201)
 
 
@@ -259,6 +283,9 @@ async def delete(call: Call) -> Answer:
 async def put_state(call: Call) -> Answer:
     """PUT /api/v1/nodes/{id}/state."""
     body: NodeWish = call.body
+    if body.state is AskedNodeState.READY:
+        # One that was given up is asked for again by that.
+        await call.deps.store.invitations.again(call.id)
     row = await call.deps.store.nodes.set_desired(call.id, wish(body.state, NodeDesired, "a node"))
     return Answer(await _shown(call, row), status=202)
 

@@ -52,7 +52,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/api/v1/nodes",
         nodes.create,
-        "Expect a host, which is booting until it joins",
+        "Expect a host, invite it at its address, and let it join",
         nodes.Node,
         201,
         body=nodes.NewNode,
