@@ -40,6 +40,7 @@ _COMMANDS = {
     "uncordon": ("zeitwork.cli.nodes", "uncordon", "Let a host take instances again."),
     "drain": ("zeitwork.cli.nodes", "drain", "Move everything off a host."),
     "token": ("zeitwork.cli.token", "token", "Let new hosts join the cluster."),
+    "db": ("zeitwork.cli.database", "db", "Back up, restore and move the cluster's database (needs root)."),
     "version": ("zeitwork.cli", "version", "Show the version of this command."),
 }
 
