@@ -42,9 +42,9 @@ from actors.model.paths import HostPaths
 from actors.model.records import Placement
 from actors.model.states import NodeState
 from actors.registrar.actor import Presence
-from actors.registrar.pulse import Pulse
 from actors.registrar.inviter import NAME as INVITER
 from actors.registrar.inviter import Inviter
+from actors.registrar.pulse import Pulse
 from actors.registrar.watch_actor import Watch
 from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.admission import Thresholds
@@ -80,8 +80,8 @@ from zeitwork.api.server import Listening, serve
 from zeitwork.config import DEFAULT_RUN_DIR, Config
 from zeitwork.epochs import EpochFile
 from zeitwork.guest.kernel import load_guest
-from zeitwork.members import Members
 from zeitwork.invite import LateInviting
+from zeitwork.members import Members
 from zeitwork.relay import Relay
 from zeitwork.store import Store, open_store
 from zeitwork.store.embedded import EmbeddedServer
