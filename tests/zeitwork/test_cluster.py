@@ -194,5 +194,6 @@ async def test_while_the_database_is_away_links_follow_gossip(autojump_clock: ob
 def test_names_on_the_wire_stay() -> None:
     """Whoever changes one makes a new version beside it: hosts of the version before speak this one."""
     assert {(wire.name, wire.version, wire.lane) for wire in wire_registry()._by_type.values()} == {
+        ("host.command", 1, "control"),
         ("membership.datagram", 1, "system"),
     }
