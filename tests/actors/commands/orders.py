@@ -28,5 +28,11 @@ def command(
 ) -> Command:
     """A command for a placement of the instance of that number."""
     return Command(
-        kind, UUID(int=instance), UUID(int=instance << 32 | generation), UUID(int=node), generation, epoch, deadline
+        kind,
+        UUID(int=instance),
+        UUID(int=instance << 32 | generation & 0xFF),
+        UUID(int=node),
+        generation,
+        epoch,
+        deadline,
     )
