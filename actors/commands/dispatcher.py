@@ -109,7 +109,11 @@ class Dispatcher(Actor):
 
     async def init(self) -> None:
         """Look at once, then on hints and on a slow timer."""
-        self._state = State(self._office.term().epoch)
+        try:
+            self._state = State(self._office.term().epoch)
+        except NotLeading:
+            # It is over before it began: nothing is looked for in it, and nothing sent.
+            self.ctx.log.info("the term is over")
         self.ctx.every(SLOW_TIMER, Dispatch())
         self.ctx.ref.tell(Dispatch("start"))
 

@@ -248,6 +248,18 @@ async def test_a_leader_that_is_none_any_more_says_nothing_and_tells_who_elects(
         assert it.commands == []
 
 
+async def test_a_term_that_is_over_before_it_began_is_no_failure(autojump_clock: MockClock) -> None:
+    async with System(SimulatedEnvironment()) as system:
+        office = Office(TERM, float("inf"), system.env.monotonic)
+        office.end("it was short")
+        store = Store()
+        store.give(order())
+        await system.start(dispatcher(store, office, OWN, lambda node_id: system.name(NAME)))
+        await trio.sleep(60)
+        assert store.looks == 0
+        assert system.name(DISPATCHER).alive
+
+
 async def test_steps_that_cannot_be_written_are_bounded(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
