@@ -39,6 +39,10 @@ def launch(host: HostProcess) -> None:
         )
 
 
+def ids(host: HostProcess) -> set[str]:
+    return {one["id"] for one in host.get("/api/v1/nodes")["items"]}
+
+
 def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Path]) -> None:
     qemu = ["--hypervisor", "qemu"]
     first = HostProcess(directories[0], assets, [*qemu, "--advertise", f"127.0.0.1:{free_port()}"])
@@ -63,11 +67,47 @@ def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Pat
             node = first.cli("nodes", "add", "h2", own, printed[3], "--json")
             assert node["state"] == "ready"
             until(second.healthy, f"it answers:\n{second.tail()}")
-            assert {one["id"] for one in second.get("/api/v1/nodes")["items"]} == {
-                one["id"] for one in first.get("/api/v1/nodes")["items"]
-            }
-            assert len(second.get("/api/v1/nodes")["items"]) == 2
+            assert ids(second) == ids(first)
+            assert len(ids(first)) == 2
             assert printed[3] not in str(first.get("/api/v1/events"))
+
+            # It leaves: nothing of the cluster stays on it, and the cluster knows it no more.
+            left = second.cli("leave", "--json")
+            assert (left["id"], left["state"]) == (node["id"], "terminated")
+            assert second.process is not None
+            assert second.process.wait(30) == 0, second.tail()
+            assert not (directories[1] / "trust").exists()
+            assert not (directories[1] / "host-id").exists()
+            assert node["id"] not in ids(first)
+
+            # With a token of the cluster it needs no code, and comes as another node.
+            token = first.cli("token", "create").stdout.split()[-1]
+            second.arguments = [*qemu, "--advertise", own, "--unclaimed", "--token", token]
+            launch(second)
+            again = first.cli("nodes", "add", "h2", own, "--json")
+            assert again["state"] == "ready"
+            assert again["id"] != node["id"]
+            until(second.healthy, f"it answers:\n{second.tail()}")
+
+            # The first host carries the database: it can't leave.
+            refused = first.cli("leave", check=False)
+            assert refused.returncode == 1
+            assert "carries the database" in refused.stderr
+
+            # It dies. Nobody removes it while it may live; then it is gone for good.
+            second.kill()
+            refused = first.cli("nodes", "rm", again["id"], "--dead", check=False)
+            assert refused.returncode == 1
+            assert "is alive" in refused.stderr
+            until(
+                lambda: first.cli("nodes", "rm", again["id"], "--dead", check=False).returncode == 0,
+                f"it is removed:\n{first.tail()}",
+            )
+            assert ids(first) == {first.get("/health")["node_id"]}
+            with pytest.raises(AssertionError, match="the host ended"):
+                second.start()
+            assert second.cli("leave", "--force", "--data-dir", str(second.data), "--json")["ended"] == 0
+            assert not (directories[1] / "trust").exists()
         finally:
             if second.process is not None and second.process.poll() is None:
                 second.terminate()

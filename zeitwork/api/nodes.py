@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from actors.model.errors import InvalidInput
+from actors.model.errors import Conflict, InvalidInput
 from actors.model.states import NodeDesired, NodeState
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
@@ -64,6 +64,18 @@ class NodeWish(Input):
     """``ready``, ``cordoned`` (takes nothing new) or ``draining`` (and what is there moves elsewhere)."""
 
     state: AskedNodeState
+
+
+class RemovalQuery(Input):
+    """``dead``: the host never comes back. What ran there is placed anew at once, even what is never to run twice."""
+
+    dead: bool = False
+
+
+class Leaving(Input):
+    """``force``: stop what runs on this host; it is placed anew elsewhere."""
+
+    force: bool = False
 
 
 class Taints(Input):
@@ -276,8 +288,18 @@ async def get(call: Call) -> Answer:
 
 async def delete(call: Call) -> Answer:
     """DELETE /api/v1/nodes/{id}."""
-    await call.deps.store.nodes.delete(call.id)
+    query: RemovalQuery = call.query
+    await call.deps.store.nodes.delete(call.id, dead=query.dead)
     return Answer(None, status=204)
+
+
+async def leave(call: Call) -> Answer:
+    """POST /api/v1/leave."""
+    if call.deps.leave is None:
+        raise Conflict("this host can't leave", code="not-a-member")
+    body: Leaving = call.body or Leaving()
+    await call.deps.leave(force=body.force)
+    return Answer(await _shown(call, await call.deps.store.nodes.get(call.deps.node_id)))
 
 
 async def put_state(call: Call) -> Answer:
