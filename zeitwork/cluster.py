@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import structlog
 import trio
 
-from actors.model.errors import Failed, InvalidInput
+from actors.model.errors import Failed, InvalidInput, Problem
 from runtime import ActorError, Environment, Ref, StartFailed, System
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
@@ -33,6 +33,7 @@ from runtime.membership.events import Member, Notice, Superseded
 from runtime.spec import Spec
 from zeitwork import machine, systemd
 from zeitwork.config import Config
+from zeitwork.leave import removed_here
 from zeitwork.peers import Peers
 from zeitwork.store import Store
 from zeitwork.store.embedded import settings as embedded
@@ -238,8 +239,11 @@ def _own_address(towards: Address) -> str:
 
 
 @asynccontextmanager
-async def tunnelled(config: Config, membership: Membership) -> AsyncIterator[str]:
-    """Yield the DSN of the cluster's embedded Postgres, which another host has."""
+async def tunnelled(config: Config, membership: Membership, removed: trio.Event) -> AsyncIterator[str]:
+    """Yield the DSN of the cluster's embedded Postgres, which another host has.
+
+    ``removed`` is set when this host is let through no more; what fails by that becomes a `Conflict` that says so.
+    """
     directory = config.paths.run / "database"
     files = TrustFiles(trust_directory(config.data_dir))
     addresses = tuple(map(Address.parse, membership.peers))
@@ -247,9 +251,14 @@ async def tunnelled(config: Config, membership: Membership) -> AsyncIterator[str
     def known() -> Sequence[Address]:
         return addresses
 
-    way = tunnel.Tunnel(socket_of(directory), known, files.contexts, membership.cluster)
+    way = tunnel.Tunnel(socket_of(directory), known, files.contexts, membership.cluster, removed.set)
     async with way.running():
-        yield embedded.dsn(directory)
+        try:
+            yield embedded.dsn(directory)
+        except Problem as problem:
+            if removed.is_set():
+                raise removed_here() from problem
+            raise
 
 
 def socket_of(directory: Path) -> Path:

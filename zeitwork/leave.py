@@ -84,6 +84,15 @@ async def _empty(store: Store, host: RunningHost) -> None:
         )
 
 
+def removed_here() -> Conflict:
+    """Return what is said on a host that is no longer of its cluster, and has not said so itself."""
+    return Conflict(
+        "this host was removed from the cluster",
+        code="removed",
+        fix="zeitwork leave --force here makes it one that can join anew",
+    )
+
+
 async def removed(host: RunningHost) -> None:
     """Wait for what the database calls removed to be removed here, too."""
     with trio.move_on_after(REMOVE_DEADLINE):

@@ -41,6 +41,7 @@ from actors.model.ids import short_id
 from actors.model.paths import HostPaths
 from actors.model.records import Placement
 from actors.model.states import NodeState
+from actors.registrar.actor import NAME as PRESENCE
 from actors.registrar.actor import Presence
 from actors.registrar.inviter import NAME as INVITER
 from actors.registrar.inviter import Inviter
@@ -81,7 +82,7 @@ from zeitwork.config import DEFAULT_RUN_DIR, Config
 from zeitwork.epochs import EpochFile
 from zeitwork.guest.kernel import load_guest
 from zeitwork.invite import LateInviting
-from zeitwork.leave import leave, removed
+from zeitwork.leave import leave, removed, removed_here
 from zeitwork.members import Members
 from zeitwork.relay import Relay
 from zeitwork.store import Store, open_store
@@ -169,7 +170,8 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
         guest = await trio.to_thread.run_sync(_prepare, config, paths)
         host_id = machine.host_id(config.data_dir, env)
         membership = await _membership(config, host_id, env)
-        async with _database(config, paths, membership) as dsn, _store(dsn) as store:
+        refused = trio.Event()
+        async with _database(config, paths, membership, refused) as dsn, _store(dsn) as store:
             cluster = await store.cluster.identity()
             node = await store.nodes.register(await _registration(config, host_id))
             async with _network(config, node) as network:
@@ -211,6 +213,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                         ):
                             tasks.start_soon(_learn, hypervisors, name="hypervisor probe")
                             tasks.start_soon(_end_when_superseded, store, host, name="superseded")
+                            tasks.start_soon(_end_when_refused, refused, host, name="refused")
                             host.url = listening.url
                             yield host
                             tasks.cancel_scope.cancel()
@@ -260,8 +263,13 @@ async def _membership(config: Config, host_id: UUID, env: Environment) -> Member
 
 
 @asynccontextmanager
-async def _database(config: Config, paths: HostPaths, membership: Membership | None) -> AsyncIterator[str]:
-    """Yield a DSN: the given one, the cluster's, or that of an embedded server which runs as long as this."""
+async def _database(
+    config: Config, paths: HostPaths, membership: Membership | None, refused: trio.Event
+) -> AsyncIterator[str]:
+    """Yield a DSN: the given one, the cluster's, or that of an embedded server which runs as long as this.
+
+    ``refused`` is set when it is the cluster's and other hosts let this one through to it no more.
+    """
     if config.database_url is not None:
         yield config.database_url
         return
@@ -271,7 +279,7 @@ async def _database(config: Config, paths: HostPaths, membership: Membership | N
             return
         from zeitwork.cluster import tunnelled
 
-        async with tunnelled(config, membership) as dsn:
+        async with tunnelled(config, membership, refused) as dsn:
             yield dsn
         return
     async with EmbeddedServer(paths.postgres, paths.run / "postgres").running() as server, trio.open_nursery() as tasks:
@@ -326,6 +334,15 @@ async def _learn(hypervisors: HypervisorChoice) -> None:
         _log.error("no VM can run here", reason=problem.detail, fix=problem.fix)
 
 
+async def _end_when_refused(refused: trio.Event, host: RunningHost) -> None:
+    """End the process once other hosts let this one through to the database no more; what runs here stays.
+
+    That it may be removed, only the database could say.
+    """
+    await refused.wait()
+    host.lose(removed_here())
+
+
 async def _end_when_superseded(store: Store, host: RunningHost) -> None:
     """End the process once the database says that this host is another one, or none any more."""
     await host.superseded.wait()
@@ -336,13 +353,7 @@ async def _end_when_superseded(store: Store, host: RunningHost) -> None:
     if gone and not host.left:
         # What was placed here is removed with it, which is done here now if it can be.
         await removed(host)
-        host.lose(
-            Conflict(
-                "this host was removed from the cluster",
-                code="removed",
-                fix="zeitwork leave --force here makes it one that can join anew",
-            )
-        )
+        host.lose(removed_here())
     host.lose(
         Conflict(
             "another process has registered as this host",
@@ -489,7 +500,7 @@ async def _start_actors(
         DISPATCHER: (("zw_placements", "zw_nodes"), lambda: Dispatch("notified")),
     }
     for spec in (
-        Spec("presence", lambda: Presence(store.presence, node.id, node.generation, host.superseded.set, pulse)),
+        Spec(PRESENCE, lambda: Presence(store.presence, node.id, node.generation, host.superseded.set, pulse)),
         Spec(MONITOR, lambda: monitor()),
         Spec(ADDRESSES, lambda: Addresses(store.nodes, node.id)),
         Spec("ipam-lease", lambda: IpamLease(store.leases, node.id)),
@@ -537,21 +548,21 @@ async def _doors(
 
 async def _leave(config: Config, store: Store, host: RunningHost) -> None:
     """Say goodbye: stop VMs if told to, and write that this host's process is gone; the others hear it, too."""
-    if host.linked is not None and host.problem is None:
-        await host.linked.depart()
-    if host.left:
-        return
     # A process that never came up (its port was taken, say) has no business ending what an earlier one started.
-    if config.stop_vms and host.url is not None and host.problem is None:
+    if config.stop_vms and host.url is not None and host.problem is None and not host.left:
         try:
             stopped = await host.system.name(HOST).ask(StopAll(STOP_VMS_DEADLINE), timeout=STOP_VMS_DEADLINE + 5)
         except ActorError as error:
             _log.error("VMs not stopped", error=str(error))
         else:
             _log.info("VMs stopped", all=stopped)
-    if host.problem is None:
+    if host.problem is None and host.linked is not None:
+        await host.linked.depart()
+    if host.problem is None and not host.left:
         try:
             with trio.fail_after(5):
+                # A sign of life that is under way would bring back what says goodbye.
+                await host.system.stop(PRESENCE)
                 await store.nodes.set_state(host.node_id, NodeState.DOWN, "its process was stopped")
         except (Problem, trio.TooSlowError) as error:
             _log.warning("not written that this host is down", error=str(error))
