@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Annotated
 from uuid import UUID
 
 import msgspec
 
-from actors.model.errors import Conflict, InvalidInput
+from actors.model.errors import Conflict, InvalidInput, Problem
 from actors.model.states import NodeDesired, NodeState
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
@@ -35,8 +36,8 @@ class NodeQuery(PageQuery):
 class NewNode(Input):
     """A host that is expected to join. It is invited at its address for ``timeout`` seconds, then in error.
 
-    ``code`` is what the unclaimed host there printed; one that was given a join token instead needs none. It is shown
-    to nobody, and kept until it is used.
+    ``code`` is what the unclaimed host there printed, taken through the unix socket only; one that was given a join
+    token instead needs none. It is shown to nobody, and kept until it is used.
     """
 
     hostname: Hostname
@@ -265,6 +266,15 @@ async def create(call: Call) -> Answer:
         raise InvalidInput(f"{body.ip_address} is no host's address", field="ip_address")
     code = None
     if body.code is not None:
+        if call.request.scope.get("server") is not None:
+            # Whoever may bring in a host of their own reads all there is: as with join tokens.
+            raise Problem(
+                "hosts are invited with a code through the unix socket only",
+                field="code",
+                fix="run zeitwork nodes add on a host of the cluster, as root or a member of the socket's group",
+                code="socket-only",
+                status=HTTPStatus.FORBIDDEN,
+            )
         # What reads certificates takes a while to import; most hosts never do.
         from zeitwork.trust.invitation import parse_code
 

@@ -56,7 +56,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         nodes.Node,
         201,
         body=nodes.NewNode,
-        errors=(409,),
+        errors=(403, 409),
     ),
     Endpoint("GET", "/api/v1/nodes/{id}", nodes.get, "Show a node", nodes.Node, noun=_NODE),
     Endpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -19,8 +20,18 @@ CODE = str(Code(bytes(range(16)), bytes(16)))
 NEW: dict[str, object] = {"hostname": "host-b", "ip_address": "2001:db8::7"}
 
 
-async def post(world: World, **changes: object) -> Any:
-    return await world.client.post("/api/v1/nodes", json={**NEW, **changes})
+async def post(world: World, *, headers: dict[str, str] | None = None, **changes: object) -> Any:
+    """Ask through the unix socket, as the command line does."""
+    transport = httpx.AsyncHTTPTransport(uds=str(world.deps.paths.api_socket))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        return await client.post("/api/v1/nodes", json={**NEW, **changes}, headers=headers)
+
+
+async def test_a_code_is_taken_through_the_socket_only(world: World) -> None:
+    refused = await world.client.post("/api/v1/nodes", json={**NEW, "code": CODE})
+    assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (403, "socket-only", "code")
+    assert await world.store.invitations.expected() == ()
+    assert (await world.client.post("/api/v1/nodes", json=NEW)).status_code == 201
 
 
 async def test_a_node_is_to_be_invited_where_it_is(world: World) -> None:
@@ -38,10 +49,7 @@ async def test_a_node_is_to_be_invited_where_it_is(world: World) -> None:
 
 
 async def test_a_repeated_request_is_one(world: World) -> None:
-    answers = [
-        await world.client.post("/api/v1/nodes", json={**NEW, "code": CODE}, headers={"Idempotency-Key": "one"})
-        for _ in range(2)
-    ]
+    answers = [await post(world, code=CODE, headers={"Idempotency-Key": "one"}) for _ in range(2)]
     assert [one.status_code for one in answers] == [201, 201]
     assert answers[0].json()["id"] == answers[1].json()["id"]
     assert len(await world.store.invitations.expected()) == 1
