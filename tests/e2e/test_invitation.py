@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import ROOT, HostProcess, free_port, running, until
+from tests.e2e.archives import write_image
+from tests.e2e.process import ROOT, HostProcess, free_port, links, nft, running, until
 
 
 @pytest.fixture
@@ -118,3 +119,39 @@ def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Pat
             if second.process is not None and second.process.poll() is None:
                 second.process.send_signal(signal.SIGCONT)
                 second.terminate()
+
+
+def test_a_host_that_leaves_by_force_stops_what_runs_there(
+    assets: Path, directories: tuple[Path, Path], database_url: str
+) -> None:
+    arguments = ["--hypervisor", "qemu", "--database-url", database_url]
+    one, two = (HostProcess(path, assets, arguments) for path in directories)
+    with running(one), running(two):
+        # Nobody but this host has the image, so that it runs there.
+        upload = write_image(directories[1].parent / "upload.tar", {"Cmd": ["/bin/sleep", "9999"]})
+        made = two.cli("deploy", str(upload), "--memory", "128MiB", "--name", "web", "--json")
+        own = two.get("/health")["node_id"]
+        assert made["node_id"] == own
+        (placement,) = two.get(f"/api/v1/instances/{made['id']}/placements")["items"]
+        assert Path(f"/proc/{placement['pid']}").exists()
+        refused = two.cli("leave", check=False)
+        assert refused.returncode == 1
+        assert "1 placements are still on" in refused.stderr
+        assert "drain it first" in refused.stderr
+        assert one.get(f"/api/v1/nodes/{own}")["state"] == "ready"
+
+        left = two.cli("leave", "--force", "--json")
+        assert left["state"] == "terminated"
+        assert two.process is not None
+        assert two.process.wait(30) == 0, two.tail()
+        assert not Path(f"/proc/{placement['pid']}").exists()
+        assert not any(two.config.tag in name for name in [*links(), nft()])
+        assert not (two.data / "host-id").exists()
+        # It is wanted still, and waits for a host that has its image.
+        waits = one.get(f"/api/v1/instances/{made['id']}")
+        assert (waits["desired_state"], waits["state"], waits["generation"]) == ("running", "pending", 2)
+        assert ids(one) == {one.get("/health")["node_id"]}
+
+        # The same machine comes back as another node, with its images as they were.
+        two.start()
+        assert two.get("/health")["node_id"] != own
