@@ -1,0 +1,434 @@
+"""Three hosts on a network, each as on a machine of its own, with real machines; Postgres is a fourth.
+
+What breaks is real as well: processes are killed and stopped, the switch loses frames. Meanwhile all hosts are asked
+all the time, and no answer may put an instance behind two addresses.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.e2e import postgres
+from tests.e2e.networks import Network, network
+from tests.e2e.observer import Observer
+from tests.e2e.process import until
+from tests.e2e.remote import RemoteHost, resume
+
+T = TypeVar("T")
+NAMES = ("alpha", "beta", "gamma")
+QEMU = ("--hypervisor", "qemu")
+#: Seconds until a cluster that was broken has to be whole again; mostly for a slow machine.
+PATIENCE = 180.0
+#: Seconds that a host is suspended.
+SUSPENDED = 60.0
+#: Seconds that the database is away: longer than a lease, a silence that makes a host dead, and TCP's patience.
+AWAY = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class World:
+    """Hosts on a network. ``seconds`` is how long what took how long."""
+
+    network: Network
+    hosts: list[RemoteHost]
+    image: str = ""
+    ids: dict[str, str] = field(default_factory=dict)
+    seconds: list[tuple[str, float]] = field(default_factory=list)
+
+    def until(self, condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+        """Wait as `until` does, for hosts that may not answer; fail with the ends of all logs."""
+
+        def asked() -> T | None:
+            with suppress(OSError):
+                return condition()
+            return None
+
+        started = time.monotonic()
+        try:
+            found = until(asked, what, seconds)
+        except AssertionError as error:
+            logs = "\n".join(f"--- {host.name}\n{host.tail()}" for host in self.hosts)
+            raise AssertionError(f"{error}\n{logs}") from None
+        took = round(time.monotonic() - started, 1)
+        if took >= 0.5:
+            self.seconds.append((what, took))
+        assert found is not None
+        return found
+
+    def host(self, node_id: str) -> RemoteHost:
+        """Return the host with that id."""
+        return next(host for host in self.hosts if self.ids[host.name] == node_id)
+
+    def others(self, *but: RemoteHost) -> list[RemoteHost]:
+        """Return all hosts but these."""
+        return [host for host in self.hosts if host not in but]
+
+    def leader(self) -> tuple[RemoteHost, int]:
+        """Return who leads and with which epoch, as soon as all say the same."""
+
+        def agreed() -> dict[str, Any] | None:
+            first, *rest = (host.get("/health")["leader"] for host in self.hosts)
+            return first if all(one == first for one in rest) else None
+
+        found = self.until(agreed, "one leader")
+        return self.host(found["node_id"]), found["epoch"]
+
+    def states(self, host: RemoteHost) -> dict[str, str]:
+        """Return the states of all hosts, by name, as one says."""
+        return {item["hostname"]: item["state"] for item in host.get("/api/v1/nodes")["items"]}
+
+    def settled(self, hosts: Sequence[RemoteHost] | None = None) -> dict[str, Any]:
+        """Wait until all that is wanted runs on these hosts (all), and they say the same of it; return it by name."""
+        asked = self.hosts if hosts is None else hosts
+        names = {host.name for host in asked}
+
+        def whole() -> dict[str, Any] | None:
+            if any({n for n, state in self.states(host).items() if state == "ready"} != names for host in asked):
+                return None
+            first, *rest = (where(host) for host in asked)
+            if any(one != first for one in rest):
+                return None
+            nodes = {self.ids[host.name] for host in asked}
+            if not all(item["node_id"] in nodes and runs(item) for item in first.values()):
+                return None
+            return {"": None} | first
+
+        found = self.until(whole, f"a settled {', '.join(sorted(names))}")
+        return {name: item for name, item in found.items() if name}
+
+    def answer(self, instances: dict[str, Any], hosts: Sequence[RemoteHost] | None = None) -> None:
+        """Wait until every instance answers at its addresses: at the IPv4 one on its host, at the other anywhere."""
+        for name, item in instances.items():
+            port, own = item["default_port"], self.host(item["node_id"])
+            self.until(lambda own=own, url=f"http://{item['ipv4']}:{port}/": own.reaches(url), f"{name} by IPv4")  # type: ignore[misc]
+            for host in self.hosts if hosts is None else hosts:
+                url = f"http://[{item['ipv6']}]:{port}/"
+                self.until(lambda host=host, url=url: host.reaches(url), f"{name} from {host.name}")  # type: ignore[misc]
+
+    def own_only(self, instances: dict[str, Any]) -> None:
+        """Wait until every host has what is its own and nothing else: machines and network devices."""
+        for host in self.hosts:
+            count = sum(item["node_id"] == self.ids[host.name] for item in instances.values())
+            self.until(
+                lambda host=host, count=count: len(host.machines()) == count == len(host.taps()),  # type: ignore[misc]
+                f"{host.name} with {count} machines; it has {host.machines()}, {host.taps()}",
+            )
+
+    def whole(self) -> dict[str, Any]:
+        """Wait until all is well on all hosts; return the instances."""
+        instances = self.settled()
+        self.answer(instances)
+        self.own_only(instances)
+        return instances
+
+    @contextmanager
+    def observed(self) -> Iterator[Observer]:
+        """Ask all hosts meanwhile, and check their answers."""
+        with Observer(self.hosts).watching() as observer:
+            yield observer
+        _log.info("answers: %s; seconds: %s", dict(observer.answers), self.seconds)
+        self.seconds.clear()
+        assert observer.answers["200"] > 20
+
+
+def where(host: RemoteHost) -> dict[str, Any]:
+    """Return what a host says of instances that shall run, as far as it is the same from everywhere, by name."""
+    keys = ("id", "state", "node_id", "placement_id", "ipv4", "ipv6", "default_port", "generation")
+    keys += ("observed_generation",)
+    items = host.get("/api/v1/instances")["items"]
+    return {item["name"]: {key: item[key] for key in keys} for item in items if item["desired_state"] == "running"}
+
+
+def runs(item: dict[str, Any]) -> bool:
+    return item["state"] == "running" and item["observed_generation"] == item["generation"]
+
+
+def placements(instances: dict[str, Any]) -> dict[str, str]:
+    return {name: item["placement_id"] for name, item in instances.items()}
+
+
+@contextmanager
+def started(hosts: Sequence[RemoteHost]) -> Iterator[None]:
+    """Start hosts at once; at the end remove all instances, end the hosts in order, and look that nothing is left."""
+    try:
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            list(pool.map(lambda host: host.start(), hosts))
+        yield
+        for host in hosts:
+            assert host.alive
+        first = hosts[0]
+        for group in first.cli("groups", "--json"):
+            first.cli("rm", group["name"], "--yes")
+        for item in first.cli("ps", "--json"):
+            first.cli("rm", item["name"], "--yes", "--force")
+        for host in hosts:
+            until(lambda host=host: not host.machines() and not host.taps(), f"an empty {host.name}")  # type: ignore[misc]
+        # Who has the database goes last.
+        for host in reversed(hosts):
+            assert host.terminate() == 0, host.tail()
+    finally:
+        for host in hosts:
+            host.sweep()
+
+
+@contextmanager
+def directories(*names: str) -> Iterator[list[Path]]:
+    """Yield directories that the database's own user can reach."""
+    root = Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp"))
+    root.chmod(0o755)
+    try:
+        paths = [root / name for name in names]
+        for path in paths:
+            path.mkdir()
+        yield paths
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def populate(world: World, assets: Path, replicas: int) -> None:
+    """Bring an image to all hosts and let a group of instances run, spread over them."""
+    added = []
+    for host in world.hosts:
+        world.ids[host.name] = host.get("/health")["node_id"]
+        added.append(host.cli("images", "add", str(assets / "hello.tar"), "--json")["id"])
+    # The same archive everywhere: every host has the first one's image, too, and an instance of it may run anywhere.
+    world.image = added[0]
+    first = world.hosts[0]
+    for item in first.get("/api/v1/nodes")["items"]:
+        world.network.route(item["ipv6_prefix"], item["hostname"])
+    world.until(lambda: len(world.states(first)) == len(world.hosts), "all hosts")
+    body = {"name": "web", "image_id": world.image, "default_port": 8080, "resources": {"vcpu": 1, "memory": 128}}
+    answer = first.request("POST", "/api/v1/groups", body | {"replicas": replicas})
+    assert answer.status == 201, answer
+    spread = world.until(lambda: len(members) if (members := where(first)) else 0, "members")
+    assert spread == replicas
+
+
+@pytest.fixture(scope="module")
+def world(assets: Path) -> Iterator[World]:
+    """Three hosts on a network with a Postgres that they share, linked, with an instance on each."""
+    with ExitStack() as stack:
+        wires = stack.enter_context(network(*NAMES, "db"))
+        *roots, database = stack.enter_context(directories(*NAMES, "db"))
+        password = secrets.token_hex(8)
+        stack.enter_context(postgres.serving(wires.within("db"), database, password))
+        url = postgres.dsn(wires.v4("db"), password)
+        hosts = []
+        for name, root in zip(NAMES, roots, strict=True):
+            # Both families carry links.
+            advertised = f"[{wires.v6(name)}]" if name == "beta" else wires.v4(name)
+            arguments = [*QEMU, "--database-url", url, "--advertise", advertised]
+            hosts.append(RemoteHost(root / "data", assets, arguments, network=wires, name=name))
+        stack.enter_context(started(hosts))
+        world = World(wires, hosts)
+        populate(world, assets, len(hosts))
+        yield world
+
+
+def test_a_leader_that_is_killed_loses_no_command_and_doubles_none(world: World) -> None:
+    body = {"image_id": world.image, "default_port": 8080, "resources": {"vcpu": 1, "memory": 128}}
+    answer = world.hosts[0].request("POST", "/api/v1/instances", body | {"name": "early"})
+    assert answer.status == 201, answer
+    early = answer.body["id"]
+    before = world.whole()
+    assert len({item["node_id"] for item in before.values()}) == len(world.hosts)
+    lost, epoch = world.leader()
+    one, two = world.others(lost)
+    with world.observed():
+        machines = lost.machines()
+        lost.kill()
+        # Nobody leads now. What is asked for meanwhile waits.
+        made = one.request("POST", "/api/v1/instances", body | {"name": "late"})
+        assert made.status == 201, made
+        gone = two.request("DELETE", f"/api/v1/instances/{early}?confirm=true")
+        assert gone.status == 202, gone
+
+        def followed() -> bool:
+            found = [host.get("/health")["leader"] for host in (one, two)]
+            return found[0] == found[1] and found[0] is not None and found[0]["epoch"] > epoch
+
+        world.until(followed, "a new leader")
+        # Its machines did not notice, wherever they are asked from.
+        assert set(lost.machines()) <= set(machines)
+        world.answer({n: item for n, item in before.items() if world.host(item["node_id"]) is lost and n != "early"})
+        lost.start()
+        after = world.whole()
+    assert set(after) == (set(before) | {"late"}) - {"early"}
+    for host in world.hosts:
+        assert host.get(f"/api/v1/instances/{early}")["state"] == "terminated"
+        tries = host.get(f"/api/v1/instances/{made.body['id']}/placements")["items"]
+        assert [one["id"] for one in tries if one["state"] != "removed"] == [after["late"]["placement_id"]]
+
+
+def test_a_host_that_is_cut_off_is_replaced_and_lets_go_when_it_is_back(world: World) -> None:
+    before = world.whole()
+    leader, _ = world.leader()
+    cut = next(host for item in before.values() if (host := world.host(item["node_id"])) is not leader)
+    survivors = world.others(cut)
+    lost = {name: item for name, item in before.items() if world.host(item["node_id"]) is cut}
+    with world.observed():
+        machines = cut.machines()
+        world.network.cut_off(cut.name)
+        try:
+            world.until(lambda: {world.states(host)[cut.name] for host in survivors} == {"down"}, "its detection")
+            moved = world.settled(survivors)
+            assert {name for name in before if before[name] != moved[name]} == set(lost)
+            for name in lost:
+                assert moved[name]["ipv4"] != before[name]["ipv4"]
+                assert moved[name]["ipv6"] != before[name]["ipv6"]
+            # What any survivor says is where it is, for any survivor.
+            world.answer(moved, survivors)
+            # Nothing stops on the host itself; it says that it can't take anything.
+            assert cut.machines() == machines
+            for item in lost.values():
+                assert cut.reaches(f"http://{item['ipv4']}:8080/")
+            body = {"image_id": world.image, "default_port": 8080, "resources": {"vcpu": 1, "memory": 128}}
+            refused = cut.request("POST", "/api/v1/instances", body, timeout=60)
+            assert refused.status == 503, refused
+            assert int(refused.headers["retry-after"]) > 0
+            assert cut.alive
+        finally:
+            world.network.heal()
+        after = world.whole()
+    assert placements(after) == placements(moved)
+    assert cut.machines() == []
+
+
+def test_a_host_that_is_suspended_lets_go_when_it_wakes(world: World) -> None:
+    before = world.whole()
+    # The leader, if it has something: what it was about to write is refused, and what it has is another's.
+    carriers = [world.host(item["node_id"]) for item in before.values()]
+    leader, epoch = world.leader()
+    asleep = leader if leader in carriers else carriers[0]
+    survivors = world.others(asleep)
+    lost = {name for name, item in before.items() if world.host(item["node_id"]) is asleep}
+    with world.observed():
+        begun = time.monotonic()
+        stopped = asleep.suspend()
+        try:
+            world.until(lambda: {world.states(host)[asleep.name] for host in survivors} == {"down"}, "its detection")
+            moved = world.settled(survivors)
+            assert {name for name in before if before[name] != moved[name]} == lost
+            world.answer(moved, survivors)
+            # Those that are left do not even see each other for a while; the database sees both.
+            world.network.cut_off(survivors[0].name, [survivors[1].name])
+            time.sleep(12)
+            assert world.settled(survivors) == moved
+            world.network.heal()
+            time.sleep(max(0.0, SUSPENDED - (time.monotonic() - begun)))
+        finally:
+            world.network.heal()
+            resume(stopped)
+        after = world.whole()
+        assert placements(after) == placements(moved)
+    if asleep is leader:
+        assert world.leader()[1] > epoch
+
+
+def test_a_network_that_breaks_in_part_leaves_one_address_to_each(world: World) -> None:
+    before = world.whole()
+    leader, _ = world.leader()
+    carriers = [host for item in before.values() if (host := world.host(item["node_id"])) is not leader]
+    with world.observed():
+        # Two hosts that do not see each other live all the same: everybody else sees them.
+        one, two = world.others(leader)
+        world.network.cut((one.name, two.name), (two.name, one.name))
+        time.sleep(12)
+        assert world.settled() == before
+        world.network.heal()
+
+        # One that speaks but does not hear is nobody to rely on.
+        deaf = carriers[0]
+        world.network.cut(*((other, deaf.name) for other in world.network.names if other != deaf.name))
+        try:
+            others = world.others(deaf)
+            world.until(lambda: {world.states(host)[deaf.name] for host in others} == {"down"}, "its detection")
+            for item in before.values():
+                if world.host(item["node_id"]) is deaf:
+                    assert deaf.reaches(f"http://{item['ipv4']}:8080/")
+        finally:
+            world.network.heal()
+        after = world.whole()
+    assert set(after) == set(before)
+
+
+def test_a_database_that_is_away_stops_nothing(world: World) -> None:
+    before = world.whole()
+    machines = {host.name: host.machines() for host in world.hosts}
+    _, epoch = world.leader()
+    with world.observed():
+        # Frames are lost, nobody is told: whoever waits for an answer finds out by himself.
+        world.network.cut_off("db")
+        try:
+            time.sleep(AWAY)
+            for host in world.hosts:
+                # Nobody knows what is true now, and nobody says anything else.
+                assert host.request("GET", "/api/v1/instances", timeout=60).status == 503
+                refused = host.request("DELETE", f"/api/v1/instances/{before['web-0']['id']}?confirm=true", timeout=60)
+                assert refused.status == 503, refused
+                assert int(refused.headers["retry-after"]) > 0
+            world.answer(before)
+        finally:
+            world.network.heal()
+        assert world.whole() == before
+    assert {host.name: host.machines() for host in world.hosts} == machines
+    assert world.leader()[1] > epoch
+
+
+def test_the_host_with_the_database_is_killed_and_comes_back(assets: Path) -> None:
+    with ExitStack() as stack:
+        wires = stack.enter_context(network("first", "second"))
+        roots = stack.enter_context(directories("first", "second"))
+        first = RemoteHost(
+            roots[0] / "data", assets, [*QEMU, "--advertise", wires.v4("first")], network=wires, name="first"
+        )
+        second = RemoteHost(roots[1] / "data", assets, [*QEMU], network=wires, name="second")
+        world = World(wires, [first, second])
+        stack.enter_context(started([first]))
+        printed = first.cli("token", "create").stdout.strip()
+        second.arguments += shlex.split(printed)[2:]
+        stack.enter_context(started([second]))
+        populate(world, assets, 2)
+        before = world.whole()
+        with world.observed():
+            machines = {host.name: host.machines() for host in world.hosts}
+            first.kill()
+            # Reads and writes say that they can't be done, and when to try again; machines run on.
+            for method, path, body in (
+                ("GET", "/api/v1/instances", None),
+                ("POST", "/api/v1/instances", {"image_id": world.image, "default_port": 8080, "resources": {}}),
+                ("DELETE", f"/api/v1/instances/{before['web-0']['id']}?confirm=true", None),
+            ):
+                answer = second.request(method, path, body, timeout=60)
+                assert answer.status == 503, answer
+                assert int(answer.headers["retry-after"]) > 0
+            world.answer(before)
+            time.sleep(5)
+            world.answer(before)
+            assert second.alive
+            first.start()
+            after = world.whole()
+            assert placements(after) == placements(before)
+            assert {host.name: host.machines() for host in world.hosts} == machines
+            # All goes on as before.
+            scaled = second.request(
+                "PUT", f"/api/v1/groups/{second.get('/api/v1/groups')['items'][0]['id']}/replicas", {"replicas": 3}
+            )
+            assert scaled.status == 202, scaled
+            world.until(lambda: len(where(second)) == 3, "a third")
+            world.whole()
