@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tests.e2e.remote import RemoteHost
 
 #: Seconds between two rounds of questions to one host.
-PAUSE = 0.4
+PAUSE = 0.5
 
 
 class Address(NamedTuple):
