@@ -116,6 +116,20 @@ async def test_what_is_no_tls_is_refused(said: bytes, log: Log, tmp_path: Path) 
         assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
 
 
+async def test_who_goes_away_in_the_middle_of_the_handshake_is_lost_and_not_untrusted(log: Log, tmp_path: Path) -> None:
+    async with secured(1, issue(tmp_path, 1, SIGNER)) as one:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        outgoing = ssl.MemoryBIO()
+        shaken = context.wrap_bio(ssl.MemoryBIO(), outgoing)
+        with suppress(ssl.SSLWantReadError):
+            shaken.do_handshake()
+        async with raw_socket(one) as stream:
+            await stream.send_all(outgoing.read())
+        await until(lambda: reasons(log))
+        assert reasons(log).startswith("lost: ")
+
+
 async def test_links_with_and_without_tls_do_not_mix(tmp_path: Path) -> None:
     async with secured(1, issue(tmp_path, 1, SIGNER)) as one, host(2) as two:
         with pytest.raises(NoIntroduction):
