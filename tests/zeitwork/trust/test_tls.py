@@ -180,6 +180,37 @@ async def test_a_link_outlives_its_certificate_by_another_connection(tmp_path: P
         assert session.proof.until > certificates.now().timestamp() + 3600
 
 
+async def test_what_is_asked_is_answered_through_several_lives_of_both_certificates(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in weeks of a cluster: nobody starts anything anew, and the certificates of the beginning have long ended."""
+    monkeypatch.setattr(certificates, "SKEW", timedelta(0))
+    monkeypatch.setattr("runtime.links.session.RENEWAL", 1.0)
+    signer = Signer()
+    signer.life = timedelta(seconds=4)
+    one_files, two_files = (issue(tmp_path, number, signer, life=signer.life) for number in (1, 2))
+    first = [files.load() for files in (one_files, two_files)]
+    async with secured(1, one_files) as one, secured(2, two_files) as two:
+        renewers = []
+        for host_, files in ((one, one_files), (two, two_files)):
+            renewers.append(Certificates(host_.id, files, signer.sign))
+            await host_.system.start(Spec("certificates", lambda made=renewers[-1]: made))  # type: ignore[misc]
+        want(one, two)
+        await until(one.ups)
+        with trio.fail_after(60):
+            # A life is renewed after less than half of it: five times are two whole lives.
+            while min(renewer.renewed for renewer in renewers) < 5:
+                assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
+                assert await two.ref(one.id).ask(Double(5), timeout=SOON) == 10
+                await trio.sleep(0.02)
+        for credentials in first:
+            assert credentials is not None
+            assert certificates.validity(credentials.certificate)[1] < certificates.now().timestamp()
+        # Connections gave way to others, and for no other reason.
+        assert {down.reason.code for down in (*one.downs(), *two.downs())} == {"renewal"}
+        assert "expired" not in reasons(log)
+
+
 async def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeitwork.trust.renewal.FIRST_WAIT", 0.01)
     signer = Signer()
