@@ -17,6 +17,7 @@ from uuid import UUID
 import structlog
 import trio
 
+from bench._links import CLUSTER
 from runtime import RealEnvironment, Spec, System
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
@@ -29,7 +30,6 @@ from zeitwork.trust import certificates
 from zeitwork.trust.files import TrustFiles
 from zeitwork.wire import wire_registry
 
-CLUSTER = UUID(int=1)
 #: Each host's metadata, and how often it changes (bytes, seconds).
 META_BYTES, META_EVERY = 64, 30.0
 

@@ -20,13 +20,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import UUID
 
 from bench._host import ROOT, environment
-from bench._member import CLUSTER
+from bench._links import issue
 from bench.question import Answer, Question
-from zeitwork.trust import certificates
-from zeitwork.trust.files import Credentials, TrustFiles
 
 PROCESSES = 10
 #: All know by then (seconds), as in the simulation of a hundred.
@@ -99,13 +96,9 @@ class _Crowd:
         self.members: dict[int, _Process] = {}
         #: Deaths that were told of hosts that lived.
         self.false = 0
-        authority = certificates.new_authority(CLUSTER, certificates.now())
         ports = _free_ports(count)
         for number, port in enumerate(ports, 1):
-            files, key = TrustFiles(directory / str(number)), certificates.new_key()
-            asked = certificates.request(key)
-            pem = certificates.sign(authority, asked, cluster=CLUSTER, host=UUID(int=number), now=certificates.now())
-            files.save(Credentials(key, pem, authority.certificate))
+            files = issue(directory, number)
             command = [sys.executable, "-m", "bench._member", str(number), str(port), str(ports[0])]
             process = subprocess.Popen(
                 [*command, str(files.directory)],
