@@ -87,15 +87,16 @@ async def _over_link(times: int, files: list[TrustFiles], path: Path, new_epochs
     ):
         await there.start(receiver(NODE, EpochFile(path), there.name(HOST)))
         other = await system.name("links").ask(Introduce(links.addresses[0]), timeout=TIMEOUT)
-        taken = await timed(times, _sending(RemoteRef(board, other, NAME), new_epochs))
-    return taken
+        return await timed(times, _sending(RemoteRef(board, other, NAME), new_epochs))
 
 
 async def _here(times: int, path: Path) -> float:
+    taken = 0.0
     async with System() as system:
         await system.start(Spec(HOST, _Host))
         await system.start(receiver(NODE, EpochFile(path), system.name(HOST)))
-        return await timed(times, _sending(system.name(NAME), False))
+        taken = await timed(times, _sending(system.name(NAME), False))
+    return taken
 
 
 QUESTION = Question("command_round_trip", "command of the leader to another host over loopback", "µs", "lower", ask)
