@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID, uuid4
 
 from actors.model.ids import short_id
 from tests.e2e import process as machine
-from tests.e2e.process import HostProcess, answers, running, until
+from tests.e2e.process import HostProcess, answers, free_port, running, until
 from tests.e2e.test_leaders import leads
 from tests.zeitwork.store.own_server import own_servers
 from zeitwork.store.system_user import require_user
 
 QEMU = ["--hypervisor", "qemu"]
+
+
+def states(host: HostProcess) -> list[str]:
+    return sorted(one["state"] for one in host.get("/api/v1/nodes")["items"])
+
+
+def test_two_hosts_move_with_their_database(assets: Path, data_dir: Path, public_directory: Path) -> None:
+    links = [["--advertise", f"127.0.0.1:{free_port()}"] for _ in range(2)]
+    first = HostProcess(data_dir, assets, [*QEMU, *links[0]])
+    with own_servers(public_directory / uuid4().hex[:6], require_user()) as (own,):
+        own.make()
+        own.start()
+        own.make_database()
+        with ExitStack() as stack:
+            stack.enter_context(running(first))
+            joining = shlex.split(first.cli("token", "create").stdout)[2:]
+            second = HostProcess(data_dir.with_name("other"), assets, [*QEMU, *joining, *links[1]])
+            stack.enter_context(running(second))
+            until(lambda: states(first) == ["ready", "ready"], "both are ready")
+            # Only the host that has it can move it, and only when it does not run.
+            move = ("db", "move", "--to", own.dsn(), "--json", "--data-dir")
+            assert "with the host at" in second.cli(*move, str(second.data), check=False).stderr
+            assert "in use by another" in first.cli(*move, str(first.data), check=False).stderr
+            assert (second.terminate(), first.terminate()) == (0, 0)
+            first.cli(*move, str(first.data))
+            for host, link in ((first, links[0]), (second, links[1])):
+                host.arguments = [*QEMU, *link, "--database-url", own.dsn()]
+            # Whichever comes first leads, and gives the other one time.
+            second.start()
+            until(lambda: leads(second), "a leader")
+            (waits,) = [one for one in second.get("/api/v1/nodes")["items"] if one["state"] == "down"]
+            assert "has not been started since" in waits["reason"]
+            first.start()
+            for host in (first, second):
+                until(lambda host=host: states(host) == ["ready", "ready"], f"both:\n{host.tail()}")  # type: ignore[misc]
+            until(lambda: '"event": "link"' in first.log.read_text(), "a link")
 
 
 def test_a_vm_runs_through_a_move_and_a_restored_backup(
