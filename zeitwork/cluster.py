@@ -242,7 +242,8 @@ async def tunnelled(config: Config, membership: Membership) -> AsyncIterator[str
     """Yield the DSN of the cluster's embedded Postgres, which another host has."""
     directory = config.paths.run / "database"
     files = TrustFiles(trust_directory(config.data_dir))
-    addresses = tuple(map(Address.parse, membership.peers))
+    # Given ones first: the database may have been brought back on another machine since this host joined.
+    addresses = tuple(map(Address.parse, dict.fromkeys((*config.peers, *membership.peers))))
 
     def known() -> Sequence[Address]:
         return addresses

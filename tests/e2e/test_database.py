@@ -53,6 +53,35 @@ def test_two_hosts_move_with_their_database(assets: Path, data_dir: Path, public
             until(lambda: '"event": "link"' in first.log.read_text(), "a link")
 
 
+def test_the_host_with_the_database_is_lost_and_a_backup_is_restored_on_another(
+    assets: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    first = HostProcess(data_dir, assets, [*QEMU, "--advertise", f"127.0.0.1:{free_port()}"])
+    backup, address = tmp_path / "backup.dump", f"127.0.0.1:{free_port()}"
+    with ExitStack() as stack:
+        stack.enter_context(running(first))
+        joining = shlex.split(first.cli("token", "create").stdout)[2:]
+        second = HostProcess(data_dir.with_name("second"), assets, [*QEMU, *joining])
+        second.arguments += ["--advertise", f"127.0.0.1:{free_port()}"]
+        stack.enter_context(running(second))
+        epoch = until(lambda: leads(first) or leads(second), "a leader")
+        first.cli("db", "backup", str(backup), "--data-dir", str(first.data), "--json")
+        lost = first.get("/health")["node_id"]
+        first.kill()
+        # Nothing of it is left: another machine has the backup.
+        third = HostProcess(data_dir.with_name("third"), assets, [*QEMU, "--advertise", address])
+        third.cli("db", "restore", str(backup), "--data-dir", str(third.data), "--json")
+        stack.enter_context(running(third))
+        # The others are told where it is now.
+        assert second.terminate() == 0
+        second.arguments = [*second.arguments, "--peers", address]
+        second.start()
+        until(lambda: states(third) == ["down", "ready", "ready"], f"two of three:\n{third.tail()}")
+        assert states(second) == states(third)
+        assert [one["id"] for one in third.get("/api/v1/nodes")["items"] if one["state"] == "down"] == [lost]
+        assert until(lambda: leads(third) or leads(second), "a leader") > epoch
+
+
 def test_a_vm_runs_through_a_move_and_a_restored_backup(
     assets: Path, data_dir: Path, tmp_path: Path, public_directory: Path
 ) -> None:
