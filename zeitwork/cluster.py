@@ -246,7 +246,8 @@ async def tunnelled(config: Config, membership: Membership, removed: trio.Event)
     """
     directory = config.paths.run / "database"
     files = TrustFiles(trust_directory(config.data_dir))
-    addresses = tuple(map(Address.parse, membership.peers))
+    # Given ones first: the database may have been brought back on another machine since this host joined.
+    addresses = tuple(map(Address.parse, dict.fromkeys((*config.peers, *membership.peers))))
 
     def known() -> Sequence[Address]:
         return addresses
