@@ -13,6 +13,8 @@ from runtime.simulation.network import Network, Pipe
 
 #: Bytes that may be on their way in one direction; a sender waits until they were taken.
 WINDOW = 65536
+#: Bytes taken at the other end before it says so: less than the window, so that a sender who waits always hears of it.
+ACKNOWLEDGED_AT_ONCE = WINDOW // 4
 
 
 class SimulatedStream(trio.abc.HalfCloseableStream):
@@ -32,6 +34,7 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._gone = False  # this end's machine crashed: it hears nothing and says nothing
         self._flying = 0
+        self._taken = 0  # of what came, not acknowledged yet
         self._busy: dict[str, None] = {}
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -124,6 +127,11 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
             self._notify()
         await trio.lowlevel.checkpoint()
 
+    @property
+    def over(self) -> bool:
+        """Whether this end was closed, or is broken."""
+        return self._closed or bool(self._broken)
+
     def reset(self) -> None:
         """Close this end with an RST: whatever the other end has not read is lost to it."""
         if not self._closed:
@@ -159,7 +167,10 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
         self._notify()
 
     def _acknowledge(self, count: int) -> None:
-        self._out.send(lambda: self._peer._acknowledged(count))
+        self._taken += count
+        if self._taken >= ACKNOWLEDGED_AT_ONCE:
+            taken, self._taken = self._taken, 0
+            self._out.send(lambda: self._peer._acknowledged(taken))
 
     def _acknowledged(self, count: int) -> None:
         self._flying -= count
@@ -240,15 +251,20 @@ class SimulatedListener(trio.abc.Listener[SimulatedStream]):
             await self._changed.wait()
         return self._waiting.popleft()
 
+    def abandon(self) -> None:
+        """Listen no more, since the process has ended: its tasks, as long as they unwind, hear nothing of that."""
+        if self._listeners.by_address.get((self.host, self.port)) is self:
+            del self._listeners.by_address[self.host, self.port]
+        for stream in self._waiting:
+            stream.reset()
+        self._waiting.clear()
+
     async def aclose(self) -> None:
         """Stop listening; what was not accepted is reset."""
         if not self._closed:
             self._closed = True
-            self._listeners.by_address.pop((self.host, self.port), None)
             self._changed.set()
-            for stream in self._waiting:
-                stream.reset()
-            self._waiting.clear()
+            self.abandon()
         await trio.lowlevel.checkpoint()
 
 

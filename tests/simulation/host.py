@@ -35,10 +35,14 @@ from runtime import Actor, Message, Ref, Spec, System
 from runtime.elector import NAME as ELECTION
 from runtime.elector import Elector, LeaseChanged, elector
 from runtime.lease import Candidate
+from runtime.links.frames import Identity
+from runtime.links.simulated import Stack
+from runtime.membership.events import Notice, Superseded
 from runtime.simulation import HostEnvironment
 from tests.actors.vm.simulated import NOWHERE, Life, Machine, ModelLeftovers, Monitors
 from tests.actors.vm.simulated_store import NoSnapshots, Taps
 from tests.simulation.leader import leader
+from tests.simulation.links import start_links
 from tests.simulation.reach import Listener, ProcessLife, RemoteUnits
 from tests.simulation.store import Store
 from zeitwork.relay import Relay
@@ -128,11 +132,13 @@ class SimulatedHost:
         """Have a process from now on, again and again."""
         self.world.nursery.start_soon(self._supervise, name=f"{self.name} supervisor")
 
-    def kill(self, seconds: float) -> None:
-        """End the process without a word; the next one begins after so long."""
+    def kill(self, seconds: float, *, silently: bool = False) -> None:
+        """End the process without a word; the next one begins after so long. ``silently``: not even its kernel says one
+        to those it is connected with.
+        """
         self._down(seconds)
         if self.life is not None:
-            self.life.kill()
+            self.life.kill(silently=silently)
 
     def quit(self, seconds: float) -> None:
         """Ask the process to end."""
@@ -142,7 +148,7 @@ class SimulatedHost:
 
     def crash(self, seconds: float) -> None:
         """Lose the machine: processes, guests, and all that is only in memory."""
-        self.kill(seconds)
+        self.kill(seconds, silently=True)
         self.boots += 1
         for machine in self.machines.values():
             for process in machine.running:
@@ -220,6 +226,8 @@ class SimulatedHost:
         except* Exception as errors:
             self.world.judge.complain("processes do not fail", f"{self.name}: {errors.exceptions!r}")
         finally:
+            if life.stack is not None:
+                life.stack.end()
             ended.set()
 
     async def _process(self, life: ProcessLife) -> None:
@@ -237,6 +245,8 @@ class SimulatedHost:
                 if not life.dead:
                     self.system = system
                 await self._start_actors(system, life, store, node.id, node.generation, listener)
+                if self.world.linked:
+                    await self._start_links(system, life, store, Identity(node.id, node.generation))
                 plan = self.world.plan
                 await store.nodes.record_capacity(node.id, Capacity(plan.vcpu, plan.memory, 0, 0, 1.0, 1.0, OVERHEAD))
                 await store.nodes.set_state(node.id, NodeState.READY)
@@ -246,6 +256,18 @@ class SimulatedHost:
                 with trio.move_on_after(5):
                     await store.nodes.set_state(node.id, NodeState.DOWN, "its process was stopped")
             tasks.cancel_scope.cancel()
+
+    async def _start_links(self, system: System, life: ProcessLife, store: Store, own: Identity) -> None:
+        world = self.world
+        life.stack = Stack(world.network, world.listeners, self.name)
+        if life.dead:
+            life.stack.end()
+
+        def heard(notice: Notice | Superseded) -> None:
+            if not life.dead:
+                world.judge.heard(self, life, notice)
+
+        life.linked = await start_links(system, life.stack, store.units, own, world.database.cluster_id, heard)
 
     async def _start_actors(
         self, system: System, life: ProcessLife, store: Store, node_id: UUID, generation: int, listener: Listener

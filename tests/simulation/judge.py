@@ -16,11 +16,13 @@ import trio
 from actors.model.resources import Capacity
 from actors.model.states import InstanceDesired, InstanceState, NodeDesired, NodeState, Outcome, PlacementState
 from runtime.lease import Term
+from runtime.membership.events import Notice, Superseded
 from tests.simulation.people import replicas_wanted
 from tests.simulation.store import tables
 
 if TYPE_CHECKING:
     from tests.simulation.host import SimulatedHost
+    from tests.simulation.reach import ProcessLife
     from tests.simulation.world import World
 
 
@@ -77,6 +79,11 @@ class Judge:
         """Look at a machine that a new process of its host takes over."""
         self._apply(machines_are_taken_over_rightly, machines_are_taken_over_rightly(host, placement_id, rightly))
 
+    def heard(self, host: SimulatedHost, life: ProcessLife, notice: Notice | Superseded) -> None:
+        """Look at what the membership of a host tells."""
+        what = f"generation {notice.generation}" if isinstance(notice, Superseded) else _told(self.world, notice)
+        self.world.trace(host.name, f"membership: {what}")
+
     def fits_nowhere(self, instance: tables.Instance, leaving: UUID | None = None) -> bool:
         """Say whether no host that takes new work, ``leaving`` aside, has room for an instance."""
         database, asked = self.world.database, instance.resources
@@ -106,6 +113,11 @@ class Judge:
         self.looks[name] = self.looks.get(name, 0) + 1
         for what in found:
             self.complain(name, what)
+
+
+def _told(world: World, notice: Notice) -> str:
+    member = notice.member
+    return f"{notice.kind} {world.host_name(member.host)} {member.generation}.{member.incarnation}"
 
 
 def rule_name(rule: Callable[..., object]) -> str:

@@ -19,7 +19,7 @@ import trio
 
 from actors.model.image import ImageConfig
 from actors.model.records import Placement
-from runtime.simulation import Delay, HostEnvironment, Network, run
+from runtime.simulation import Delay, HostEnvironment, Listeners, Network, run
 from tests.actors.vm.simulated import Life, Machine, ModelOperations
 from tests.simulation import plan as items
 from tests.simulation.host import SimulatedHost, environment
@@ -66,6 +66,9 @@ class World:
         self.database_env = HostEnvironment(plan.seed)
         self.database = Database(self.database_env.now, random.Random(f"{plan.seed} ids"), rest=60.0, bugs=bugs)
         self.network = Network(random.Random(f"{plan.seed} network"), Delay(0.0003, 0.001, 1.0))
+        self.listeners = Listeners()
+        #: Whether hosts are linked with each other; a plan may say that they are not.
+        self.linked = bool(plan.settings.get("links", True))
         self.server = Server(self.database, self.network, random.Random(f"{plan.seed} server"))
         self.judge = Judge(self)
         self.database.committed = self._committed
@@ -309,7 +312,8 @@ class World:
         """Nothing is heard of a machine that is down; those who speak to it hear of that only when it is up again."""
         self.network.hold(host.name)
         await trio.sleep(seconds)
-        self.network.reset(host.name, DATABASE)
+        for other in (DATABASE, *(one.name for one in self.hosts if one is not host)):
+            self.network.reset(host.name, other)
         self.network.release(host.name)
 
     async def _go_on(self, host: SimulatedHost, seconds: float) -> None:
