@@ -279,7 +279,8 @@ class Network:
         self._sequence += 1
         heapq.heappush(self._heap, (at, self._sequence, pipe, deliver))
         if self._sleep is not None and self._heap[0][1] == self._sequence:
-            self._sleep.cancel()
+            # Nothing but its end is moved: the task sleeps on, and wakes once.
+            self._sleep.deadline = at
 
     def forget(self, pipe: Pipe) -> None:
         """A pipe was closed."""
@@ -298,11 +299,8 @@ class Network:
         task_status.started()
         while True:
             self._deliver_due()
-            with trio.CancelScope() as self._sleep:
-                if self._heap:
-                    await trio.sleep_until(self._heap[0][0])
-                else:
-                    await trio.sleep_forever()
+            with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf) as self._sleep:
+                await trio.sleep_forever()
             self._sleep = None
 
     def _deliver_due(self) -> None:

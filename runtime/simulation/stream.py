@@ -57,6 +57,23 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
             self._flying += len(part)
             self._out.send(lambda part=part: self._peer._receive(part))  # type: ignore[misc]
 
+    def send_at_once(self, data: bytes) -> bool:
+        """Send bytes if there is room for all of them; tell whether. Raises as `send_all` does, and never waits."""
+        self._check_sender()
+        if "send" in self._busy or self._flying + len(data) > WINDOW:
+            return False
+        self._flying += len(data)
+        self._out.send(lambda: self._peer._receive(data))
+        return True
+
+    def take_at_once(self) -> bytes:
+        """Return what has come and was not taken yet, b"" for nothing."""
+        data = bytes(self._buffer)
+        if data:
+            self._buffer.clear()
+            self._acknowledge(len(data))
+        return data
+
     def _check_sender(self) -> None:
         if self._closed or self._finished:
             raise trio.ClosedResourceError
@@ -80,7 +97,8 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
             return await self._receive_some(max_bytes)
 
     async def _receive_some(self, max_bytes: int | None) -> bytes:
-        await trio.lowlevel.checkpoint()
+        if self._buffer or self._ended or self._broken or self._closed:
+            await trio.lowlevel.checkpoint()
         while True:
             if self._closed:
                 raise trio.ClosedResourceError

@@ -18,6 +18,7 @@ from runtime.membership.driver import NAME as MEMBERSHIP
 from runtime.membership.driver import Membership
 from runtime.membership.driver import membership as member_spec
 from runtime.membership.events import Notice, Superseded
+from runtime.membership.rules import Rules as MembershipRules
 from runtime.spec import Spec
 from tests.simulation.store.database import Transaction
 from tests.simulation.store.units import Units
@@ -27,8 +28,9 @@ from zeitwork.wire import wire_registry
 
 #: The port of links.
 PORT = 7071
-#: Less lively than on real hosts, where that costs nothing: what breaks is noticed by membership before.
-RULES = Rules(ping_every=4.0, silence=8.0)
+#: Less lively than on real hosts, since each message costs a simulation most: a link that is dead is noticed by
+#: membership, or by TCP after 15 s; hosts are probed as often as memberlist does, half as often as real ones.
+RULES, MEMBERSHIP_RULES = Rules(ping_every=8.0, silence=24.0), MembershipRules(probe_every=1.0)
 
 
 def address_of(hostname: str) -> Address:
@@ -80,9 +82,11 @@ async def start_links(
     await system.start(Spec(over_links.NAME, lambda: over_links.Courier(board, system.name(ref.name), members)))
     carrier = over_links.LinkTransport(board, courier)
     linked = Linked(address, board, system)
-    await system.start(
-        member_spec(
-            lambda: linked.follow(Membership(own.host, own.generation, str(address), carrier, heard, seeds=seeds))
-        )
-    )
+
+    def make() -> Membership:
+        rules = MEMBERSHIP_RULES
+        made = Membership(own.host, own.generation, str(address), carrier, heard, seeds=seeds, rules=rules)
+        return linked.follow(made)
+
+    await system.start(member_spec(make))
     return linked
