@@ -41,6 +41,8 @@ from runtime.membership.events import Notice, Superseded
 from runtime.simulation import HostEnvironment
 from tests.actors.vm.simulated import NOWHERE, Life, Machine, ModelLeftovers, Monitors
 from tests.actors.vm.simulated_store import NoSnapshots, Taps
+from tests.simulation.echo import NAME as ECHO
+from tests.simulation.echo import Echoes
 from tests.simulation.leader import leader
 from tests.simulation.links import start_links
 from tests.simulation.reach import Listener, ProcessLife, RemoteUnits
@@ -267,7 +269,16 @@ class SimulatedHost:
             if not life.dead:
                 world.judge.heard(self, life, notice)
 
-        life.linked = await start_links(system, life.stack, store.units, own, world.database.cluster_id, heard)
+        linked = await start_links(system, life.stack, store.units, own, world.database.cluster_id, heard)
+        life.linked = linked
+
+        def others() -> list[UUID]:
+            return [member.host for member in linked.members()]
+
+        def echoes() -> Echoes:
+            return Echoes(world.judge, self, life, own.host, others, lambda node: linked.actor(node, ECHO))
+
+        await system.start(Spec(ECHO, echoes))
 
     async def _start_actors(
         self, system: System, life: ProcessLife, store: Store, node_id: UUID, generation: int, listener: Listener

@@ -17,6 +17,14 @@ from actors.model.resources import Capacity
 from actors.model.states import InstanceDesired, InstanceState, NodeDesired, NodeState, Outcome, PlacementState
 from runtime.lease import Term
 from runtime.membership.events import Notice, Superseded
+from tests.simulation.between import (
+    NOTICE_RULES,
+    answers_are_those_of_their_requests,
+    hosts_see_each_other,
+    requests_are_carried_out_once,
+    what_was_not_sent,
+)
+from tests.simulation.echo import Heard
 from tests.simulation.people import replicas_wanted
 from tests.simulation.store import tables
 
@@ -57,6 +65,11 @@ class Judge:
     #: Placements that were, at some time, kept until their successor runs, or on a host that was dead.
     passable: dict[UUID, None] = field(default_factory=dict)
     leader_before: tables.Leadership | None = None
+    #: Requests between hosts that were carried out, and those that never will be.
+    carried_out: dict[str, str] = field(default_factory=dict)
+    unsent: dict[str, None] = field(default_factory=dict)
+    #: The latest death, as generation and incarnation, that each life of a host was told of each other one.
+    deaths: dict[tuple[str, int, UUID], tuple[int, int]] = field(default_factory=dict)
 
     def complain(self, rule: str, what: str) -> None:
         """Note that a rule was broken."""
@@ -81,8 +94,23 @@ class Judge:
 
     def heard(self, host: SimulatedHost, life: ProcessLife, notice: Notice | Superseded) -> None:
         """Look at what the membership of a host tells."""
-        what = f"generation {notice.generation}" if isinstance(notice, Superseded) else _told(self.world, notice)
+        what = f"superseded by {notice.generation}" if isinstance(notice, Superseded) else _told(self.world, notice)
         self.world.trace(host.name, f"membership: {what}")
+        for rule in NOTICE_RULES:
+            self._apply(rule, rule(self, host, life, notice))
+
+    def served(self, host: SimulatedHost, token: str) -> None:
+        """Look at a request that a host is about to answer."""
+        self._apply(requests_are_carried_out_once, requests_are_carried_out_once(self, host, token))
+
+    def never_sent(self, host: SimulatedHost, token: str) -> None:
+        """Look at a request whose asker was told that it was not carried out and will not be."""
+        self._apply(requests_are_carried_out_once, what_was_not_sent(self, host, token))
+
+    def answered(self, host: SimulatedHost, asked: UUID, token: str, heard: Heard) -> None:
+        """Look at an answer."""
+        rule = answers_are_those_of_their_requests
+        self._apply(rule, rule(self, host, asked, token, heard))
 
     def fits_nowhere(self, instance: tables.Instance, leaving: UUID | None = None) -> bool:
         """Say whether no host that takes new work, ``leaving`` aside, has room for an instance."""
@@ -340,7 +368,16 @@ def machines_are_taken_over_rightly(host: SimulatedHost, placement_id: UUID, rig
         yield f"{host.name} takes over a machine of placement {placement_id} that was never whole"
 
 
-SPAWN_RULES = (machines_are_explained, never_two_machines_of_one)
+def no_address_on_two_machines(judge: Judge, host: SimulatedHost, placement_id: UUID) -> Iterator[str]:
+    """Whatever is written of leases: an address that a machine has, on whatever host, is no other one's."""
+    placement = judge.world.database.placements.get(placement_id)
+    mine = {placement.v4, placement.v6} - {None} if placement is not None else set()
+    for name, other, machine in judge.world.all_machines():
+        if other.id != placement_id and machine.running and not mine.isdisjoint((other.v4, other.v6)):
+            yield f"{host.name} starts a machine with an address that one on {name} has ({placement_id}, {other.id})"
+
+
+SPAWN_RULES = (machines_are_explained, never_two_machines_of_one, no_address_on_two_machines)
 
 
 # --- once all is whole again
@@ -470,6 +507,7 @@ def hosts_are_known_as_they_are(judge: Judge) -> Iterator[str]:
 
 
 END_RULES = (
+    hosts_see_each_other,
     requests_are_not_lost,
     instances_are_as_wanted,
     groups_are_as_wanted,

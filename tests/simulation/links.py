@@ -20,6 +20,7 @@ from runtime.membership.driver import membership as member_spec
 from runtime.membership.events import Notice, Superseded
 from runtime.membership.rules import Rules as MembershipRules
 from runtime.spec import Spec
+from tests.simulation import echo
 from tests.simulation.store.database import Transaction
 from tests.simulation.store.units import Units
 from zeitwork.cluster import Linked
@@ -67,6 +68,7 @@ async def start_links(
 ) -> Linked:
     """`zeitwork.cluster.start_links`, as far as there is a world for it. ``heard`` is told what membership tells."""
     registry, env = wire_registry(), system.env
+    echo.register(registry)
     board = Board(own.host, env.monotonic)
     transport = SimulatedTransport(stack, PORT)
     receiver = over_links.LinkReceiver(board, system, registry)

@@ -137,6 +137,62 @@ class ClockStep(Item):
     kind = "clock-step"
 
 
+# --- between hosts, in worlds in which these are linked. ``other`` is a number, too.
+
+
+@dataclass(frozen=True)
+class LinkCut(Item):
+    """Nothing gets through between two hosts for ``seconds``, or one way only: ``way`` is both, out or in."""
+
+    host: int
+    other: int
+    seconds: float
+    way: str = "both"
+    kind = "link-cut"
+
+
+@dataclass(frozen=True)
+class LinkHold(Item):
+    """What two hosts say to each other is kept for ``seconds``, and arrives then: no connection breaks by it."""
+
+    host: int
+    other: int
+    seconds: float
+    kind = "link-hold"
+
+
+@dataclass(frozen=True)
+class LinkStall(Item):
+    """Packets between two hosts are lost for ``seconds``: connections stall, and are reset then."""
+
+    host: int
+    other: int
+    seconds: float
+    kind = "link-stall"
+
+
+@dataclass(frozen=True)
+class LinkSlow(Item):
+    """What goes from host to the other takes ``mean`` seconds more."""
+
+    host: int
+    other: int
+    seconds: float
+    mean: float
+    kind = "link-slow"
+
+
+@dataclass(frozen=True)
+class Split(Item):
+    """``count`` hosts from ``host`` on are cut off from all others for ``seconds``; ``database``: from that, too."""
+
+    host: int
+    count: int
+    seconds: float
+    database: bool = False
+    kind = "split"
+
+
 @dataclass(frozen=True)
 class AppCrash(Item):
     """The app of an instance ends by itself, wherever it runs."""
@@ -321,6 +377,7 @@ KINDS: dict[str, type[Item]] = {
     kind.kind: kind
     for kind in (
         *(Kill, Quit, Crash, Pause, Cut, Stall, Slow, Outage, Aborts, LostAnswers, LostHints, ClockStep),
+        *(LinkCut, LinkHold, LinkStall, LinkSlow, Split),
         *(Ambush, AppCrash, MemberCrash, Deaf, FailStart, Create, Stop, Start, Restart, Delete, Replace),
         *(CreateGroup, Scale, DeleteGroup, Cordon, Drain, Uncordon),
     )
@@ -331,7 +388,8 @@ KINDS: dict[str, type[Item]] = {
 class Plan:
     """A world: how many hosts of what size, for how long, what happens. ``seed`` decides all that is left to chance.
 
-    ``vcpu`` and ``memory`` (MiB) are what each host can give. ``expects`` is for plans that are kept: what they found.
+    ``vcpu`` and ``memory`` (MiB) are what each host can give. ``note`` is for plans that are kept: what they found.
+    ``settings``: with ``links`` hosts are linked with each other, without they meet in the database only.
     """
 
     seed: int

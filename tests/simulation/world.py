@@ -34,6 +34,11 @@ from tests.simulation.store import Bug, Database, LocalUnits, Store, tables
 CONVERGED_WITHIN = 90.0
 #: Seconds between looks at whether it is.
 LOOK_EVERY = 1.0
+#: What makes one host take another one for dead.
+_TROUBLES = (
+    *(items.Kill, items.Quit, items.Crash, items.Pause),
+    *(items.LinkCut, items.LinkHold, items.LinkStall, items.LinkSlow, items.Split),
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,9 @@ class World:
         self.database = Database(self.database_env.now, random.Random(f"{plan.seed} ids"), rest=60.0, bugs=bugs)
         self.network = Network(random.Random(f"{plan.seed} network"), Delay(0.0003, 0.001, 1.0))
         self.listeners = Listeners()
-        #: Whether hosts are linked with each other; a plan may say that they are not.
-        self.linked = bool(plan.settings.get("links", True))
+        #: Whether hosts are linked with each other, and when the last trouble between them, and of them, is over.
+        self.linked = bool(plan.settings.get("links", False))
+        self.troubled = 0.0
         self.server = Server(self.database, self.network, random.Random(f"{plan.seed} server"))
         self.judge = Judge(self)
         self.database.committed = self._committed
@@ -103,6 +109,10 @@ class World:
         """Return the name of a node's host."""
         node = self.database.nodes.get(node_id)
         return node.hostname if node is not None else str(node_id)
+
+    def host_of(self, node_id: UUID) -> SimulatedHost | None:
+        """Return the host of a node."""
+        return next((host for host in self.hosts if host.node_id == node_id), None)
 
     def machine_of(self, placement: tables.Placement) -> Machine | None:
         """Return the machine of a placement, None when its host never made one."""
@@ -145,6 +155,7 @@ class World:
         if number is None:
             return None
         self._ambushes.remove(ambush)
+        self._trouble(ambush.seconds)
         if ambush.does == "late":
             self.server.count(f"ambushes: late on {point}")
             self.trace("ambush", f"{host} is killed at {point}, and heard {ambush.seconds} s later")
@@ -251,6 +262,8 @@ class World:
             await self._break(item)
 
     async def _break(self, item: items.Item) -> None:
+        if isinstance(item, _TROUBLES):
+            self._trouble(item.over - item.at)
         match item:
             case items.Kill(host=host, seconds=seconds):
                 self._host(host).kill(seconds)
@@ -273,6 +286,8 @@ class World:
                 self.network.delay(name, DATABASE, Delay(mean / 2, mean / 2, 5 * mean))
                 await trio.sleep(seconds)
                 self.network.delay(name, DATABASE, None)
+            case items.LinkCut() | items.LinkHold() | items.LinkStall() | items.LinkSlow() | items.Split():
+                await self._break_links(item)
             case items.Outage(seconds=seconds):
                 self.server.shut_down()
                 await trio.sleep(seconds)
@@ -305,6 +320,10 @@ class World:
             case _:
                 raise AssertionError(f"nobody knows how to do {item}")
 
+    def _trouble(self, seconds: float) -> None:
+        """Note that for so long hosts may rightly be taken for dead."""
+        self.troubled = max(self.troubled, trio.current_time() + seconds)
+
     def _host(self, number: int) -> SimulatedHost:
         return self.hosts[number % len(self.hosts)]
 
@@ -321,8 +340,35 @@ class World:
         host.env.release()
         self.network.release(host.name)
 
-    async def _cut(self, host: str, seconds: float, way: str) -> None:
-        links = [(host, DATABASE)] * (way in ("both", "out")) + [(DATABASE, host)] * (way in ("both", "in"))
+    async def _break_links(self, item: items.Item) -> None:
+        match item:
+            case items.LinkCut(host=host, other=other, seconds=seconds, way=way):
+                await self._cut(self._host(host).name, seconds, way, self._host(other).name)
+            case items.LinkHold(host=host, other=other, seconds=seconds):
+                one, two = self._host(host).name, self._host(other).name
+                self.network.hold_link(one, two)
+                self.network.hold_link(two, one)
+                await trio.sleep(seconds)
+                self.network.release_link(one, two)
+                self.network.release_link(two, one)
+            case items.LinkStall(host=host, other=other, seconds=seconds):
+                self.network.stall(self._host(host).name, self._host(other).name, seconds)
+                self.network.stall(self._host(other).name, self._host(host).name, seconds)
+            case items.LinkSlow(host=host, other=other, seconds=seconds, mean=mean):
+                link = self._host(host).name, self._host(other).name
+                self.network.delay(*link, Delay(mean / 2, mean / 2, 5 * mean))
+                await trio.sleep(seconds)
+                self.network.delay(*link, None)
+            case items.Split(host=host, count=count, seconds=seconds, database=database):
+                side = {self._host(host + place).name: None for place in range(count)}
+                rest = [one.name for one in self.hosts if one.name not in side] + [DATABASE] * database
+                async with trio.open_nursery() as nursery:
+                    for inside in side:
+                        for outside in rest:
+                            nursery.start_soon(self._cut, inside, seconds, "both", outside)
+
+    async def _cut(self, host: str, seconds: float, way: str, other: str = DATABASE) -> None:
+        links = [(host, other)] * (way in ("both", "out")) + [(other, host)] * (way in ("both", "in"))
         for link in links:
             self.network.cut(*link)
         await trio.sleep(seconds)
