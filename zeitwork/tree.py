@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +38,8 @@ from actors.model.paths import HostPaths
 from actors.model.records import Placement
 from actors.model.states import NodeState
 from actors.registrar.actor import Presence
+from actors.registrar.pulse import Pulse
+from actors.registrar.sightings import Sighting
 from actors.registrar.watch_actor import Watch
 from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.admission import Thresholds
@@ -73,6 +75,7 @@ from zeitwork.api.server import Listening, serve
 from zeitwork.config import DEFAULT_RUN_DIR, Config
 from zeitwork.epochs import EpochFile
 from zeitwork.guest.kernel import load_guest
+from zeitwork.members import sightings_of
 from zeitwork.relay import Relay
 from zeitwork.store import Store, open_store
 from zeitwork.store.embedded import EmbeddedServer
@@ -401,10 +404,14 @@ async def _start_actors(
     # Drawn once: what follows a failed elector of this process is the same candidate.
     candidate = Candidate(node.id, node.generation, UUID(bytes=system.env.entropy(16), version=4))
     epochs = EpochFile(config.data_dir / "epoch")
+    pulse = Pulse()
+
+    def sightings() -> Mapping[UUID, Sighting]:
+        return {} if host.linked is None else sightings_of(host.linked.members(), system.env.monotonic())
 
     def leader(office: Office) -> list[Spec]:
         return [
-            Spec("registrar", lambda: Watch(store.presence, office, node.id)),
+            Spec("registrar", lambda: Watch(store.presence, office, node.id, sightings, pulse)),
             Spec("scheduler", lambda: Scheduler(store.scheduling, office, host.scheduler)),
         ]
 
@@ -428,7 +435,7 @@ async def _start_actors(
         "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
     }
     for spec in (
-        Spec("presence", lambda: Presence(store.presence, node.id, node.generation, superseded)),
+        Spec("presence", lambda: Presence(store.presence, node.id, node.generation, superseded, pulse)),
         Spec(MONITOR, lambda: monitor()),
         Spec(ADDRESSES, lambda: Addresses(store.nodes, node.id)),
         Spec("ipam-lease", lambda: IpamLease(store.leases, node.id)),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from actors.registrar.messages import Beat, Beaten, BeatFailed
+from actors.registrar.pulse import Pulse
 from actors.registrar.store import PresenceStore
 from runtime import Actor, Message
 
@@ -14,13 +15,24 @@ INTERVAL, DEADLINE = 3.0, 4.0
 
 
 class Presence(Actor):
-    """One beat under way at a time. ``superseded`` is called once if the node was registered by another process."""
+    """One beat under way at a time. ``superseded`` is called once if the node was registered by another process.
 
-    def __init__(self, store: PresenceStore, node_id: UUID, generation: int, superseded: Callable[[], None]) -> None:
+    ``pulse`` learns of each that was written.
+    """
+
+    def __init__(
+        self,
+        store: PresenceStore,
+        node_id: UUID,
+        generation: int,
+        superseded: Callable[[], None],
+        pulse: Pulse | None = None,
+    ) -> None:
         self._store = store
         self._node_id = node_id
         self._generation = generation
         self._superseded = superseded
+        self._pulse = pulse or Pulse()
         self._busy = False
         self._away = False
 
@@ -48,7 +60,9 @@ class Presence(Actor):
                 if self._away:
                     self._away = False
                     self.ctx.log.info("database is back", node=str(self._node_id))
-                if not ours:
+                if ours:
+                    self._pulse.beat(self.ctx.env.monotonic())
+                else:
                     self.ctx.log.error("another process runs as this node", node=str(self._node_id))
                     self._superseded()
             case BeatFailed(error=error):

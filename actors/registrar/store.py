@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
@@ -19,23 +19,34 @@ class PresenceStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The last sign of life of a node's process, at ``seen`` (Unix seconds by the database's clock)."""
+    """The last sign of life of a node's process, at ``seen`` (Unix seconds by the database's clock).
+
+    When it was read that was ``age`` seconds ago, by the same clock. ``replace_in``: seconds until what ran on a host
+    that is down is replaced, None of one that is not down.
+    """
 
     node_id: UUID
     hostname: str
     state: NodeState
     generation: int
     seen: float
+    age: float = field(default=0.0, compare=False)
+    replace_in: float | None = field(default=None, compare=False)
 
 
 class WatchStore(Protocol):
     """Signs of life of all hosts, as the leader looks at them."""
 
     async def beats(self) -> tuple[Beat, ...]:
-        """Return the last sign of life of each node that has registered and is neither terminated nor down."""
+        """Return the last sign of life of each node that has registered and is not terminated.
 
-    async def mark_down(self, beat: Beat, reason: str, term: Term) -> bool:
-        """Write that a host is dead, which gives what ran there free to be replaced at once.
+        Of those that are down only those whose replacement is still to come.
+        """
 
-        False when it has given a sign of life since, or was started anew. Raises `Fenced` when ``term`` is over.
+    async def mark_down(self, beat: Beat, reason: str, term: Term, *, grace: float = 0.0) -> bool:
+        """Write that a host is dead, which gives what ran there free to be replaced after ``grace`` seconds.
+
+        Of one that is down already the time until then may become shorter by it, never longer. False when nothing has
+        changed by it, and when the host has given a sign of life since or was started anew. Raises `Fenced` when
+        ``term`` is over.
         """

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from actors.registrar.messages import Judged, Look, Looked, WatchFailed
+from actors.registrar.pulse import Pulse
+from actors.registrar.sightings import Sightings, nothing
 from actors.registrar.store import WatchStore
-from actors.registrar.watch import INTERVAL, State, Verdict, forget, step
+from actors.registrar.watch import INTERVAL, Gossip, State, Verdict, forget, step
 from runtime import Actor, Message
 from runtime.lease import Fenced
 from runtime.office import Office
@@ -20,12 +22,25 @@ BACKOFF_FIRST, BACKOFF_MAX = 0.5, 8.0
 
 
 class Watch(Actor):
-    """One look at a time, each an interval after the end of the one before. ``own`` is the leader's host."""
+    """One look at a time, each an interval after the end of the one before. ``own`` is the leader's host.
 
-    def __init__(self, store: WatchStore, office: Office, own: UUID) -> None:
+    ``sightings`` tells what the other hosts say of each other, ``pulse`` is that of this host's own signs of life.
+    Without either, signs of life in the store are all that counts.
+    """
+
+    def __init__(
+        self,
+        store: WatchStore,
+        office: Office,
+        own: UUID,
+        sightings: Sightings = nothing,
+        pulse: Pulse | None = None,
+    ) -> None:
         self._store = store
         self._office = office
         self._own = own
+        self._sightings = sightings
+        self._pulse = pulse or Pulse()
         self._state = State()
         self._failures = 0
 
@@ -39,7 +54,12 @@ class Watch(Actor):
             case Look():
                 self.ctx.effect(self._store.beats, name="look", deadline=LOOK_DEADLINE, then=Looked, failed=WatchFailed)
             case Looked(beats=beats):
-                self._state, verdicts = step(self._own, self._state, beats, self.ctx.env.monotonic())
+                now, before = self.ctx.env.monotonic(), self._state.contradicted
+                gossip = Gossip(self._sightings(), self._pulse.steady(now))
+                self._state, verdicts = step(self._own, self._state, beats, now, gossip)
+                for beat in beats:
+                    if beat.node_id in self._state.contradicted - before:
+                        self.ctx.log.warning("other hosts don't reach one that gives signs of life", host=beat.hostname)
                 self._failures = 0
                 if verdicts:
                     judge = functools.partial(self._judge, verdicts)
@@ -68,7 +88,7 @@ class Watch(Actor):
             # Asked before each: it may end while they are written.
             term = self._office.term()
             try:
-                if await self._store.mark_down(verdict.beat, verdict.reason, term):
+                if await self._store.mark_down(verdict.beat, verdict.reason, term, grace=verdict.grace):
                     down.append(verdict.beat.hostname)
             except Fenced as fenced:
                 self._office.doubt(str(fenced))

@@ -89,6 +89,25 @@ def write_state(
     announce(cursor, "zw_nodes", row["id"])
 
 
+def hasten(cursor: Cursor, row: Mapping[str, Any], reason: str, who: str, grace: float) -> bool:
+    """Have what ran on a node that is down replaced ``grace`` seconds from now; the row must be locked.
+
+    False when that would be no sooner than it is to be anyway.
+    """
+    cursor.execute(
+        "update nodes set reason = %(reason)s, updated_at = now(), "
+        "replace_after = now() + make_interval(secs => %(grace)s) "
+        "where id = %(id)s and replace_after > now() + make_interval(secs => %(grace)s)",
+        {"reason": reason, "grace": grace, "id": row["id"]},
+    )
+    if not cursor.rowcount:
+        return False
+    data = {"from": row["state"], "to": row["state"], "reason": reason}
+    record(cursor, who, "node.state", "node", row["id"], data)
+    announce(cursor, "zw_nodes", row["id"])
+    return True
+
+
 class Nodes:
     """Hosts; also the stores of `actors.resource_monitor` but its history, and that of `actors.addresses`."""
 

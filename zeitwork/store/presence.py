@@ -12,7 +12,7 @@ from zeitwork.store.election import fence
 from zeitwork.store.instance_rows import announce_desired
 from zeitwork.store.journal import announce, record
 from zeitwork.store.node_rows import lock_node
-from zeitwork.store.nodes import write_beat, write_state
+from zeitwork.store.nodes import hasten, write_beat, write_state
 from zeitwork.store.placement_rows import write_found
 from zeitwork.store.succession import settle
 from zeitwork.store.units import Cursor, Units
@@ -23,8 +23,11 @@ select c.id, c.instance_id from placements c join instances i on i.id = c.instan
 where c.node_id = %s and c.lost_at is not null and {COUNTS}
 """
 _BEATS = """
-select id, hostname, state, generation, extract(epoch from last_seen_at)::float8 as seen from nodes
-where generation > 0 and state not in ('down', 'terminated') and last_seen_at is not null order by id
+select id, hostname, state, generation, extract(epoch from last_seen_at)::float8 as seen,
+    extract(epoch from now() - last_seen_at)::float8 as age,
+    case when state = 'down' then extract(epoch from replace_after - now())::float8 end as replace_in
+from nodes where generation > 0 and last_seen_at is not null
+    and case state when 'terminated' then false when 'down' then replace_after > now() else true end order by id
 """
 
 
@@ -57,27 +60,40 @@ class Presence:
         return ours
 
     async def beats(self) -> tuple[Beat, ...]:
-        """Return the last sign of life of each node that has registered and is neither terminated nor down."""
+        """Return the last sign of life of each node that has registered and is not terminated.
+
+        Of those that are down only those whose replacement is still to come.
+        """
 
         def unit(cursor: Cursor) -> tuple[Beat, ...]:
             cursor.execute(_BEATS)
             return tuple(
-                Beat(row["id"], row["hostname"], NodeState(row["state"]), row["generation"], row["seen"])
+                Beat(
+                    node_id=row["id"],
+                    hostname=row["hostname"],
+                    state=NodeState(row["state"]),
+                    generation=row["generation"],
+                    seen=row["seen"],
+                    age=row["age"],
+                    replace_in=row["replace_in"],
+                )
                 for row in cursor
             )
 
         return await self._units.read(unit, name="presence.beats")
 
-    async def mark_down(self, beat: Beat, reason: str, term: Term) -> bool:
-        """Write that a host is dead, which gives what ran there free to be replaced at once.
+    async def mark_down(self, beat: Beat, reason: str, term: Term, *, grace: float = 0.0) -> bool:
+        """Write that a host is dead, which gives what ran there free to be replaced after ``grace`` seconds.
 
-        False when it has given a sign of life since, or was started anew. Raises `Fenced` when ``term`` is over.
+        Of one that is down already the time until then may become shorter by it, never longer. False when nothing has
+        changed by it, and when the host has given a sign of life since or was started anew. Raises `Fenced` when
+        ``term`` is over.
         """
 
         def unit(cursor: Cursor) -> bool:
             fence(cursor, term)
             row = lock_node(cursor, beat.node_id)
-            if row is None or row["state"] in (NodeState.DOWN, NodeState.TERMINATED):
+            if row is None or row["state"] == NodeState.TERMINATED:
                 return False
             cursor.execute(
                 "select from nodes where id = %s and generation = %s and extract(epoch from last_seen_at)::float8 = %s",
@@ -85,7 +101,9 @@ class Presence:
             )
             if cursor.fetchone() is None:
                 return False
-            write_state(cursor, row, NodeState.DOWN, reason, "registrar", grace=0.0)
+            if row["state"] == NodeState.DOWN:
+                return hasten(cursor, row, reason, "registrar", grace)
+            write_state(cursor, row, NodeState.DOWN, reason, "registrar", grace=grace)
             return True
 
         return await self._units.run(unit, name="presence.mark_down")

@@ -9,8 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.model.states import NodeState
+from actors.registrar.sightings import Seen, Sighting
 from actors.registrar.store import Beat
-from actors.registrar.watch import BOOTING_AFTER, DOWN_AFTER, INTERVAL, OWN_SILENCE, State, Verdict, forget, step
+from actors.registrar.watch import (
+    BOOTING_AFTER,
+    CONTRADICTED_AFTER,
+    DOWN_AFTER,
+    GRACE,
+    INTERVAL,
+    MISSED_AFTER,
+    OWN_SILENCE,
+    Gossip,
+    State,
+    Verdict,
+    forget,
+    step,
+)
 
 OWN, OTHER, THIRD = UUID(int=1), UUID(int=2), UUID(int=3)
 
@@ -132,3 +146,154 @@ def test_figures_leave_room_for_a_sign_that_is_lost() -> None:
 
     assert 3 * BEAT_EVERY < DOWN_AFTER
     assert 2 * BEAT_EVERY < OWN_SILENCE < DOWN_AFTER
+
+
+# ---- what the other hosts say
+
+
+def aged(node: UUID, age: float, state: NodeState = NodeState.READY, replace_in: float | None = None) -> Beat:
+    return Beat(node, f"h{node.int}", state, 1, -age, age, replace_in)
+
+
+def said(
+    state: Seen, *, refused: bool = False, generation: int = 1, steady: float = 60.0, witness: bool = True
+) -> Gossip:
+    found = {OTHER: Sighting(OTHER, generation, state, refused, 20.0)}
+    if witness:
+        found[THIRD] = Sighting(THIRD, 1, Seen.ALIVE)
+    return Gossip(found, steady)
+
+
+def first_look(gossip: Gossip, other: Beat) -> tuple[Verdict, ...]:
+    """What a leader finds that has just begun to look."""
+    return step(OWN, State(), [aged(OWN, 1.0), other, aged(THIRD, 1.0)], 1000.0, gossip)[1]
+
+
+def later(gossip: Gossip, other: Beat, seconds: float) -> tuple[Verdict, ...]:
+    """What one finds that has looked for so many seconds, in which there was nothing of that host."""
+    state, now = State(), 0.0
+    while True:
+        own = Beat(OWN, "h1", NodeState.READY, 1, now)
+        state, verdicts = step(OWN, state, [own, other], now, gossip)
+        if now >= seconds:
+            return verdicts
+        now += INTERVAL
+
+
+def test_dead_to_the_others_and_silent_is_dead_at_once_also_to_a_new_leader() -> None:
+    dead = said(Seen.DEAD)
+    ((verdict),) = first_look(dead, aged(OTHER, MISSED_AFTER))
+    assert verdict.beat.node_id == OTHER
+    assert verdict.grace == 0.0
+    assert "no answer to other hosts" in verdict.reason
+    assert first_look(dead, aged(OTHER, MISSED_AFTER - 0.1)) == ()
+
+
+def test_what_others_say_changes_nothing_while_there_are_signs_of_life() -> None:
+    state, known = State(), said(Seen.DEAD)
+    for at in range(100):
+        beats = [Beat(node, f"h{node.int}", NodeState.READY, 1, at // 3 * 3.0, at % 3) for node in (OWN, OTHER, THIRD)]
+        state, verdicts = step(OWN, state, beats, float(at), known)
+        assert verdicts == ()
+        # But it is told to people, for as long as it is so.
+        assert state.contradicted == {OTHER}
+    fresh = Gossip({OTHER: Sighting(OTHER, 1, Seen.DEAD, age=CONTRADICTED_AFTER - 1)}, 60.0)
+    assert step(OWN, state, [aged(OWN, 0.0), aged(OTHER, 0.0)], 100.0, fresh)[0].contradicted == frozenset()
+
+
+def test_what_is_said_of_another_life_of_the_host_says_nothing() -> None:
+    for generation in (0, 2):
+        gossip = said(Seen.DEAD, generation=generation)
+        assert first_look(gossip, aged(OTHER, 9.0)) == ()
+        assert later(gossip, aged(OTHER, 9.0), DOWN_AFTER)[0].reason == "no sign of life for 10 s"
+
+
+def test_who_is_cut_off_or_has_just_come_back_to_the_store_is_not_told_anything() -> None:
+    """It waits as long as without others then: all of them seem dead to it."""
+    for gossip in (said(Seen.DEAD, witness=False), said(Seen.DEAD, steady=DOWN_AFTER - 1)):
+        assert first_look(gossip, aged(OTHER, 1000.0)) == ()
+        assert later(gossip, aged(OTHER, 1000.0), DOWN_AFTER - 1) == ()
+        assert len(later(gossip, aged(OTHER, 1000.0), DOWN_AFTER)) == 1
+    # Its own signs are old: the store takes none.
+    state, _ = watch(silent(0, 60, own=False))
+    found = step(OWN, state, [beat(OWN, 0.0), aged(OTHER, 100.0)], 61.0, said(Seen.DEAD))[1]
+    assert found == ()
+
+
+def test_a_process_that_is_gone_has_its_grace_and_one_that_has_left() -> None:
+    for gossip, why in ((said(Seen.DEAD, refused=True), "refuses"), (said(Seen.LEFT), "left")):
+        for verdicts in (first_look(gossip, aged(OTHER, 5.0)), later(gossip, aged(OTHER, 5.0), DOWN_AFTER)):
+            (verdict,) = verdicts
+            assert verdict.grace == GRACE
+            assert why in verdict.reason
+
+
+def test_one_that_others_reach_but_that_cannot_reach_the_store_has_its_grace() -> None:
+    for seen in (Seen.ALIVE, Seen.SUSPECT):
+        assert first_look(said(seen), aged(OTHER, 1000.0)) == ()
+        assert later(said(seen), aged(OTHER, 0.0), DOWN_AFTER - 1) == ()
+        (verdict,) = later(said(seen), aged(OTHER, 0.0), DOWN_AFTER)
+        assert verdict.grace == GRACE
+        assert "can't reach the database" in verdict.reason
+
+
+def test_a_grace_ends_when_the_machine_is_dead_too_and_for_no_other_reason() -> None:
+    waiting = aged(OTHER, 30.0, NodeState.DOWN, 40.0)
+    (verdict,) = first_look(said(Seen.DEAD), waiting)
+    assert verdict.grace == 0.0
+    for gossip in (
+        Gossip({}, 60.0),
+        said(Seen.ALIVE),
+        said(Seen.LEFT),
+        said(Seen.DEAD, refused=True),
+        said(Seen.DEAD, generation=2),
+    ):
+        assert first_look(gossip, waiting) == ()
+        assert later(gossip, waiting, 100.0) == ()
+
+
+@given(
+    state=st.sampled_from(NodeState),
+    seen=st.sampled_from([None, *Seen]),
+    refused=st.booleans(),
+    generation=st.integers(0, 2),
+    steady=st.floats(0.0, 30.0),
+    witness=st.booleans(),
+    age=st.floats(0.0, 200.0),
+    replace_in=st.sampled_from([None, 1.0, 60.0]),
+    looks=st.integers(1, 15),
+)
+def test_verdicts_follow_from_both_kinds_of_evidence(
+    state: NodeState,
+    seen: Seen | None,
+    refused: bool,
+    generation: int,
+    steady: float,
+    witness: bool,
+    age: float,
+    replace_in: float | None,
+    looks: int,
+) -> None:
+    found: dict[UUID, Sighting] = {}
+    if seen is not None:
+        found[OTHER] = Sighting(OTHER, generation, seen, refused)
+    if witness:
+        found[THIRD] = Sighting(THIRD, 1, Seen.ALIVE)
+    watched, verdicts = State(), tuple[Verdict, ...]()
+    for at in range(looks):
+        own = Beat(OWN, "h1", NodeState.READY, 1, float(at))
+        watched, verdicts = step(
+            OWN, watched, [own, aged(OTHER, age, state, replace_in)], float(at), Gossip(found, steady)
+        )
+    same = seen is not None and generation == 1
+    dead = same and seen is Seen.DEAD and not refused
+    for verdict in verdicts:
+        assert verdict.beat.node_id == OTHER
+        # By silence in time that was watched, or by both kinds of evidence, each of them good for something.
+        assert looks - 1 >= DOWN_AFTER or (
+            same and seen in (Seen.DEAD, Seen.LEFT) and witness and steady >= DOWN_AFTER and age >= MISSED_AFTER
+        )
+        # Replaced at once is only what nobody has heard of at all, or nobody knows anything about.
+        assert (verdict.grace == 0.0) == (dead or not same)
+        # What is down already can only get worse.
+        assert state is not NodeState.DOWN or (dead and replace_in is not None)

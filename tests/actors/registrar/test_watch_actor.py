@@ -10,14 +10,16 @@ from trio.testing import MockClock
 
 from actors.model.errors import Unavailable
 from actors.model.states import NodeState
+from actors.registrar.pulse import Pulse
+from actors.registrar.sightings import Seen, Sighting, Sightings, nothing
 from actors.registrar.store import Beat
-from actors.registrar.watch import DOWN_AFTER
+from actors.registrar.watch import DOWN_AFTER, GRACE
 from actors.registrar.watch_actor import Watch
 from runtime import SimulatedEnvironment, Spec, System
 from runtime.lease import Fenced, Term
 from runtime.office import Office
 
-OWN, OTHER = UUID(int=1), UUID(int=2)
+OWN, OTHER, THIRD = UUID(int=1), UUID(int=2), UUID(int=3)
 TERM = Term(4, UUID(int=9), 10.0)
 
 
@@ -29,6 +31,7 @@ class Store:
         self.away = away
         self.fenced = False
         self.down: list[tuple[float, str]] = []
+        self.graces: list[float] = []
         self.looks = 0
 
     def is_away(self, at: float) -> bool:
@@ -46,10 +49,16 @@ class Store:
         await trio.sleep(0.01)
         if self.is_away(now):
             raise Unavailable("away")
-        dead = [Beat(OTHER, "h2", NodeState.READY, 1, self.seen(min(now, self.dies_at)))]
-        return (Beat(OWN, "h1", NodeState.READY, 1, self.seen(now)), *([] if self.down else dead))
+        return tuple(
+            Beat(node, name, NodeState.READY, 1, last, now - last)
+            for node, name, last in (
+                (OWN, "h1", self.seen(now)),
+                (OTHER, "h2", self.seen(min(now, self.dies_at))),
+            )
+            if node == OWN or not self.down
+        )
 
-    async def mark_down(self, beat: Beat, reason: str, term: Term) -> bool:
+    async def mark_down(self, beat: Beat, reason: str, term: Term, *, grace: float = 0.0) -> bool:
         assert term == TERM
         assert "no sign of life" in reason
         if self.is_away(trio.current_time()):
@@ -57,14 +66,43 @@ class Store:
         if self.fenced:
             raise Fenced(term, "epoch 5 has begun")
         self.down.append((trio.current_time(), beat.hostname))
+        self.graces.append(grace)
         return True
 
 
-async def run(store: Store, seconds: float, office: Office | None = None) -> None:
+def said(state: Seen) -> Sightings:
+    """Say from 105 s on that the host which dies at 100 s is in that state."""
+
+    def sightings() -> dict[UUID, Sighting]:
+        age = trio.current_time() - 105
+        found = Sighting(OTHER, 1, state, age=age) if age >= 0 else Sighting(OTHER, 1, Seen.ALIVE)
+        return {OTHER: found, THIRD: Sighting(THIRD, 1, Seen.ALIVE)}
+
+    return sightings
+
+
+async def run(
+    store: Store,
+    seconds: float,
+    office: Office | None = None,
+    sightings: Sightings = nothing,
+    beats_from: float = 0.0,
+) -> None:
     office = office or Office(TERM, float("inf"), trio.current_time)
-    async with System(SimulatedEnvironment()) as system:
-        await system.start(Spec("registrar", lambda: Watch(store, office, OWN)))
+    pulse = Pulse()
+    async with System(SimulatedEnvironment()) as system, trio.open_nursery() as tasks:
+
+        async def beat() -> None:
+            await trio.sleep_until(beats_from)
+            while True:
+                if not store.is_away(trio.current_time()):
+                    pulse.beat(trio.current_time())
+                await trio.sleep(3)
+
+        tasks.start_soon(beat)
+        await system.start(Spec("registrar", lambda: Watch(store, office, OWN, sightings, pulse)))
         await trio.sleep(seconds)
+        tasks.cancel_scope.cancel()
 
 
 async def test_hosts_that_live_are_left_alone_for_hours(autojump_clock: MockClock) -> None:
@@ -102,3 +140,32 @@ async def test_a_leader_that_was_replaced_judges_nobody(autojump_clock: MockCloc
     over = Store(dies_at=10.0)
     await run(over, 100, Office(TERM, trio.current_time() + 5, trio.current_time))
     assert over.down == []
+
+
+async def test_one_that_others_hold_dead_too_is_found_sooner(autojump_clock: MockClock) -> None:
+    store = Store(dies_at=100.0)
+    await run(store, 300, sightings=said(Seen.DEAD))
+    ((when, _),) = store.down
+    assert 105 <= when <= 107
+    assert store.graces == [0.0]
+
+
+async def test_one_that_others_still_reach_has_its_grace(autojump_clock: MockClock) -> None:
+    store = Store(dies_at=100.0)
+    await run(store, 300, sightings=said(Seen.SUSPECT))
+    ((when, _),) = store.down
+    assert when >= 100 + DOWN_AFTER - 3
+    assert store.graces == [GRACE]
+
+
+async def test_without_its_own_pulse_a_leader_waits(autojump_clock: MockClock) -> None:
+    store = Store(dies_at=100.0)
+    await run(store, 300, sightings=said(Seen.DEAD), beats_from=1000.0)
+    ((when, _),) = store.down
+    assert when >= 100 + DOWN_AFTER - 3
+
+
+async def test_hosts_that_live_are_left_alone_whatever_is_said(autojump_clock: MockClock) -> None:
+    store = Store(away=((100, 400), (1000, 1004), (2000, 2020), (2021, 2030)))
+    await run(store, 3600, sightings=said(Seen.DEAD))
+    assert store.down == []

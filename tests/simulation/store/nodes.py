@@ -128,6 +128,17 @@ def write_state(
     tx.announce("zw_nodes", node.id)
 
 
+def hasten(tx: Transaction, node: tables.Node, reason: str, who: str, grace: float) -> bool:
+    """Have what ran on a node that is down replaced ``grace`` seconds from now; False when that is no sooner."""
+    after = tx.now + grace
+    if node.replace_after is None or node.replace_after <= after:
+        return False
+    tx.database.nodes.put(node.id, replace(node, reason=reason, updated_at=tx.now, replace_after=after))
+    tx.record(who, "node.state", "node", node.id, {"from": node.state, "to": node.state, "reason": reason})
+    tx.announce("zw_nodes", node.id)
+    return True
+
+
 def _ensure_region(tx: Transaction, host: HostRegistration) -> tables.Region:
     found = next((region for region in tx.database.regions if region.name == host.region), None)
     if found is None:

@@ -12,7 +12,7 @@ from tests.simulation.store import tables
 from tests.simulation.store.database import Transaction
 from tests.simulation.store.election import fence
 from tests.simulation.store.instance_rows import announce_desired
-from tests.simulation.store.nodes import write_state
+from tests.simulation.store.nodes import hasten, write_state
 from tests.simulation.store.succession import settle
 from tests.simulation.store.units import Units
 
@@ -39,30 +39,47 @@ class Presence:
         return ours
 
     async def beats(self) -> tuple[Beat, ...]:
-        """Return the last sign of life of each node that has registered and is neither terminated nor down."""
+        """Return the last sign of life of each node that has registered and is not terminated.
+
+        Of those that are down only those whose replacement is still to come.
+        """
 
         def unit(tx: Transaction) -> tuple[Beat, ...]:
             return tuple(
-                Beat(node.id, node.hostname, node.state, node.generation, node.last_seen_at)
+                Beat(
+                    node_id=node.id,
+                    hostname=node.hostname,
+                    state=node.state,
+                    generation=node.generation,
+                    seen=node.last_seen_at,
+                    age=tx.now - node.last_seen_at,
+                    replace_in=node.replace_after - tx.now if down and node.replace_after is not None else None,
+                )
                 for node in sorted(tx.database.nodes, key=lambda node: node.id)
                 if node.generation > 0
-                and node.state not in (NodeState.DOWN, NodeState.TERMINATED)
                 and node.last_seen_at is not None
+                and node.state is not NodeState.TERMINATED
+                and not (
+                    (down := node.state is NodeState.DOWN)
+                    and (node.replace_after is None or node.replace_after <= tx.now)
+                )
             )
 
         return await self._units.read(unit, name="presence.beats")
 
-    async def mark_down(self, beat: Beat, reason: str, term: Term) -> bool:
+    async def mark_down(self, beat: Beat, reason: str, term: Term, *, grace: float = 0.0) -> bool:
         """Write that a host is dead. False when it has given a sign of life since, or was started anew."""
 
         def unit(tx: Transaction) -> bool:
             fence(tx, term)
             node = tx.database.nodes.get(beat.node_id)
-            if node is None or node.state in (NodeState.DOWN, NodeState.TERMINATED):
+            if node is None or node.state is NodeState.TERMINATED:
                 return False
             if (node.generation, node.last_seen_at) != (beat.generation, beat.seen):
                 return False
-            write_state(tx, node, NodeState.DOWN, reason, "registrar", grace=0.0)
+            if node.state is NodeState.DOWN:
+                return hasten(tx, node, reason, "registrar", grace)
+            write_state(tx, node, NodeState.DOWN, reason, "registrar", grace=grace)
             return True
 
         return await self._units.run(unit, name="presence.mark_down")

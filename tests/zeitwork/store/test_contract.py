@@ -29,6 +29,7 @@ _PICK = st.integers(0, UNKNOWN)
 _ENDED = st.sampled_from([0, 0, 0, 0, 0, 0, 1, 2])
 _WAIT = st.sampled_from([None, None, 5.0, 77.0])
 _LATE = st.sampled_from([0, 0, 0, 1])
+_GRACE = st.sampled_from([0.0, 0.0, 60.0, 17.0])
 _RARELY = st.sampled_from([False, False, False, True])
 
 
@@ -105,9 +106,9 @@ class Contract(RuleBasedStateMachine):
     def heartbeat(self, node: int, late: int) -> None:
         self.both.heartbeat(node, late)
 
-    @rule(node=_PICK, late=_RARELY, ended=_ENDED)
-    def mark_down(self, node: int, late: bool, ended: int) -> None:
-        self.both.mark_down(node, late, ended)
+    @rule(node=_PICK, late=_RARELY, ended=_ENDED, grace=_GRACE)
+    def mark_down(self, node: int, late: bool, ended: int, grace: float) -> None:
+        self.both.mark_down(node, late, ended, grace)
 
     @rule(
         what=st.integers(0, 3),

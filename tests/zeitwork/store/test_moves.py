@@ -469,6 +469,50 @@ async def test_the_scheduler_and_the_host_are_told_of_a_death_and_of_a_return(st
                 told |= (await hints.wait()).ids
 
 
+async def test_a_grace_becomes_shorter_and_never_longer(
+    store: Store, connection: psycopg.Connection[dict[str, Any]]
+) -> None:
+    node, _, _ = await running(store)
+    term, beat = await leading(store), await beat_of(store, node)
+    assert beat.replace_in is None
+    assert 0 <= beat.age < 60
+    assert await store.presence.mark_down(beat, "it can't reach the database", term, grace=60.0)
+    assert await store.scheduling.displaced() == ()
+    # It is still looked at, since there is something to decide.
+    waiting = await beat_of(store, node)
+    assert waiting.state is NodeState.DOWN
+    assert waiting.replace_in is not None
+    assert 0 < waiting.replace_in <= 60
+    assert not await store.presence.mark_down(waiting, "again", term, grace=60.0)
+    assert not await store.presence.mark_down(waiting, "longer", term, grace=600.0)
+    assert (await store.nodes.get(node.id)).reason == "it can't reach the database"
+    assert await store.presence.mark_down(waiting, "no answer", term)
+    assert (await store.nodes.get(node.id)).reason == "no answer"
+    assert len(await store.scheduling.displaced()) == 1
+    assert await store.presence.beats() == ()
+    events = [event.data for event in await store.events.list(subject=node.id) if event.what == "node.state"]
+    assert [event["reason"] for event in events if event["to"] == "down"] == [
+        "it can't reach the database",
+        "no answer",
+    ]
+    # A sign of life ends all of it.
+    assert await store.presence.heartbeat(node.id, node.generation)
+    (row,) = connection.execute("select state, down_since, replace_after from nodes where id = %s", (node.id,))
+    assert row == {"state": "ready", "down_since": None, "replace_after": None}
+
+
+async def test_a_host_that_said_goodbye_may_be_found_dead_meanwhile(store: Store) -> None:
+    node = await ready_node(store)
+    await store.nodes.set_state(node.id, NodeState.DOWN, "its process was stopped")
+    beat, term = await beat_of(store, node), await leading(store)
+    # Not once it has come back, by its word or its start.
+    assert await store.presence.heartbeat(node.id, node.generation)
+    assert not await store.presence.mark_down(beat, "no answer", term)
+    await store.nodes.set_state(node.id, NodeState.DOWN, "its process was stopped")
+    assert await store.presence.mark_down(await beat_of(store, node), "no answer", term)
+    assert await store.presence.beats() == ()
+
+
 async def test_a_host_is_found_dead_only_as_it_was_seen(store: Store) -> None:
     node = await ready_node(store)
     beat = await beat_of(store, node)

@@ -69,8 +69,8 @@ class Leader(Frame):
     def _term(self, ended: int) -> Term:
         return self.terms[-1 - min(ended, len(self.terms) - 1)]
 
-    def mark_down(self, node: int, late: bool = False, ended: int = 0) -> None:
-        """Find a host dead, or with ``late`` one that has given a sign of life since."""
+    def mark_down(self, node: int, late: bool = False, ended: int = 0, grace: float = 0.0) -> None:
+        """Find a host dead, or with ``late`` one that has given a sign of life since; ``grace`` in seconds."""
         term = self.term(ended)
 
         async def call(store: Any, refs: Refs) -> Any:
@@ -78,9 +78,11 @@ class Leader(Frame):
             if not beats:
                 return None
             beat: Beat = beats[node % len(beats)]
-            return await store.presence.mark_down(replace(beat, seen=beat.seen - 5) if late else beat, "silent", term)
+            return await store.presence.mark_down(
+                replace(beat, seen=beat.seen - 5) if late else beat, "silent", term, grace=grace
+            )
 
-        self.call(f"mark_down({node}, {late}, {ended})", call)
+        self.call(f"mark_down({node}, {late}, {ended}, {grace})", call)
 
     def reconcile(self, chance: float = 0.5, ended: int = 0) -> None:
         """Do about groups what the scheduler would."""

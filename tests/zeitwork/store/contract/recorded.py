@@ -59,6 +59,21 @@ def _what_was_given_up_is_not_moved_again(both: Both) -> None:
     both.move([(0, 0, Move.UNKNOWN), (0, 0, Move.REPLACE)])
 
 
+def _a_grace_becomes_shorter_and_never_longer(both: Both) -> None:
+    _run(both)
+    both.mark_down(0, grace=17.0)
+    both.mark_down(0, grace=60.0)
+    both.relocate()
+    both.mark_down(0, late=True)
+    both.mark_down(0)
+    both.relocate()
+    both.state(1, NodeState.DOWN)
+    both.mark_down(0, grace=17.0)
+    both.wait(18)
+    both.mark_down(0)
+    both.heartbeat(1)
+
+
 def _an_address_that_was_not_given_is_not_passed_over(both: Both) -> None:
     # This host has two addresses of one family, and many of the other.
     both.register(2, 2)
@@ -116,6 +131,7 @@ FOUND: dict[str, Sequence] = {
         _a_group_uses_its_image_and_tells_what_it_waits_for,
         _a_host_that_is_deleted_takes_what_nobody_needs,
         _what_was_given_up_is_not_moved_again,
+        _a_grace_becomes_shorter_and_never_longer,
         _an_address_that_was_not_given_is_not_passed_over,
         _a_refusal_of_the_same_twice_is_one,
         _healthy_before_it_takes_over,
