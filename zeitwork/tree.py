@@ -21,6 +21,10 @@ import trio
 
 from actors.addresses.actor import Addresses
 from actors.addresses.messages import NAME as ADDRESSES
+from actors.commands.dispatcher import dispatcher
+from actors.commands.messages import DISPATCHER, Dispatch
+from actors.commands.messages import NAME as COMMANDS
+from actors.commands.receiver import receiver
 from actors.health.actor import Health
 from actors.health.messages import NAME as HEALTH
 from actors.health.messages import Wake as HealthWake
@@ -409,10 +413,14 @@ async def _start_actors(
     def sightings() -> Mapping[UUID, Sighting]:
         return {} if host.linked is None else sightings_of(host.linked.members(), system.env.monotonic())
 
+    def reach(node_id: UUID) -> Ref | None:
+        return None if host.linked is None else host.linked.actor(node_id, COMMANDS)
+
     def leader(office: Office) -> list[Spec]:
         return [
             Spec("registrar", lambda: Watch(store.presence, office, node.id, sightings, pulse)),
             Spec("scheduler", lambda: Scheduler(store.scheduling, office, host.scheduler)),
+            dispatcher(store.commands, office, node.id, reach),
         ]
 
     def superseded() -> None:
@@ -433,6 +441,7 @@ async def _start_actors(
         ELECTION: (("zw_leader",), LeaseChanged),
         # Of a placement's changes only its removal matters here, and that is told as its instance's too.
         "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
+        DISPATCHER: (("zw_placements", "zw_nodes"), lambda: Dispatch("notified")),
     }
     for spec in (
         Spec("presence", lambda: Presence(store.presence, node.id, node.generation, superseded, pulse)),
@@ -447,6 +456,7 @@ async def _start_actors(
             ),
             stop_timeout=15.0,
         ),
+        receiver(node.id, epochs, system.name(HOST)),
         Spec(HEALTH, lambda: Health(node.id, store.placements, system.name(HOST))),
         elector(lambda: Elector(store.election, candidate, epochs, leader)),
         Spec("relay", lambda: Relay(store.notifications, wakes)),

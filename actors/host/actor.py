@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-from actors.host.messages import HostView, StopAll, Unhealthy, Vms, Wake
+from actors.host.messages import Attend, HostView, StopAll, Unhealthy, Vms, Wake
 from actors.host.ports import Leftovers, MakeTap, MakeVm, Snapshots
 from actors.host.reconcile import Child, Decisions, decide, unknown
 from actors.host.store import PlacementStore, SnapshotStore
+from actors.model.errors import Conflict
 from actors.model.records import Placement
 from actors.vm.messages import (
     Disowned,
@@ -156,6 +157,8 @@ class Host(Actor):
         match message:
             case Wake(quick=quick):
                 self._request(thorough=not quick)
+            case Attend():
+                self._attend(message)
             case _Looked():
                 self._looked(message)
             case _Rested():
@@ -418,6 +421,14 @@ class Host(Actor):
         await self._snapshots.removed(snapshot_id)
 
     # --- requests
+
+    def _attend(self, asked: Attend) -> None:
+        if asked.starts and self._closed:
+            self.ctx.fail(Conflict("this host stops all of its machines", code="host-stopping"))
+            return
+        self._request(thorough=False)
+        entry = self._entries.get(asked.placement_id)
+        self.ctx.reply(entry.view.phase if entry is not None and entry.view is not None else None)
 
     def _snapshot(self) -> HostView:
         views = tuple(entry.view for entry in self._entries.values() if entry.view is not None)

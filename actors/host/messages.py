@@ -24,6 +24,18 @@ class Wake(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Attend(Request[str | None]):
+    """Read this host's placements again because something else is wanted of this one, as the leader says.
+
+    The answer is the phase of its virtual machine here until now, None when there is none. Fails with a `Conflict` for
+    one that ``starts`` when nothing starts here any more.
+    """
+
+    placement_id: UUID
+    starts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Unhealthy(Message):
     """The app of this placement does not answer its health check: its machine is to be ended and started again."""
 

@@ -7,6 +7,7 @@ import trio
 
 from actors.model.errors import Unavailable
 from zeitwork.store.cluster import Cluster
+from zeitwork.store.commands import Commands
 from zeitwork.store.election import Election
 from zeitwork.store.events import Events
 from zeitwork.store.groups import Groups
@@ -54,6 +55,7 @@ class Store:
         self.placements = Placements(units, rest=rest)
         self.snapshots = Snapshots(units)
         self.scheduling = Scheduling(units)
+        self.commands = Commands(units)
         self.leases = Leases(units)
         self.events = Events(units)
         self.history = History(units)

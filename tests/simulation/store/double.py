@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.simulation.store.commands import Commands
 from tests.simulation.store.election import Election
 from tests.simulation.store.groups import Groups
 from tests.simulation.store.images import Images
@@ -29,4 +30,5 @@ class Store:
         self.placements = Placements(units)
         self.snapshots = Snapshots(units)
         self.scheduling = Scheduling(units)
+        self.commands = Commands(units)
         self.leases = Leases(units)

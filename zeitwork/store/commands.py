@@ -1,0 +1,88 @@
+"""What hosts have yet to carry out, and what was told to them. Writes no table but the journal's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from actors.commands.messages import CommandKind
+from actors.commands.store import Note, Order
+from actors.model.states import InstanceDesired
+from runtime.lease import Term
+from zeitwork.store.election import fence
+from zeitwork.store.journal import record
+from zeitwork.store.units import Cursor, Units
+
+# What is wanted is what `zeitwork.store.placements` tells the host: it is the same question, asked for all hosts.
+_OUTSTANDING = """
+select p.id, p.instance_id, p.node_id, p.generation, i.desired, w.wanted, i.stop_force,
+    coalesce(i.stop_wait, i.stop_timeout) as stop_timeout, n.state not in ('ready', 'draining') as away
+from placements p join instances i on i.id = p.instance_id join nodes n on n.id = p.node_id
+    cross join lateral (select i.desired = 'running' and (p.generation = i.generation or p.kept) as wanted) w
+where p.state <> 'removed' and (not w.wanted or p.state = 'assigned') and p.node_id <> %s and n.state <> 'terminated'
+    and not (n.state = 'down' and p.lost_at is not null)
+order by away, p.id limit %s
+"""
+
+
+class Commands:
+    """`actors.commands.store.CommandStore` on Postgres."""
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+
+    async def outstanding(self, own: UUID, term: Term, limit: int) -> tuple[Order, ...]:
+        """Return up to ``limit`` orders for all hosts but ``own``, those for hosts that are down last.
+
+        Raises `Fenced` when ``term`` is over.
+        """
+
+        def unit(cursor: Cursor) -> tuple[Order, ...]:
+            fence(cursor, term)
+            cursor.execute(_OUTSTANDING, (own, limit))
+            return tuple(_order(row) for row in cursor)
+
+        return await self._units.run(unit, name="commands.outstanding")
+
+    async def record(self, notes: Sequence[Note], term: Term) -> None:
+        """Write steps into the logs of their instances. Raises `Fenced` when ``term`` is over."""
+
+        def unit(cursor: Cursor) -> None:
+            fence(cursor, term)
+            for note in notes:
+                record(cursor, "dispatcher", *event_of(note, term))
+
+        await self._units.run(unit, name="commands.record")
+
+
+def event_of(note: Note, term: Term) -> tuple[str, str, UUID, dict[str, Any]]:
+    """Return what the journal is told of a step: the event's name, the kind and id of its subject, and its data."""
+    order = note.order
+    data = {
+        "command": order.kind,
+        "placement_id": str(order.placement_id),
+        "node_id": str(order.node_id),
+        "generation": order.generation,
+        "epoch": term.epoch,
+        "attempts": note.attempts,
+        "reason": note.reason,
+    }
+    return f"command.{note.step}", "instance", order.instance_id, data
+
+
+def _order(row: Mapping[str, Any]) -> Order:
+    if row["wanted"]:
+        return Order(
+            CommandKind.CREATE, row["instance_id"], row["id"], row["node_id"], row["generation"], away=row["away"]
+        )
+    return Order(
+        CommandKind.DELETE if row["desired"] == InstanceDesired.TERMINATED else CommandKind.STOP,
+        row["instance_id"],
+        row["id"],
+        row["node_id"],
+        row["generation"],
+        row["stop_force"],
+        row["stop_timeout"],
+        row["away"],
+    )
