@@ -8,6 +8,7 @@ from uuid import UUID
 
 import trio
 
+from actors.commands.messages import Command, CommandKind
 from runtime.membership.claim import State
 from runtime.membership.events import Notice, Superseded
 from tests.simulation.echo import Heard
@@ -99,7 +100,37 @@ def answers_are_those_of_their_requests(
         yield f"{host.name} asked {name(asked)} {token} and is answered {heard.token} of {name(heard.host)}"
 
 
-ANSWER_RULES = (requests_are_carried_out_once, answers_are_those_of_their_requests)
+def why_late(judge: Judge, host: SimulatedHost, command: Command) -> str:
+    """Return why a host must not heed a command that has come, "" if it may."""
+    epoch, instances = judge.heeded.get((host.name, host.lives), (0, {}))
+    newest, ended = instances.get(command.instance_id, (0, 0)) if command.epoch == epoch else (0, 0)
+    if command.epoch < max(epoch, host.epoch):
+        return f"of epoch {command.epoch} after {max(epoch, host.epoch)}"
+    if command.kind is CommandKind.CREATE and (command.generation < newest or command.generation <= ended):
+        return f"of generation {command.generation} after {newest}, {ended} of which was ended"
+    return "" if command.node_id == host.node_id else "for another host"
+
+
+def late_commands_are_refused(
+    judge: Judge, host: SimulatedHost, life: int, command: Command, late: str
+) -> Iterator[str]:
+    """A host heeds no command of a leader whose successor it knows of, and none to create what it was told to end."""
+    if late:
+        yield f"{host.name} heeds {command.kind} of placement {command.placement_id} {late}"
+    epoch, instances = judge.heeded.get((host.name, life), (0, {}))
+    if command.epoch > epoch:
+        epoch, instances = command.epoch, {}
+    newest, ended = instances.get(command.instance_id, (0, 0))
+    ends = command.kind is not CommandKind.CREATE
+    instances[command.instance_id] = max(newest, command.generation), max(ended, command.generation * ends)
+    judge.heeded[host.name, life] = epoch, instances
+
+
+ANSWER_RULES = (
+    requests_are_carried_out_once,
+    answers_are_those_of_their_requests,
+    late_commands_are_refused,
+)
 
 
 # --- once all is whole again

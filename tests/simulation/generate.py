@@ -14,7 +14,7 @@ CALM_BEGIN, CALM_END = 8.0, 30.0
 #: The share of worlds whose hosts are linked: others are those of hosts that are not, and cost a third.
 LINKED = 0.6
 #: What breaks between hosts. Any of them in a focus makes hosts linked.
-LINK_FAULTS = frozenset({"link-cut", "link-hold", "link-stall", "link-slow", "split", "links"})
+LINK_FAULTS = frozenset({"link-cut", "link-hold", "link-stall", "link-slow", "split", "late-command", "links"})
 #: Where starts can fail.
 JOBS = ("choose", "image", "template", "disk", "tap", "intent", "jail", "boot")
 
@@ -207,6 +207,7 @@ def _link_faults(chance: random.Random, hosts: int, seconds: float, focus: Colle
         "link-hold": (3, lambda at, left: items.LinkHold(at, *pair(), lasts(left, 0.5, 20))),
         "link-stall": (2, lambda at, left: items.LinkStall(at, *pair(), lasts(left, 0.5, 20))),
         "link-slow": (2, lambda at, left: items.LinkSlow(at, *pair(), lasts(left, 2, 30), chance.choice((0.1, 1, 3)))),
+        "late-command": (2, lambda at, left: items.Ambush(at, _lasts(chance, 20.0, 12.0, 20.0), "command", "late")),
         "split": (
             4,
             lambda at, left: items.Split(

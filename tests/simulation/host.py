@@ -12,6 +12,8 @@ from uuid import UUID
 
 import trio
 
+from actors.commands.messages import DISPATCHER, Dispatch
+from actors.commands.receiver import receiver
 from actors.host.actor import Host as HostActor
 from actors.host.messages import NAME as HOST
 from actors.host.messages import Wake as HostWake
@@ -24,6 +26,7 @@ from actors.model.records import Placement
 from actors.model.resources import Capacity
 from actors.model.states import NodeState
 from actors.registrar.actor import Presence
+from actors.registrar.pulse import Pulse
 from actors.scheduler.messages import Evaluate
 from actors.tap.actor import actor_name as tap_name
 from actors.vm.actor import VmActor, actor_name
@@ -44,7 +47,7 @@ from tests.actors.vm.simulated_store import NoSnapshots, Taps
 from tests.simulation.echo import NAME as ECHO
 from tests.simulation.echo import Echoes
 from tests.simulation.leader import leader
-from tests.simulation.links import start_links
+from tests.simulation.links import Tap, start_links
 from tests.simulation.reach import Listener, ProcessLife, RemoteUnits
 from tests.simulation.store import Store
 from zeitwork.relay import Relay
@@ -269,7 +272,8 @@ class SimulatedHost:
             if not life.dead:
                 world.judge.heard(self, life, notice)
 
-        linked = await start_links(system, life.stack, store.units, own, world.database.cluster_id, heard)
+        cluster, tap = world.database.cluster_id, Tap(self, life)
+        linked = await start_links(system, life.stack, store.units, own, cluster, heard, tap)
         life.linked = linked
 
         def others() -> list[UUID]:
@@ -323,16 +327,19 @@ class SimulatedHost:
             return Spec(actor_name(placement), factory, restart="temporary", init_timeout=60.0, stop_timeout=10.0)
 
         candidate = Candidate(node_id, generation, UUID(bytes=self.env.entropy(16), version=4))
-        superseded = life.over.set
+        superseded, pulse, linked = life.over.set, Pulse(), self.world.linked
+        lead = partial(leader, store, node_id, life, system, pulse, linked)
         wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
             HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified", quick=True)),
             ELECTION: (("zw_leader",), LeaseChanged),
             "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
         }
+        if linked:
+            wakes[DISPATCHER] = ("zw_placements", "zw_nodes"), lambda: Dispatch("notified")
         leftovers = ModelLeftovers(life, self.machines)
         relay: Any = listener
         for spec in (
-            Spec("presence", lambda: Presence(store.presence, node_id, generation, superseded)),
+            Spec("presence", lambda: Presence(store.presence, node_id, generation, superseded, pulse)),
             Spec("ipam-lease", lambda: IpamLease(store.leases, node_id)),
             Spec(IMAGES, lambda: Images(self)),
             Spec(
@@ -342,7 +349,8 @@ class SimulatedHost:
                 ),
                 stop_timeout=15.0,
             ),
-            elector(lambda: Elector(store.election, candidate, Epochs(self, life), partial(leader, store, node_id))),
+            *([receiver(node_id, Epochs(self, life), system.name(HOST))] if linked else []),
+            elector(lambda: Elector(store.election, candidate, Epochs(self, life), lead)),
             Spec("relay", lambda: Relay(relay, wakes)),
         ):
             await system.start(spec)

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import trio
 
+from actors.commands.messages import Command
 from actors.model.resources import Capacity
 from actors.model.states import InstanceDesired, InstanceState, NodeDesired, NodeState, Outcome, PlacementState
 from runtime.lease import Term
@@ -21,8 +22,10 @@ from tests.simulation.between import (
     NOTICE_RULES,
     answers_are_those_of_their_requests,
     hosts_see_each_other,
+    late_commands_are_refused,
     requests_are_carried_out_once,
     what_was_not_sent,
+    why_late,
 )
 from tests.simulation.echo import Heard
 from tests.simulation.people import replicas_wanted
@@ -69,6 +72,8 @@ class Judge:
     carried_out: dict[str, str] = field(default_factory=dict)
     unsent: dict[str, None] = field(default_factory=dict)
     #: The latest death, as generation and incarnation, that each life of a host was told of each other one.
+    #: What each life of a host has heeded: the epoch, and of each instance the newest generation and the one ended.
+    heeded: dict[tuple[str, int], tuple[int, dict[UUID, tuple[int, int]]]] = field(default_factory=dict)
     deaths: dict[tuple[str, int, UUID], tuple[int, int]] = field(default_factory=dict)
 
     def complain(self, rule: str, what: str) -> None:
@@ -111,6 +116,16 @@ class Judge:
         """Look at an answer."""
         rule = answers_are_those_of_their_requests
         self._apply(rule, rule(self, host, asked, token, heard))
+
+    def is_late(self, host: SimulatedHost, command: Command) -> str:
+        """Return why a command that has come to a host must not be heeded, "" if it may."""
+        return why_late(self, host, command)
+
+    def commanded(self, host: SimulatedHost, life: int, command: Command, late: str) -> None:
+        """Look at a command that a host has heeded; ``late`` is what `is_late` said as it came."""
+        self.world.trace(host.name, f"takes {command.kind} of {command.placement_id} in epoch {command.epoch}")
+        rule = late_commands_are_refused
+        self._apply(rule, rule(self, host, life, command, late))
 
     def fits_nowhere(self, instance: tables.Instance, leaving: UUID | None = None) -> bool:
         """Say whether no host that takes new work, ``leaving`` aside, has room for an instance."""

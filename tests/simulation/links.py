@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from runtime import System
+from actors.commands.messages import Command, Taken
+from runtime import Request, System
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
 from runtime.links.links import Links, links
@@ -26,6 +28,10 @@ from tests.simulation.store.units import Units
 from zeitwork.cluster import Linked
 from zeitwork.peers import Peers
 from zeitwork.wire import wire_registry
+
+if TYPE_CHECKING:
+    from tests.simulation.host import SimulatedHost
+    from tests.simulation.reach import ProcessLife
 
 #: The port of links.
 PORT = 7071
@@ -58,6 +64,54 @@ class Directory:
         return frozenset()
 
 
+class Tap:
+    """Shows the judge, and who lies in wait, what commands leave a host and what comes of those that arrive."""
+
+    def __init__(self, host: SimulatedHost, life: ProcessLife) -> None:
+        self._host, self._life = host, life
+
+    def leaves(self, request: Request[Any]) -> None:
+        """A request is about to be sent."""
+        if isinstance(request, Command) and not self._life.dead:
+            self._host.world.commanding(self._host, request.node_id)
+
+    async def arrives(self, request: Request[Any], ask: Callable[[], Awaitable[object]]) -> object:
+        """Have a request answered that has come over a link."""
+        judge = self._host.world.judge
+        if not isinstance(request, Command):
+            return await ask()
+        life, late = self._host.lives, judge.is_late(self._host, request)
+        answer = await ask()
+        if isinstance(answer, Taken) and not answer.superseded and not self._life.dead:
+            judge.commanded(self._host, life, request, late)
+        return answer
+
+
+class TappedBoard(Board):
+    """Shows what leaves."""
+
+    def __init__(self, tap: Tap, host: UUID, monotonic: Callable[[], float]) -> None:
+        super().__init__(host, monotonic)
+        self._tap = tap
+
+    async def ask(self, host: UUID, to: str, request: Request[Any], *how: Any) -> Any:
+        """See `Board.ask`."""
+        self._tap.leaves(request)
+        return await super().ask(host, to, request, *how)
+
+
+class TappedReceiver(over_links.LinkReceiver):
+    """Shows what arrives."""
+
+    def __init__(self, tap: Tap, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._tap = tap
+
+    async def ask(self, peer: Identity, to: str, request: Request[Any], *, timeout: float) -> object:
+        """See `Receiver.ask`."""
+        return await self._tap.arrives(request, partial(super().ask, peer, to, request, timeout=timeout))
+
+
 async def start_links(
     system: System,
     stack: Stack,
@@ -65,13 +119,14 @@ async def start_links(
     own: Identity,
     cluster: UUID,
     heard: Callable[[Notice | Superseded], None],
+    tap: Tap,
 ) -> Linked:
     """`zeitwork.cluster.start_links`, as far as there is a world for it. ``heard`` is told what membership tells."""
     registry, env = wire_registry(), system.env
     echo.register(registry)
-    board = Board(own.host, env.monotonic)
+    board = TappedBoard(tap, own.host, env.monotonic)
     transport = SimulatedTransport(stack, PORT)
-    receiver = over_links.LinkReceiver(board, system, registry)
+    receiver = TappedReceiver(tap, board, system, registry)
     factory = partial(
         Links, board, transport, Hello(cluster, own), registry, receiver, RULES, sockets=SimulatedSockets()
     )

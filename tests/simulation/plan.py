@@ -233,7 +233,8 @@ class Ambush(Item):
     its process is killed as it sends, and what it sent arrives so many seconds later.
 
     Points: ``apply`` a leader sends a transaction, ``applied`` it was answered, ``observe`` and ``observed`` a host
-    tells of a placement, ``acquire`` a candidate wants the lease, ``spawned`` a monitor was started.
+    tells of a placement, ``acquire`` a candidate wants the lease, ``spawned`` a monitor was started, ``command`` a
+    leader sends a command over a link (this one is hit ``late`` only, and is not started again before that).
     """
 
     seconds: float

@@ -177,6 +177,26 @@ class World:
             self.nursery.start_soon(self._go_on, self.hosts[number], seconds)
         return None
 
+    def commanding(self, host: SimulatedHost, node_id: UUID) -> None:
+        """Hit a leader that sends a command, if somebody waits for that: it is killed, and the command kept on its way.
+
+        When it arrives after so many seconds, another one leads.
+        """
+        ambush = next((one for one in self._ambushes if one.on == "command"), None)
+        target = self.host_of(node_id)
+        if ambush is None or target is None or target is host:
+            return
+        self._ambushes.remove(ambush)
+        self._trouble(ambush.seconds)
+        self.server.count("ambushes: late on command")
+        self.trace(
+            "ambush", f"{host.name} is killed as it commands {target.name}, which hears it {ambush.seconds} late"
+        )
+        now, link = trio.current_time(), (host.name, target.name)
+        self.network.hold_link(*link)
+        self.network.schedule(now + 0.05, None, lambda: host.kill(ambush.seconds))
+        self.network.schedule(now + ambush.seconds, None, lambda: self.network.release_link(*link))
+
     def _committed(self, name: str, term: Any) -> None:
         if name not in ("presence.heartbeat", "election.renew"):
             self.trace(DATABASE, f"{name} {len(self.database.events)}")
