@@ -52,7 +52,7 @@ class Stack:
         return listener
 
     def end(self, *, silently: bool = False) -> None:
-        """The process ends: its peers are told by resets, or by nobody when its machine ends ``silently``."""
+        """The process ends: its kernel tells its peers, or nobody does when its machine ends ``silently``."""
         self.ended = True
         for listener in self._listening:
             listener.abandon()
@@ -60,7 +60,7 @@ class Stack:
             if silently:
                 stream.vanish()
             else:
-                stream.reset()
+                stream.close()
         self._streams.clear()
 
 

@@ -135,15 +135,21 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
             del self._busy[what]
 
     async def aclose(self) -> None:
-        """Close this end: a FIN after what was sent. The other end is reset if it sends anything more, or has sent what
-        was not read here."""
+        """See `close`."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close this end, as a kernel does when its process ends: a FIN after what was sent.
+
+        The other end is reset if it sends anything more, or has sent what was not read here.
+        """
         if not self._closed and self._buffer:
             self.reset()
         elif not self._closed:
             self._finish()
             self._closed = True
             self._notify()
-        await trio.lowlevel.checkpoint()
 
     @property
     def over(self) -> bool:

@@ -47,7 +47,7 @@ from tests.actors.vm.simulated_store import NoSnapshots, Taps
 from tests.simulation.echo import NAME as ECHO
 from tests.simulation.echo import Echoes
 from tests.simulation.leader import leader
-from tests.simulation.links import Tap, start_links
+from tests.simulation.links import WatchedBoard, WatchedReceiver, start_links
 from tests.simulation.reach import Listener, ProcessLife, RemoteUnits
 from tests.simulation.store import Store
 from zeitwork.relay import Relay
@@ -71,6 +71,11 @@ class Epochs:
 
     def __init__(self, host: SimulatedHost, life: Life) -> None:
         self._host, self._life = host, life
+
+    @property
+    def highest(self) -> int:
+        """Return the highest epoch kept."""
+        return self._host.epoch
 
     async def load(self) -> int:
         """Return the highest epoch kept."""
@@ -272,8 +277,8 @@ class SimulatedHost:
             if not life.dead:
                 world.judge.heard(self, life, notice)
 
-        cluster, tap = world.database.cluster_id, Tap(self, life)
-        linked = await start_links(system, life.stack, store.units, own, cluster, heard, tap)
+        cluster, board = world.database.cluster_id, WatchedBoard(self, life, own.host)
+        linked = await start_links(system, life.stack, store.units, own, cluster, board, heard)
         life.linked = linked
 
         def others() -> list[UUID]:
@@ -336,6 +341,10 @@ class SimulatedHost:
         }
         if linked:
             wakes[DISPATCHER] = ("zw_placements", "zw_nodes"), lambda: Dispatch("notified")
+        epochs, actor = Epochs(self, life), system.name(HOST)
+        take_commands = replace(
+            receiver(node_id, epochs, actor), factory=lambda: WatchedReceiver(self, life, node_id, epochs, actor)
+        )
         leftovers = ModelLeftovers(life, self.machines)
         relay: Any = listener
         for spec in (
@@ -349,8 +358,8 @@ class SimulatedHost:
                 ),
                 stop_timeout=15.0,
             ),
-            *([receiver(node_id, Epochs(self, life), system.name(HOST))] if linked else []),
-            elector(lambda: Elector(store.election, candidate, Epochs(self, life), lead)),
+            *([take_commands] if linked else []),
+            elector(lambda: Elector(store.election, candidate, epochs, lead)),
             Spec("relay", lambda: Relay(relay, wakes)),
         ):
             await system.start(spec)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from actors.commands.messages import Command, Taken
-from runtime import Request, System
+from actors.commands.messages import Command
+from actors.commands.receiver import Receiver
+from runtime import Message, Ref, Request, System
+from runtime.lease import EpochMemory
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
 from runtime.links.links import Links, links
@@ -64,52 +66,39 @@ class Directory:
         return frozenset()
 
 
-class Tap:
-    """Shows the judge, and who lies in wait, what commands leave a host and what comes of those that arrive."""
+class WatchedBoard(Board):
+    """Shows who lies in wait what commands leave a host."""
 
-    def __init__(self, host: SimulatedHost, life: ProcessLife) -> None:
+    def __init__(self, host: SimulatedHost, life: ProcessLife, own: UUID) -> None:
+        super().__init__(own, host.env.monotonic)
         self._host, self._life = host, life
-
-    def leaves(self, request: Request[Any]) -> None:
-        """A request is about to be sent."""
-        if isinstance(request, Command) and not self._life.dead:
-            self._host.world.commanding(self._host, request.node_id)
-
-    async def arrives(self, request: Request[Any], ask: Callable[[], Awaitable[object]]) -> object:
-        """Have a request answered that has come over a link."""
-        judge = self._host.world.judge
-        if not isinstance(request, Command):
-            return await ask()
-        life, late = self._host.lives, judge.is_late(self._host, request)
-        answer = await ask()
-        if isinstance(answer, Taken) and not answer.superseded and not self._life.dead:
-            judge.commanded(self._host, life, request, late)
-        return answer
-
-
-class TappedBoard(Board):
-    """Shows what leaves."""
-
-    def __init__(self, tap: Tap, host: UUID, monotonic: Callable[[], float]) -> None:
-        super().__init__(host, monotonic)
-        self._tap = tap
 
     async def ask(self, host: UUID, to: str, request: Request[Any], *how: Any) -> Any:
         """See `Board.ask`."""
-        self._tap.leaves(request)
+        if isinstance(request, Command) and not self._life.dead:
+            self._host.world.commanding(self._host, host)
         return await super().ask(host, to, request, *how)
 
 
-class TappedReceiver(over_links.LinkReceiver):
-    """Shows what arrives."""
+class WatchedReceiver(Receiver):
+    """Shows the judge what commands a host heeds."""
 
-    def __init__(self, tap: Tap, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._tap = tap
+    def __init__(self, host: SimulatedHost, life: ProcessLife, node_id: UUID, epochs: EpochMemory, actor: Ref) -> None:
+        super().__init__(node_id, epochs, actor)
+        self._where, self._life, self._number = host, life, host.lives
+        #: Why each that came must not be heeded.
+        self._late: dict[Command, str] = {}
 
-    async def ask(self, peer: Identity, to: str, request: Request[Any], *, timeout: float) -> object:
-        """See `Receiver.ask`."""
-        return await self._tap.arrives(request, partial(super().ask, peer, to, request, timeout=timeout))
+    async def receive(self, message: Message) -> None:
+        """See `Receiver.receive`."""
+        if isinstance(message, Command):
+            self._late[message] = self._where.world.judge.is_late(self._where, message)
+        await super().receive(message)
+
+    async def _attend(self, command: Command, left: float) -> str | None:
+        if not self._life.dead:
+            self._where.world.judge.commanded(self._where, self._number, command, self._late.pop(command, ""))
+        return await super()._attend(command, left)
 
 
 async def start_links(
@@ -118,15 +107,14 @@ async def start_links(
     units: Units,
     own: Identity,
     cluster: UUID,
+    board: Board,
     heard: Callable[[Notice | Superseded], None],
-    tap: Tap,
 ) -> Linked:
     """`zeitwork.cluster.start_links`, as far as there is a world for it. ``heard`` is told what membership tells."""
-    registry, env = wire_registry(), system.env
+    registry = wire_registry()
     echo.register(registry)
-    board = TappedBoard(tap, own.host, env.monotonic)
     transport = SimulatedTransport(stack, PORT)
-    receiver = TappedReceiver(tap, board, system, registry)
+    receiver = over_links.LinkReceiver(board, system, registry)
     factory = partial(
         Links, board, transport, Hello(cluster, own), registry, receiver, RULES, sockets=SimulatedSockets()
     )

@@ -234,7 +234,7 @@ class Ambush(Item):
 
     Points: ``apply`` a leader sends a transaction, ``applied`` it was answered, ``observe`` and ``observed`` a host
     tells of a placement, ``acquire`` a candidate wants the lease, ``spawned`` a monitor was started, ``command`` a
-    leader sends a command over a link (this one is hit ``late`` only, and is not started again before that).
+    leader sends a command over a link: this one is only cut off from the database, and what it sent arrives late.
     """
 
     seconds: float

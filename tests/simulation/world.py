@@ -178,9 +178,8 @@ class World:
         return None
 
     def commanding(self, host: SimulatedHost, node_id: UUID) -> None:
-        """Hit a leader that sends a command, if somebody waits for that: it is killed, and the command kept on its way.
-
-        When it arrives after so many seconds, another one leads.
+        """Hit a leader that sends a command, if somebody waits for that: its host is cut off from the database, and the
+        command kept on its way. When it arrives after so many seconds, another one leads.
         """
         ambush = next((one for one in self._ambushes if one.on == "command"), None)
         target = self.host_of(node_id)
@@ -189,13 +188,13 @@ class World:
         self._ambushes.remove(ambush)
         self._trouble(ambush.seconds)
         self.server.count("ambushes: late on command")
-        self.trace(
-            "ambush", f"{host.name} is killed as it commands {target.name}, which hears it {ambush.seconds} late"
-        )
-        now, link = trio.current_time(), (host.name, target.name)
-        self.network.hold_link(*link)
-        self.network.schedule(now + 0.05, None, lambda: host.kill(ambush.seconds))
-        self.network.schedule(now + ambush.seconds, None, lambda: self.network.release_link(*link))
+        self.trace("ambush", f"{host.name} is cut off as it commands {target.name}, heard {ambush.seconds} s later")
+        self.nursery.start_soon(self._hold_link, host.name, target.name, ambush.seconds)
+        # Not before it has been sent.
+        self.network.schedule(trio.current_time() + 0.05, None, lambda: self._cut_off(host.name, ambush.seconds))
+
+    def _cut_off(self, host: str, seconds: float) -> None:
+        self.nursery.start_soon(self._cut, host, seconds, "both")
 
     def _committed(self, name: str, term: Any) -> None:
         if name not in ("presence.heartbeat", "election.renew"):
@@ -365,12 +364,7 @@ class World:
             case items.LinkCut(host=host, other=other, seconds=seconds, way=way):
                 await self._cut(self._host(host).name, seconds, way, self._host(other).name)
             case items.LinkHold(host=host, other=other, seconds=seconds):
-                one, two = self._host(host).name, self._host(other).name
-                self.network.hold_link(one, two)
-                self.network.hold_link(two, one)
-                await trio.sleep(seconds)
-                self.network.release_link(one, two)
-                self.network.release_link(two, one)
+                await self._hold_link(self._host(host).name, self._host(other).name, seconds)
             case items.LinkStall(host=host, other=other, seconds=seconds):
                 self.network.stall(self._host(host).name, self._host(other).name, seconds)
                 self.network.stall(self._host(other).name, self._host(host).name, seconds)
@@ -386,6 +380,13 @@ class World:
                     for inside in side:
                         for outside in rest:
                             nursery.start_soon(self._cut, inside, seconds, "both", outside)
+
+    async def _hold_link(self, one: str, other: str, seconds: float) -> None:
+        for link in ((one, other), (other, one)):
+            self.network.hold_link(*link)
+        await trio.sleep(seconds)
+        for link in ((one, other), (other, one)):
+            self.network.release_link(*link)
 
     async def _cut(self, host: str, seconds: float, way: str, other: str = DATABASE) -> None:
         links = [(host, other)] * (way in ("both", "out")) + [(other, host)] * (way in ("both", "in"))
