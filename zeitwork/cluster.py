@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,19 +18,20 @@ import structlog
 import trio
 
 from actors.model.errors import Failed, InvalidInput
-from runtime import Environment, Ref, StartFailed, System
+from runtime import ActorError, Environment, Ref, StartFailed, System
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
 from runtime.links.links import Links, links
 from runtime.links.remote import RemoteRef
 from runtime.links.transport import Address, TlsTransport
-from runtime.membership import over_links
+from runtime.membership import State, over_links
 from runtime.membership.driver import NAME as MEMBERSHIP
+from runtime.membership.driver import Announce, Roll
 from runtime.membership.driver import Membership as MembershipActor
 from runtime.membership.driver import membership as member_spec
 from runtime.membership.events import Member, Notice, Superseded
 from runtime.spec import Spec
-from zeitwork import machine
+from zeitwork import machine, systemd
 from zeitwork.config import Config
 from zeitwork.peers import Peers
 from zeitwork.store import Store
@@ -40,9 +42,12 @@ from zeitwork.store.trust import Trust
 from zeitwork.trust import certificates, tunnel
 from zeitwork.trust.bootstrap import ensure_credentials
 from zeitwork.trust.files import TrustFiles, trust_directory
+from zeitwork.trust.invitation import Code
 from zeitwork.trust.join import JoinDoors, join, join_address
 from zeitwork.trust.renewal import NAME as CERTIFICATES
 from zeitwork.trust.renewal import Certificates
+from zeitwork.trust.token import parse_token
+from zeitwork.trust.unclaimed import Unclaimed
 from zeitwork.wire import wire_registry
 
 _log = structlog.get_logger().bind(part="cluster")
@@ -107,39 +112,103 @@ class MembershipFile:
             raise
 
 
-async def membership_of(config: Config, host_id: UUID) -> Membership | None:
-    """Return what this host is a member of; joins first when told to and it has not yet. None for a first host.
+async def membership_of(config: Config, host_id: UUID, env: Environment) -> Membership | None:
+    """Return what this host is a member of; joins first when told to, or waits to be invited, and it has not yet.
+
+    None for a first host.
 
     Raises a `Problem`; then nothing of the join stays but the key, with which the same token can be tried again.
     """
     saved = MembershipFile(config.data_dir)
     known = saved.load()
     if known is not None:
-        if config.join is not None:
+        if config.join is not None or config.unclaimed:
             _log.info("this host has joined before", cluster=str(known.cluster))
         return known
+    if config.unclaimed:
+        return await invited(config, host_id, env)
     if config.join is None:
         return None
     if config.token is None:
         raise InvalidInput("joining needs a token", field="token", fix="zeitwork token create on a host prints one")
+    _refuse_own_database(config)
+    return await join_as(config, host_id, config.join, config.token)
+
+
+def _refuse_own_database(config: Config) -> None:
     if (config.data_dir / "postgres").exists():
         raise InvalidInput(
             "this host has a database of its own",
             field="data_dir",
             fix="join with an empty --data-dir; a host that has run alone can't become one of another cluster",
         )
+
+
+async def join_as(config: Config, host_id: UUID, url: str, token: str, node: UUID | None = None) -> Membership:
+    """Join the cluster of the host at ``url``, as ``node`` if it was invited as that; remember it and return it.
+
+    Raises a `Problem`; then nothing of the join stays but the key, with which the same token can be tried again.
+    """
     key = _pending_key(config.data_dir)
     welcome, credentials = await join(
-        config.join, config.token, host=host_id, hostname=machine.hostname(), key=key.read_text()
+        url,
+        token,
+        host=host_id,
+        hostname=machine.hostname(),
+        key=key.read_text(),
+        node=node,
+        database=config.database_url is not None,
     )
-    address = join_address(config.join)
+    address = join_address(url)
     advertise = config.advertise or str(Address(await trio.to_thread.run_sync(_own_address, address), address.port))
     membership = Membership(welcome.cluster, welcome.database, (str(address), *config.peers), advertise)
     TrustFiles(trust_directory(config.data_dir)).save(credentials)
-    saved.save(membership)
+    MembershipFile(config.data_dir).save(membership)
     key.unlink(missing_ok=True)
     _log.info("joined", cluster=str(welcome.cluster), through=str(address), advertise=advertise)
     return membership
+
+
+async def invited(config: Config, host_id: UUID, env: Environment) -> Membership:
+    """Wait until a cluster invites this host, join it, and return what is remembered of it.
+
+    Raises a `Problem` for settings that do not go together, and when the port is taken.
+    """
+    if config.join is not None:
+        raise InvalidInput("a host either joins or waits to be invited", field="unclaimed", fix="leave one of them out")
+    if config.advertise is None:
+        raise InvalidInput(
+            "an unclaimed host has to say where it can be reached", field="advertise", fix="add --advertise ADDRESS"
+        )
+    _refuse_own_database(config)
+    token = None if config.token is None else parse_token(config.token)
+    address, hostname = Address.parse(config.advertise), machine.hostname()
+    joined: list[Membership] = []
+
+    async def accept(url: str, brought: str, node: UUID) -> None:
+        joined.append(await join_as(config, host_id, url, brought, node))
+
+    def say(code: Code) -> None:
+        # To whoever started it, and not to the log: whoever reads this can take the host.
+        sys.stdout.write(f"unclaimed, waiting at {address}. On a host of the cluster, within the hour:\n")
+        sys.stdout.write(f"zeitwork nodes add {hostname} {address} {code}\n")
+        sys.stdout.flush()
+
+    waiting = Unclaimed((_listening(address), address.port), hostname, host_id, env, token=token, say=say, join=accept)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(waiting.run, trust_directory(config.data_dir))
+            # A manager that waits for a start would end one that takes as long as it takes to be invited.
+            systemd.notify(f"READY=1\nSTATUS=unclaimed, waiting at {address}")
+            _log.info("unclaimed", address=str(address), accepts="the code" if token is None else "its cluster")
+    except* OSError as group:
+        raise Failed(
+            f"can't listen at port {address.port}: {group.exceptions[0]}",
+            field="advertise",
+            fix="give another port with --advertise ADDRESS:PORT",
+        ) from None
+    systemd.notify("STATUS=joined")
+    return joined[0]
 
 
 def _pending_key(data: Path) -> Path:
@@ -195,6 +264,10 @@ class Linked:
         self.address = address
         self._board = board
         self._system = system
+        #: What others are told of this host: the next life of the actor is to say the same.
+        self.meta = b""
+        #: Hosts that were removed from the cluster. Gossip remembers them for a while, as dead ones.
+        self.removed: frozenset[UUID] = frozenset()
         #: The present life of the actor, for those who can't wait for an answer of it.
         self._membership: MembershipActor | None = None
 
@@ -204,7 +277,32 @@ class Linked:
 
     def members(self) -> tuple[Member, ...]:
         """Return every other host that gossip knows, those that are dead or have left for a while too."""
-        return () if self._membership is None else tuple(self._membership.members())
+        if self._membership is None:
+            return ()
+        return tuple(member for member in self._membership.members() if member.host not in self.removed)
+
+    def roll(self) -> Roll | None:
+        """Return everybody that gossip knows, this host included; None before there is any membership."""
+        if self._membership is None:
+            return None
+        return replace(self._membership.roll(), others=self.members())
+
+    def announce(self, meta: bytes) -> bool:
+        """Have others told this of this host; False when they can't be told now."""
+        try:
+            self._system.name(MEMBERSHIP).tell(Announce(meta))
+        except ActorError:
+            return False
+        self.meta = meta
+        return True
+
+    def addresses(self) -> dict[UUID, str]:
+        """Return where hosts are reached that are alive as far as gossip knows."""
+        return {member.host: member.address for member in self.members() if member.state is State.ALIVE}
+
+    def dropped(self, removed: frozenset[UUID]) -> None:
+        """Take note of all hosts that were removed from the cluster."""
+        self.removed = removed
 
     def follow(self, membership: MembershipActor) -> MembershipActor:
         """Take a new life of the membership actor as the present one, and return it."""
@@ -250,18 +348,21 @@ async def start_links(
         ) from error
     host_links = HostLinks(store.units)
     await host_links.announce(node.id, str(address))
-    await system.start(Spec("peers", lambda: Peers(node.id, host_links, system.name(ref.name))))
+    linked = Linked(address, board, system)
+    await system.start(
+        Spec("peers", lambda: Peers(node.id, host_links, system.name(ref.name), linked.addresses, linked.dropped))
+    )
     seeds = {*(membership.peers if membership else ()), *config.peers, *(await host_links.others(node.id)).values()}
     members, courier = system.name(MEMBERSHIP), system.name(over_links.NAME)
     await system.start(Spec(over_links.NAME, lambda: over_links.Courier(board, system.name(ref.name), members)))
     transport = over_links.LinkTransport(board, courier)
     advertised, known = str(address), sorted(seeds - {str(address)})
-    linked = Linked(address, board, system)
-    await system.start(
-        member_spec(
-            lambda: linked.follow(MembershipActor(node.id, node.generation, advertised, transport, _heard, seeds=known))
-        )
-    )
+
+    def member() -> MembershipActor:
+        meta = linked.meta
+        return MembershipActor(node.id, node.generation, advertised, transport, _heard, seeds=known, meta=meta)
+
+    await system.start(member_spec(lambda: linked.follow(member())))
     return linked
 
 

@@ -210,6 +210,7 @@ class Config:
     peers: tuple[str, ...] = _setting(_addresses, ())
     join: str | None = _setting(_join, None)
     token: str | None = _setting(_text, None)
+    unclaimed: bool = _setting(_flag, False)
     log_level: str = _setting(_choice("debug", "info", "warning", "error"), "info")
     log_format: str = _setting(_choice("auto", "text", "json"), "auto")
 

@@ -1,9 +1,9 @@
-"""Which other hosts this one keeps links to, as long as nothing better than the database tells."""
+"""Which other hosts this one keeps links to: what the database says, and while it is away what gossip does."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -47,6 +47,11 @@ class _Seen(Message):
     removed: frozenset[UUID]
 
 
+@dataclass(frozen=True, slots=True)
+class _NotSeen(Message):
+    error: Exception
+
+
 def choose(own: UUID, others: Mapping[UUID, str], most: int = MOST) -> dict[UUID, Address]:
     """Return the hosts to keep links to: few enough, the same ones each time, and seen from all hosts any to any.
 
@@ -70,12 +75,26 @@ def choose(own: UUID, others: Mapping[UUID, str], most: int = MOST) -> dict[UUID
 
 
 class Peers(Actor):
-    """``links`` is the actor that keeps them, which is told."""
+    """``links`` is the actor that keeps them, which is told.
 
-    def __init__(self, own: UUID, store: PeerStore, links: Ref) -> None:
+    ``alive`` says where hosts are reached that gossip holds alive. ``dropped`` is told of all hosts that were removed
+    from the cluster. Neither may wait or raise.
+    """
+
+    def __init__(
+        self,
+        own: UUID,
+        store: PeerStore,
+        links: Ref,
+        alive: Callable[[], Mapping[UUID, str]] = dict,
+        dropped: Callable[[frozenset[UUID]], None] | None = None,
+    ) -> None:
         self._own = own
         self._store = store
         self._links = links
+        self._alive = alive
+        self._dropped = dropped
+        self._others: Mapping[UUID, str] = {}
         self._looking = False
         self._removed: frozenset[UUID] = frozenset()
 
@@ -90,22 +109,26 @@ class Peers(Actor):
             case Look():
                 if not self._looking:
                     self._looking = True
-                    self.ctx.effect(
-                        self._read, name="read", deadline=DEADLINE, then=lambda seen: seen, failed=self._failed
-                    )
+                    self.ctx.effect(self._read, name="read", deadline=DEADLINE, then=lambda seen: seen, failed=_NotSeen)
             case _Seen(others, removed):
                 self._looking = False
+                self._others = others
                 self._links.tell(Want(choose(self._own, others)))
                 for host in removed - self._removed:
                     self._links.tell(Forget(host, refuse=True))
-                self._removed = removed
+                if removed != self._removed:
+                    self._removed = removed
+                    if self._dropped is not None:
+                        self._dropped(removed)
+            case _NotSeen(error):
+                # Links that stand need no database. Who has come since, or moved, is known to the others.
+                self._looking = False
+                self.ctx.log.debug("other hosts not read", error=str(error))
+                heard = {host: address for host, address in self._alive().items() if host not in self._removed}
+                if heard:
+                    self._links.tell(Want(choose(self._own, {**self._others, **heard})))
             case _:
                 self.ctx.log.warning("unknown message", message=type(message).__name__)
 
     async def _read(self) -> _Seen:
         return _Seen(await self._store.others(self._own), await self._store.removed())
-
-    def _failed(self, error: Exception) -> None:
-        # Links that stand need no database.
-        self._looking = False
-        self.ctx.log.debug("other hosts not read", error=str(error))

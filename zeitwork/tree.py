@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,8 +42,9 @@ from actors.model.paths import HostPaths
 from actors.model.records import Placement
 from actors.model.states import NodeState
 from actors.registrar.actor import Presence
+from actors.registrar.inviter import NAME as INVITER
+from actors.registrar.inviter import Inviter
 from actors.registrar.pulse import Pulse
-from actors.registrar.sightings import Sighting
 from actors.registrar.watch_actor import Watch
 from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.admission import Thresholds
@@ -66,7 +67,7 @@ from actors.vm.messages import Stop
 from actors.vm.probe import Candidates, choose, find_qemu
 from actors.vm.settings import HypervisorChoice, VmSettings, cgroup_parent
 from actors.vm.snapshots import SnapshotFiles
-from runtime import ActorError, Message, RealEnvironment, Ref, Spec, System
+from runtime import ActorError, Environment, Message, RealEnvironment, Ref, Spec, System
 from runtime.elector import NAME as ELECTION
 from runtime.elector import Elector, LeaseChanged, elector
 from runtime.lease import Candidate
@@ -79,7 +80,8 @@ from zeitwork.api.server import Listening, serve
 from zeitwork.config import DEFAULT_RUN_DIR, Config
 from zeitwork.epochs import EpochFile
 from zeitwork.guest.kernel import load_guest
-from zeitwork.members import sightings_of
+from zeitwork.invite import LateInviting
+from zeitwork.members import Members
 from zeitwork.relay import Relay
 from zeitwork.store import Store, open_store
 from zeitwork.store.embedded import EmbeddedServer
@@ -104,6 +106,7 @@ class RunningHost:
     url: str | None
     system: System
     hypervisors: HypervisorChoice
+    members: Members
     scheduler: Counts = field(default_factory=Counts)
     #: None without links to others.
     linked: Linked | None = None
@@ -146,7 +149,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
     with ownership.hold(config.data_dir), _tidied(paths):
         guest = await trio.to_thread.run_sync(_prepare, config, paths)
         host_id = machine.host_id(config.data_dir, env)
-        membership = await _membership(config, host_id)
+        membership = await _membership(config, host_id, env)
         async with _database(config, paths, membership) as dsn, _store(dsn) as store:
             cluster = await store.cluster.identity()
             node = await store.nodes.register(await _registration(config, host_id))
@@ -168,13 +171,17 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                     starts=trio.Semaphore(4 * cores),
                 )
                 async with System(env) as system:
-                    host = RunningHost(node.id, config.api_socket, None, system, hypervisors)
+                    members = Members(
+                        node.id, node.generation, env.monotonic, hostname=node.hostname, version=__version__
+                    )
+                    host = RunningHost(node.id, config.api_socket, None, system, hypervisors, members)
                     await _start_actors(config, settings, store, node, network, host)
                     try:
                         if config.advertise is not None or membership is not None:
                             from zeitwork.cluster import start_links
 
                             host.linked = await start_links(config, membership, store, system, node, host_id, env)
+                            members.linked = host.linked
                         # Known before anybody can ask: nobody is told that this host has nothing.
                         measured = await system.name(MONITOR).ask(Snapshot(), timeout=10)
                         await store.nodes.record_capacity(node.id, measured.capacity)
@@ -222,14 +229,14 @@ def _prepare(config: Config, paths: HostPaths) -> GuestImage:
     return GuestImage(guest.vmlinux, guest.initrd, guest.version)
 
 
-async def _membership(config: Config, host_id: UUID) -> Membership | None:
+async def _membership(config: Config, host_id: UUID, env: Environment) -> Membership | None:
     """Return what this host is a member of, None while it is alone. Raises a `Problem` when it can't join."""
     # What reads certificates takes a while to import, and a host that is alone has none.
-    if config.join is None and not (config.data_dir / "trust").exists():
+    if config.join is None and not config.unclaimed and not (config.data_dir / "trust").exists():
         return None
     from zeitwork.cluster import membership_of
 
-    return await membership_of(config, host_id)
+    return await membership_of(config, host_id, env)
 
 
 @asynccontextmanager
@@ -402,6 +409,7 @@ async def _start_actors(
             overheads=store.nodes,
             peaks=node.overhead_peaks,
             conditions=store.nodes,
+            herald=host.members.herald,
             thresholds=Thresholds(close=config.memory_pressure),
         )
 
@@ -410,17 +418,17 @@ async def _start_actors(
     epochs = EpochFile(config.data_dir / "epoch")
     pulse = Pulse()
 
-    def sightings() -> Mapping[UUID, Sighting]:
-        return {} if host.linked is None else sightings_of(host.linked.members(), system.env.monotonic())
-
     def reach(node_id: UUID) -> Ref | None:
         return None if host.linked is None else host.linked.actor(node_id, COMMANDS)
 
+    inviting = LateInviting(config, store.invitations, lambda: host.linked, system.env)
+
     def leader(office: Office) -> list[Spec]:
         return [
-            Spec("registrar", lambda: Watch(store.presence, office, node.id, sightings, pulse)),
+            Spec("registrar", lambda: Watch(store.presence, office, node.id, host.members.sightings, pulse)),
             Spec("scheduler", lambda: Scheduler(store.scheduling, office, host.scheduler)),
             dispatcher(store.commands, office, node.id, reach),
+            Spec(INVITER, lambda: Inviter(store.invitations, inviting, office)),
         ]
 
     def superseded() -> None:
@@ -479,6 +487,7 @@ async def _doors(
         agents=settings.agents,
         scheduler=host.scheduler,
         join_address=None if host.linked is None else str(host.linked.address),
+        members=host.members,
     )
     async with trio.open_nursery() as nursery:
         listening: Listening = await nursery.start(

@@ -146,8 +146,10 @@ def _verdict(beat: Beat, sighting: Sighting | None, allowed: float) -> Verdict:
     if sighting is None:
         return Verdict(beat, silence)
     match sighting.state:
-        case Seen.ALIVE | Seen.SUSPECT:
+        case Seen.ALIVE:
             return Verdict(beat, f"{silence}: it answers other hosts, but can't reach the database", GRACE)
+        case Seen.SUSPECT:
+            return Verdict(beat, f"{silence}, and other hosts are not sure of it", GRACE)
         case Seen.LEFT:
             return Verdict(beat, "no sign of life since it left", GRACE)
         case Seen.DEAD if sighting.refused:

@@ -16,6 +16,7 @@ from actors.resource_monitor import overhead
 from actors.resource_monitor.admission import Admission, Thresholds, step
 from actors.resource_monitor.capacity import CapacityPolicy
 from actors.resource_monitor.cpu import cpus_used
+from actors.resource_monitor.herald import Herald
 from actors.resource_monitor.measure import measure
 from actors.resource_monitor.messages import (
     AdmissionNotRecorded,
@@ -77,7 +78,7 @@ class ResourceMonitor(Actor):
     ``history`` nothing is written of what is used. ``monitors`` says which virtual machines' monitors run: with it,
     what they take beside their guests is measured and told to ``overheads``; ``peaks`` is what that store holds of an
     earlier process, in KiB for each hypervisor. ``conditions`` is told what runs guests here, once that is known, and
-    how long tasks wait for a CPU.
+    how long tasks wait for a CPU. ``herald`` tells the other hosts how this one is.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class ResourceMonitor(Actor):
         overheads: OverheadStore | None = None,
         peaks: Mapping[str, int] | None = None,
         conditions: ConditionStore | None = None,
+        herald: Herald | None = None,
         root: Path = Path("/"),
     ) -> None:
         self._store = store
@@ -120,6 +122,7 @@ class ResourceMonitor(Actor):
         self._surveying = False
         self._told: object = None  # what the database was told last of overheads
         self._conditions = conditions
+        self._herald = herald
         self._condition: tuple[str | None, float] | None = None  # what the database holds
         self._describing = False
 
@@ -150,6 +153,10 @@ class ResourceMonitor(Actor):
                 self._record(snapshot.capacity)
                 self._admit(snapshot.memory_pressure)
                 self._describe(snapshot)
+                if self._herald is not None:
+                    closed = self._admission is not None and bool(self._admission.closed)
+                    now = self.ctx.env.monotonic()
+                    self._herald.measured(snapshot, closed=closed, hypervisor=self._hypervisor(), now=now)
             case MeasuringFailed(error=error):
                 self.ctx.log.error("the machine could not be measured", error=str(error))
                 known = error if isinstance(error, Problem) else Unavailable(f"this host can't be measured: {error}")

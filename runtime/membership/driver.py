@@ -125,6 +125,11 @@ class Membership(Actor):
         """Return all others that are known. For those in the same process who can't wait for an answer."""
         return self._machine.members()
 
+    def roll(self) -> Roll:
+        """Return everybody that is known, this host included. For those in the same process, as above."""
+        machine = self._machine
+        return Roll(machine.own, tuple(machine.members()), machine.joined, machine.health)
+
     async def init(self) -> None:
         """Begin to look for the others; return at once."""
         self._step(Join(self._seeds))
@@ -150,8 +155,7 @@ class Membership(Actor):
                 except ValueError as error:
                     self.ctx.log.error("metadata of this host is not told to others", error=str(error))
             case Who():
-                machine = self._machine
-                self.ctx.reply(Roll(machine.own, tuple(machine.members()), machine.joined, machine.health))
+                self.ctx.reply(self.roll())
             case Depart():
                 self._step(Leave())
                 self.ctx.reply(None)

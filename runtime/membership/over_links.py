@@ -88,7 +88,12 @@ class LinkTransport:
         self._courier = courier
 
     def send(self, peer: Peer, data: bytes) -> None:
-        """Queue on the link that stands, else leave it to the courier; what finds no room is lost."""
+        """Queue on the link that stands, else leave it to the courier; what finds no room is lost.
+
+        As is what is for a host that was removed from the cluster: it is not to hear of anything any more.
+        """
+        if peer.host in self._board.refused:
+            return
         if peer.host is not None and say(self._board, peer.host, data):
             return
         if peer.address:

@@ -44,6 +44,11 @@ def status(host: HostProcess, path: str) -> int:
         return error.code
 
 
+def heard(host: HostProcess) -> list[str]:
+    """What a host knows by gossip of all that have told how they are."""
+    return [one["state"] for one in host.get("/api/v1/members")["items"] if one["load"]]
+
+
 def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path]) -> None:
     qemu = ["--hypervisor", "qemu"]
     first = HostProcess(directories[0], assets, [*qemu, "--advertise", f"127.0.0.1:{free_port()}"])
@@ -59,6 +64,9 @@ def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path]) -> No
             for host in (first, second):
                 until(lambda host=host: '"event": "link"' in host.log.read_text(), f"a link:\n{host.tail()}")  # type: ignore[misc]
                 until(lambda host=host: '"event": "membership"' in host.log.read_text(), f"gossip:\n{host.tail()}")  # type: ignore[misc]
+            for host in (first, second):
+                until(lambda host=host: heard(host) == ["alive", "alive"], "each knows how the other is")  # type: ignore[misc]
+                assert "MEMBER" in host.cli("nodes").stdout
             (token,) = first.cli("token", "ls", "--json")
             assert token["state"] == "used"
             assert not (directories[1] / "postgres").exists()
@@ -77,6 +85,11 @@ def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path]) -> No
             # The host with the database dies. The other one lives on, and goes on when it is back.
             first.kill()
             until(lambda: status(second, "/api/v1/nodes") == 503, "the database is away")
+            # Who there is can be asked all the same.
+            until(lambda: sorted(heard(second)) == ["alive", "dead"], "gossip knows who died")
+            (dead,) = [one for one in second.cli("nodes", "--json") if one["membership"]["state"] == "dead"]
+            assert dead["membership"]["refused"]
+            assert dead["hostname"]
             assert second.process is not None
             assert second.process.poll() is None
             first.start()

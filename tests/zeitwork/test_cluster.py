@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from uuid import UUID
 
@@ -10,8 +11,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.model.errors import Failed, InvalidInput
-from runtime import Actor, Message, Spec
+from actors.model.errors import Failed, InvalidInput, Problem
+from runtime import Actor, Message, RealEnvironment, Spec
 from runtime.links.messages import Forget, Want
 from runtime.links.transport import Address
 from tests.runtime.parts import settled, simulated
@@ -21,6 +22,7 @@ from zeitwork.peers import EVERY, MOST, Peers, choose
 from zeitwork.wire import wire_registry
 
 HOST = UUID(int=4)
+ENV = RealEnvironment()
 
 
 # ---- what is remembered
@@ -50,13 +52,42 @@ def test_a_membership_that_can_not_be_read_says_what_to_do(tmp_path: Path, text:
 
 async def test_joining_needs_a_token_and_a_host_without_a_database(tmp_path: Path) -> None:
     flags = {"data_dir": str(tmp_path), "join": "https://127.0.0.1:1"}
-    assert await membership_of(load({"data_dir": str(tmp_path)}), HOST) is None
+    assert await membership_of(load({"data_dir": str(tmp_path)}), HOST, ENV) is None
     with pytest.raises(InvalidInput) as caught:
-        await membership_of(load(flags), HOST)
+        await membership_of(load(flags), HOST, ENV)
     assert caught.value.field == "token"
     (tmp_path / "postgres").mkdir()
     with pytest.raises(InvalidInput, match="database of its own"):
-        await membership_of(load({**flags, "token": "x"}), HOST)
+        await membership_of(load({**flags, "token": "x"}), HOST, ENV)
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({}, "advertise"),
+        ({"advertise": "127.0.0.1:1", "join": "https://127.0.0.1:1"}, "unclaimed"),
+        ({"advertise": "127.0.0.1:1", "token": "zwt1_short"}, "token"),
+        ({"advertise": "203.0.113.200:1"}, "advertise"),
+    ],
+)
+async def test_an_unclaimed_host_says_what_does_not_go_together(
+    tmp_path: Path, more: dict[str, str], field: str
+) -> None:
+    # The last one: a port that is taken.
+    taken = await trio.open_tcp_listeners(0)
+    if more == {"advertise": "203.0.113.200:1"}:
+        more = {"advertise": f"203.0.113.200:{taken[0].socket.getsockname()[1]}"}
+    config = load({"data_dir": str(tmp_path), "unclaimed": True, **more})
+    with pytest.raises(Problem) as caught:
+        await membership_of(config, HOST, ENV)
+    assert caught.value.field == field
+    assert [name for _, _, names in os.walk(tmp_path) for name in names] == []
+    for listener in taken:
+        await listener.aclose()
+    (tmp_path / "postgres").mkdir()
+    config = load({"data_dir": str(tmp_path), "unclaimed": True, "advertise": "127.0.0.1:1"})
+    with pytest.raises(InvalidInput, match="database of its own"):
+        await membership_of(config, HOST, ENV)
 
 
 async def test_a_join_that_fails_leaves_only_the_key_for_the_next_try(tmp_path: Path) -> None:
@@ -64,7 +95,7 @@ async def test_a_join_that_fails_leaves_only_the_key_for_the_next_try(tmp_path: 
     keys = set()
     for _ in range(2):
         with pytest.raises(InvalidInput, match="incomplete"):
-            await membership_of(config, HOST)
+            await membership_of(config, HOST, ENV)
         (left,) = (tmp_path / "trust").iterdir()
         assert left.name == "joining.pem"
         assert left.stat().st_mode & 0o777 == 0o600
@@ -138,8 +169,31 @@ async def test_links_follow_the_database_and_stay_while_it_is_away(autojump_cloc
         await settled()
 
 
+async def test_while_the_database_is_away_links_follow_gossip(autojump_clock: object) -> None:
+    store, seen, dropped = Away(), list[Message](), list[frozenset[UUID]]()
+    removed, came, moved = UUID(int=2), UUID(int=3), UUID(int=1)
+    alive = {removed: "h:2", came: "h:3", moved: "h:9"}
+    store.known, store.gone = {moved: "h:7", UUID(int=8): "h:8"}, frozenset({removed})
+    async with simulated() as system:
+        links = await system.start(Spec("links", lambda: Recorder(seen)))
+        await system.start(Spec("peers", lambda: Peers(HOST, store, links, lambda: alive, dropped.append)))
+        await trio.sleep(0.1)
+        assert seen[0] == Want({moved: Address("h", 7), UUID(int=8): Address("h", 8)})
+        assert dropped == [frozenset({removed})]
+        store.away = True
+        await trio.sleep(1.5 * EVERY)
+        # Whom gossip holds alive, and whom the database knew last: not one that was removed.
+        assert seen[-1] == Want({moved: Address("h", 9), came: Address("h", 3), UUID(int=8): Address("h", 8)})
+        store.away = False
+        await trio.sleep(1.5 * EVERY)
+        assert seen[-1] == seen[0]
+        assert len(dropped) == 1
+        await settled()
+
+
 def test_names_on_the_wire_stay() -> None:
     """Whoever changes one makes a new version beside it: hosts of the version before speak this one."""
     assert {(wire.name, wire.version, wire.lane) for wire in wire_registry()._by_type.values()} == {
+        ("host.command", 1, "control"),
         ("membership.datagram", 1, "system"),
     }

@@ -17,6 +17,7 @@ from actors.vm.agents import Agents
 
 if TYPE_CHECKING:
     from runtime import System
+    from zeitwork.members import Members
     from zeitwork.store import Store
 
 
@@ -47,3 +48,5 @@ class ApiDeps:
     #: Where new hosts knock, None on a host that has no links.
     join_address: str | None = None
     scheduler: Counts = field(default_factory=Counts)
+    #: What gossip knows of all hosts.
+    members: Members | None = None

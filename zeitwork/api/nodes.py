@@ -15,8 +15,10 @@ from actors.model.states import NodeDesired, NodeState
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
 from zeitwork.api.desired import wish
+from zeitwork.api.members import Membership, membership_of, overview_of
 from zeitwork.api.paging import PageQuery
 from zeitwork.api.requirements import MOST, GivenTaint, WantedTaint, given_taints, taints_of
+from zeitwork.config import LINK_PORT
 from zeitwork.store.rows import DrainRow, NodeRow, ResourcesRow
 
 Hostname = Annotated[
@@ -31,11 +33,18 @@ class NodeQuery(PageQuery):
 
 
 class NewNode(Input):
-    """A host that is expected to join."""
+    """A host that is expected to join. It is invited at its address for ``timeout`` seconds, then in error.
+
+    ``code`` is what the unclaimed host there printed; one that was given a join token instead needs none. It is shown
+    to nobody, and kept until it is used.
+    """
 
     hostname: Hostname
     ip_address: Annotated[str, msgspec.Meta(max_length=45, description="IPv6 or IPv4 address")]
     region_id: UUID | None = None
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = LINK_PORT
+    code: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+    timeout: Annotated[int, msgspec.Meta(ge=10, le=24 * 3600)] = 600
 
 
 class AskedNodeState(StrEnum):
@@ -104,7 +113,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     ``reason`` tells of its state, or why it is ``closed``: ready, but too busy to take new work for now. ``labels`` are
     its own, ``taints`` operators'. ``hypervisor`` is null until something was found that runs guests there.
     ``pressure`` is the share of the last minute in which tasks waited for a CPU, 0 to 1. ``drain`` is null unless it is
-    to be emptied.
+    to be emptied. ``membership`` is what the host that answers knows of it by gossip: null without links, and of one
+    that has none or is long gone.
     """
 
     id: UUID
@@ -129,6 +139,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     pressure: float
     resources: NodeResources
     drain: NodeDrain | None
+    membership: Membership | None
     last_seen_at: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -164,7 +175,12 @@ def resources_of(row: ResourcesRow | None) -> NodeResources:
     )
 
 
-def present(row: NodeRow, resources: ResourcesRow | None, drain: DrainRow | None = None) -> Node:
+def present(
+    row: NodeRow,
+    resources: ResourcesRow | None,
+    drain: DrainRow | None = None,
+    membership: Membership | None = None,
+) -> Node:
     """Return a node as the API shows it."""
     network = row.network
     return Node(
@@ -206,6 +222,7 @@ def present(row: NodeRow, resources: ResourcesRow | None, drain: DrainRow | None
             restored=drain.restored,
             singletons=drain.singletons,
         ),
+        membership=membership,
         last_seen_at=row.last_seen_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -218,7 +235,10 @@ async def listing(call: Call) -> Answer:
     page = await call.deps.store.nodes.list(state=query.state, limit=query.limit, cursor=query.cursor)
     resources = {row.node_id: row for row in await call.deps.store.nodes.resources()}
     drains = await call.deps.store.nodes.drains()
-    items = [present(row, resources.get(row.id), drains.get(row.id)) for row in page.items]
+    known = overview_of(call).by_id()
+    items = [
+        present(row, resources.get(row.id), drains.get(row.id), membership_of(known.get(row.id))) for row in page.items
+    ]
     return Answer(NodePage(items=items, next_cursor=page.next_cursor))
 
 
@@ -229,7 +249,23 @@ async def create(call: Call) -> Answer:
         address = ip_address(body.ip_address)
     except ValueError:
         raise InvalidInput(f"{body.ip_address!r} is not an IP address", field="ip_address") from None
-    row = await call.deps.store.nodes.create(body.hostname, ip_address=address, region_id=body.region_id, id=call.token)
+    if address.is_unspecified or address.is_multicast:
+        raise InvalidInput(f"{body.ip_address} is no host's address", field="ip_address")
+    code = None
+    if body.code is not None:
+        # What reads certificates takes a while to import; most hosts never do.
+        from zeitwork.trust.invitation import parse_code
+
+        code = str(parse_code(body.code))
+    row = await call.deps.store.invitations.create(
+        body.hostname,
+        ip_address=address,
+        address=f"[{address}]:{body.port}" if address.version == 6 else f"{address}:{body.port}",
+        code=code,
+        timeout=body.timeout,
+        region_id=body.region_id,
+        id=call.token,
+    )
     return Answer(present(row, None), status=201)
 
 
@@ -247,6 +283,9 @@ async def delete(call: Call) -> Answer:
 async def put_state(call: Call) -> Answer:
     """PUT /api/v1/nodes/{id}/state."""
     body: NodeWish = call.body
+    if body.state is AskedNodeState.READY:
+        # One that was given up is asked for again by that.
+        await call.deps.store.invitations.again(call.id)
     row = await call.deps.store.nodes.set_desired(call.id, wish(body.state, NodeDesired, "a node"))
     return Answer(await _shown(call, row), status=202)
 
@@ -262,4 +301,5 @@ async def _shown(call: Call, row: NodeRow) -> Node:
     nodes = call.deps.store.nodes
     resources = await nodes.resources(row.id)
     drains = await nodes.drains(row.id) if row.desired is NodeDesired.DRAINING else {}
-    return present(row, resources[0] if resources else None, drains.get(row.id))
+    membership = membership_of(overview_of(call).by_id().get(row.id))
+    return present(row, resources[0] if resources else None, drains.get(row.id), membership)

@@ -35,11 +35,12 @@ _COMMANDS = {
     "logs": ("zeitwork.cli.instances", "logs", "Show what an instance wrote."),
     "exec": ("zeitwork.cli.exec", "exec_", "Run a command or a shell in an instance."),
     "images": ("zeitwork.cli.images", "images", "List, add and remove images."),
-    "nodes": ("zeitwork.cli.nodes", "nodes", "List hosts with their capacity, and taint them."),
+    "nodes": ("zeitwork.cli.membership", "nodes", "List hosts with their capacity, add, taint and remove them."),
     "cordon": ("zeitwork.cli.nodes", "cordon", "Place nothing new on a host."),
     "uncordon": ("zeitwork.cli.nodes", "uncordon", "Let a host take instances again."),
     "drain": ("zeitwork.cli.nodes", "drain", "Move everything off a host."),
     "token": ("zeitwork.cli.token", "token", "Let new hosts join the cluster."),
+    "db": ("zeitwork.cli.database", "db", "Back up, restore and move the cluster's database (needs root)."),
     "version": ("zeitwork.cli", "version", "Show the version of this command."),
 }
 

@@ -66,6 +66,7 @@ def configuration(flags: dict[str, Any]) -> Config:
 @host_options
 @click.option("--join", metavar="URL", help="Join the cluster of the host at this address.")
 @click.option("--token", metavar="TOKEN", help="What lets this host in: zeitwork token create prints it.")
+@click.option("--unclaimed", is_flag=True, default=None, help="Wait to be invited: zeitwork nodes add on another host.")
 @click.option("--stop-vms", is_flag=True, default=None, help="Stop VMs when this process ends; otherwise they stay.")
 def run(**flags: Any) -> None:
     """Run this host until SIGTERM or Ctrl-C. Needs root. VMs go on without the process.
@@ -76,6 +77,7 @@ def run(**flags: Any) -> None:
       zeitwork run --database-url postgresql://zeitwork@db/zeitwork
       zeitwork run --advertise 192.0.2.1
       zeitwork run --join https://192.0.2.1:7946 --token zwt1_...
+      zeitwork run --advertise 192.0.2.2 --unclaimed
       zeitwork run --data-dir /srv/zeitwork --http 127.0.0.1:8081 --stop-vms
     """
     config = configuration(flags)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any
 
 import click
 
-from actors.model.errors import Failed, NotFound
+from actors.model.errors import Failed, NotFound, Problem
 from actors.model.units import format_mib
+from zeitwork.cli import members
 from zeitwork.cli.client import Client
 from zeitwork.cli.options import parse_taint, talks_to_host
 from zeitwork.cli.output import Progress, age, print_json, table
@@ -24,6 +26,9 @@ _NAMED = 10
 @click.pass_context
 def nodes(context: click.Context, client: Client, as_json: bool) -> None:
     """List hosts with what is free of what they have, and why one takes nothing new; taint them.
+
+    MEMBER is what the host asked hears of each by gossip, and for how long; while the database is away that is all
+    that is shown.
 
     \b
     Examples:
@@ -239,19 +244,27 @@ def _state(node: Any) -> str:
 
 
 def _list(client: Client, as_json: bool) -> None:
-    found = list(client.pages("/api/v1/nodes"))
+    try:
+        found = list(client.pages("/api/v1/nodes"))
+    except Problem as problem:
+        if problem.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        members.show_instead(client, problem, as_json)
+        return
+    linked = any(item.get("membership") for item in found)
     if as_json:
         print_json(found)
         return
     table(
         (
-            "HOSTNAME", "STATE", "VCPU FREE/ALL", "MEMORY FREE/ALL", "CPU WAIT", "REGION", "LABELS", "TAINTS",
-            "HYPERVISOR", "ADDRESS", "AGE", "ID", "REASON",
+            "HOSTNAME", "STATE", *(("MEMBER", "LOAD") if linked else ()), "VCPU FREE/ALL", "MEMORY FREE/ALL",
+            "CPU WAIT", "REGION", "LABELS", "TAINTS", "HYPERVISOR", "ADDRESS", "AGE", "ID", "REASON",
         ),
         (
             (
                 item["hostname"],
                 _state(item),
+                *(members.cells(item.get("membership")) if linked else ()),
                 f"{item['resources']['vcpu_available']}/{item['resources']['vcpu']}",
                 f"{format_mib(item['resources']['memory_available'])}/{format_mib(item['resources']['memory'])}",
                 f"{item.get('pressure', 0):.0%}",

@@ -50,11 +50,16 @@ def age(timestamp: str | None, now: datetime | None = None) -> str:
     if not timestamp:
         return "-"
     then = datetime.fromisoformat(timestamp)
-    seconds = max(0, int(((now or datetime.now(UTC)) - then).total_seconds()))
+    return span(((now or datetime.now(UTC)) - then).total_seconds())
+
+
+def span(seconds: float) -> str:
+    """Return a time in its largest unit: ``5s``, ``12m``, ``3h``, ``9d``."""
+    whole = max(0, int(seconds))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
+        if whole >= size:
+            return f"{whole // size}{unit}"
+    return f"{whole}s"
 
 
 def urls(instance: Any) -> list[str]:

@@ -126,6 +126,12 @@ SCHEDULER_PENDING = Metric(
     _G,
     "Instances that wanted to be placed when this host's scheduler last looked.",
 )
+MEMBERS = Metric(
+    "zeitwork_members", _G, "Hosts that this one knows by gossip, itself included, by what it believes.", ("state",)
+)
+MEMBER_HEALTH = Metric(
+    "zeitwork_member_health", _G, "How badly this host does at gossip itself, from 0 (well) to 8 (it accuses slowly)."
+)
 NODES = Metric("zeitwork_nodes", _G, "Nodes that are not terminated, by state.", ("state",))
 INSTANCES = Metric("zeitwork_instances", _G, "Instances by observed state.", ("state",))
 IMAGES = Metric("zeitwork_images", _G, "Images that are not deleted, by status.", ("status",))
@@ -165,6 +171,8 @@ CATALOGUE: tuple[Metric, ...] = (
     STORE_WAITING,
     STORE_CONNECTIONS,
     STORE_LISTENING,
+    MEMBERS,
+    MEMBER_HEALTH,
     NODES,
     VCPU_CAPACITY,
     VCPU_ALLOCATED,

@@ -14,11 +14,12 @@ from prometheus_client.registry import Collector
 
 from actors.model.errors import Problem
 from actors.scheduler.counts import Counts
-from zeitwork.metrics import actors, catalogue, domain, scheduling, units
+from zeitwork.metrics import actors, catalogue, domain, members, scheduling, units
 from zeitwork.metrics.families import family
 
 if TYPE_CHECKING:
     from runtime import System
+    from zeitwork.members import Members
     from zeitwork.store import Store
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -34,12 +35,21 @@ log = structlog.get_logger()
 class Exposition:
     """Everything that `/metrics` shows. ``registry`` is where others put what they count themselves."""
 
-    def __init__(self, store: Store, system: System, node_id: UUID, version: str, scheduler: Counts) -> None:
+    def __init__(
+        self,
+        store: Store,
+        system: System,
+        node_id: UUID,
+        version: str,
+        scheduler: Counts,
+        known: Members | None = None,
+    ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._store = store
         self._node_id = node_id
-        self._gathered = _Gathered(store, actors.ActorTotals(system), scheduler, {(version, str(node_id)): 1.0})
+        info: dict[tuple[str, ...], float] = {(version, str(node_id)): 1.0}
+        self._gathered = _Gathered(store, actors.ActorTotals(system), scheduler, known, info)
         self.registry.register(self._gathered)
 
     async def render(self) -> bytes:
@@ -59,12 +69,18 @@ class _Gathered(Collector):
     """What is read at a scrape, as opposed to counted as it happens."""
 
     def __init__(
-        self, store: Store, totals: actors.ActorTotals, scheduler: Counts, info: dict[tuple[str, ...], float]
+        self,
+        store: Store,
+        totals: actors.ActorTotals,
+        scheduler: Counts,
+        known: Members | None,
+        info: dict[tuple[str, ...], float],
     ) -> None:
         self.domain: domain.Domain | None = None
         self._store = store
         self._totals = totals
         self._scheduler = scheduler
+        self._known = known
         self._info = info
 
     def describe(self) -> Iterator[Family]:
@@ -77,6 +93,7 @@ class _Gathered(Collector):
         yield from self._totals.families()
         yield from units.families(self._store.metrics)
         yield from scheduling.families(self._scheduler)
+        yield from members.families(None if self._known is None else self._known.overview())
         yield family(catalogue.STORE_UP, 0 if self.domain is None else 1)
         if self.domain is not None:
             yield from domain.families(self.domain)

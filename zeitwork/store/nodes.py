@@ -11,12 +11,10 @@ from psycopg.types.json import Jsonb
 
 from actors.model.errors import Conflict, InvalidInput
 from actors.model.network import OwnAddresses
-from actors.model.records import Observation
 from actors.model.resources import Capacity
 from actors.model.scheduling import Taint
-from actors.model.states import NodeDesired, NodeState, Outcome, PlacementState
+from actors.model.states import NodeDesired, NodeState
 from zeitwork.store.cluster import default_region_id, ensure_region
-from zeitwork.store.current import COUNTS
 from zeitwork.store.drains import drains
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.journal import announce, record
@@ -32,11 +30,10 @@ from zeitwork.store.node_rows import (
     resource_rows,
 )
 from zeitwork.store.paging import check_limit, page, parse_cursor
-from zeitwork.store.placements import observe
 from zeitwork.store.pools import drop_pools, ensure_pools
+from zeitwork.store.removal import bury, clear, lock_instances, locked, refuse_living
 from zeitwork.store.requirements import taints_to_json
 from zeitwork.store.rows import DrainRow, HostRegistration, NodeRow, Page, RegionRow, ResourcesRow
-from zeitwork.store.snapshot_rows import lose_snapshots_of
 from zeitwork.store.units import Cursor, Units
 
 #: A host that was heard of less than this many seconds ago is alive.
@@ -64,6 +61,15 @@ def write_beat(cursor: Cursor, node_id: UUID, generation: int) -> NodeState | No
 def report_epoch(cursor: Cursor, node_id: UUID, epoch: int) -> None:
     """Write the highest epoch that a host has seen; it only grows."""
     cursor.execute("update nodes set epoch_seen = %s where id = %s and epoch_seen < %s", (epoch, node_id, epoch))
+
+
+def buried(hostname: str) -> Conflict:
+    """Return the refusal of a host of which an operator said that it never comes back."""
+    return Conflict(
+        f"{hostname} was removed from the cluster for good",
+        code="removed",
+        fix="zeitwork leave --force on that machine makes it one that can join anew",
+    )
 
 
 def write_state(
@@ -108,6 +114,47 @@ def hasten(cursor: Cursor, row: Mapping[str, Any], reason: str, who: str, grace:
     return True
 
 
+def expect(
+    cursor: Cursor,
+    node_id: UUID,
+    hostname: str,
+    region_id: UUID | None,
+    ip_address: IPv4Address | IPv6Address | None,
+    who: str,
+) -> bool:
+    """Write that a host is expected; False when this very node is there already. As `Nodes.create` does."""
+    region = region_id or default_region_id(cursor)
+    cursor.execute("select from regions where id = %s", (region,))
+    if cursor.fetchone() is None:
+        raise InvalidInput(f"there is no region {region}", field="region_id")
+    cursor.execute(
+        "insert into nodes (id, hostname, region_id, ip_address) values (%s, %s, %s, %s) on conflict do nothing",
+        (node_id, hostname, region, ip_address),
+    )
+    if cursor.rowcount:
+        record(cursor, who, "node.created", "node", node_id, {"hostname": hostname})
+        announce(cursor, "zw_nodes", node_id)
+        return True
+    cursor.execute("select from nodes where id = %s", (node_id,))
+    if cursor.fetchone() is None:
+        raise Conflict(
+            f"a node with hostname {hostname} is expected already",
+            field="hostname",
+            fix="wait for it, or remove that node first",
+        )
+    return False
+
+
+def write_host(cursor: Cursor, node_id: UUID, host_id: UUID | None) -> None:
+    """Write which machine a (locked) node is, None when it is no longer any."""
+    cursor.execute("update nodes set host_id = %s, updated_at = now() where id = %s", (host_id, node_id))
+
+
+def write_address(cursor: Cursor, node_id: UUID, ip_address: IPv4Address | IPv6Address) -> None:
+    """Write where a (locked) node is said to be that has never come."""
+    cursor.execute("update nodes set ip_address = %s where id = %s", (ip_address, node_id))
+
+
 class Nodes:
     """Hosts; also the stores of `actors.resource_monitor` but its history, and that of `actors.addresses`."""
 
@@ -119,13 +166,14 @@ class Nodes:
 
         The same ``host_id`` gets the same node with ``generation`` + 1. A new one takes over a node that was created
         through the API under its hostname and never came, else it is a new node; either way it gets its pools. Its
-        state is ``booting`` until `set_state`. Raises `Conflict` when the region has no network left for it.
+        state is ``booting`` until `set_state`. Raises `Conflict` when the region has no network left for it, or an
+        operator said that it never comes back.
         """
 
         def unit(cursor: Cursor) -> NodeRow:
             region = ensure_region(cursor, host.region, host.region_v6, host.region_v4)
             cursor.execute(
-                "select id, region_id, state from nodes where host_id = %(host)s or (host_id is null "
+                "select id, region_id, state, buried_at from nodes where host_id = %(host)s or (host_id is null "
                 "and hostname = %(name)s and state <> 'terminated') order by host_id nulls last limit 1 for update",
                 {"host": host.host_id, "name": host.hostname},
             )
@@ -138,6 +186,8 @@ class Nodes:
                 )
             else:
                 node_id = known["id"]
+                if known["buried_at"] is not None:
+                    raise buried(host.hostname)
                 if known["region_id"] != region.id:
                     _move(cursor, node_id, region)
             cursor.execute(
@@ -185,22 +235,7 @@ class Nodes:
         node_id = id or new_id()
 
         def unit(cursor: Cursor) -> NodeRow:
-            region = region_id or default_region_id(cursor)
-            cursor.execute("select from regions where id = %s", (region,))
-            if cursor.fetchone() is None:
-                raise InvalidInput(f"there is no region {region}", field="region_id")
-            cursor.execute(
-                "insert into nodes (id, hostname, region_id, ip_address) values (%s, %s, %s, %s) "
-                "on conflict do nothing",
-                (node_id, hostname, region, ip_address),
-            )
-            if cursor.rowcount:
-                record(cursor, who, "node.created", "node", node_id, {"hostname": hostname})
-                announce(cursor, "zw_nodes", node_id)
-            else:
-                cursor.execute("select from nodes where id = %s", (node_id,))
-                if cursor.fetchone() is None:
-                    raise Conflict(f"a node with hostname {hostname} is expected already", field="hostname")
+            expect(cursor, node_id, hostname, region_id, ip_address, who)
             return get_node(cursor, node_id)
 
         return await self._units.run(unit, name="nodes.create")
@@ -226,46 +261,53 @@ class Nodes:
 
         return await self._units.read(unit, name="nodes.list")
 
-    async def delete(self, node_id: UUID, *, who: str = "api") -> None:
+    async def delete(self, node_id: UUID, *, dead: bool = False, who: str = "api") -> None:
         """Terminate a node, free its pools and give up its snapshots.
 
         What is left on one that is down and that nobody waits for goes with it: what was replaced, and what is wanted
         stopped or terminated. Raises `Conflict` while other placements are on it, its process lives, or a snapshot
-        there has yet to be restored.
+        there has yet to be restored. ``dead``: an operator says that it never comes back, so that all goes, what is
+        wanted is placed anew (what is never to run twice, too), and its machine is not let in again as this node.
         """
 
         def unit(cursor: Cursor) -> None:
-            # Instances before nodes, as everyone who locks both does.
-            cursor.execute(
-                "select i.id from instances i join placements p on p.instance_id = i.id where p.node_id = %s "
-                "and p.state <> 'removed' order by i.id for no key update of i",
-                (node_id,),
-            )
-            locked = [row["id"] for row in cursor]
-            row = lock_node(cursor, node_id)
-            if row is None:
-                raise missing_node(node_id)
-            if row["state"] == NodeState.TERMINATED:
-                return
-            left, live = _left_behind(cursor, row, locked)
-            if live:
-                raise Conflict(f"{live} placements are still on {row['hostname']}", fix=_how_to_empty(row))
+            self._remove(cursor, node_id, dead=dead, leaves=False, who=who)
+
+        await self._units.run(unit, name="nodes.delete")
+
+    async def leave(self, node_id: UUID, *, force: bool = False) -> None:
+        """Terminate a node because its host, which lives, says that it leaves. Harmless when it has left.
+
+        Raises `Conflict` while placements are on it or a snapshot there has yet to be restored; with ``force`` all of
+        that goes and is placed anew elsewhere: its host has stopped what ran there.
+        """
+
+        def unit(cursor: Cursor) -> None:
+            self._remove(cursor, node_id, dead=force, leaves=True, who="host")
+
+        await self._units.run(unit, name="nodes.leave")
+
+    @staticmethod
+    def _remove(cursor: Cursor, node_id: UUID, *, dead: bool, leaves: bool, who: str) -> None:
+        # Instances before nodes, as everyone who locks both does.
+        instances = lock_instances(cursor, node_id, dead=dead)
+        row = locked(lock_node(cursor, node_id), node_id)
+        if row["state"] != NodeState.TERMINATED:
             cursor.execute(
                 "select last_seen_at > now() - make_interval(secs => %s) as alive from nodes where id = %s",
                 (ALIVE_WITHIN, node_id),
             )
             seen = cursor.fetchone()
             assert seen is not None
-            if seen["alive"]:
-                raise Conflict(f"{row['hostname']} is alive", fix="stop `zeitwork run` there first")
-            for placement_id in left:
-                observe(cursor, placement_id, frozenset(PlacementState), _GONE, 0.0)
-            lose_snapshots_of(cursor, node_id, who)
-            forget_node(cursor, node_id)
-            drop_pools(cursor, node_id)
-            write_state(cursor, row, NodeState.TERMINATED, "deleted", who)
-
-        await self._units.run(unit, name="nodes.delete")
+            if dead:
+                refuse_living(row, seen["alive"] and not leaves, dead=True)
+                bury(cursor, row, instances, who)
+            else:
+                clear(cursor, row, instances, who)
+                refuse_living(row, seen["alive"] and not leaves, dead=False)
+            write_state(cursor, row, NodeState.TERMINATED, _ENDS[dead, leaves], who)
+        if (dead or leaves) and row["buried_at"] is None:
+            cursor.execute("update nodes set buried_at = now() where id = %s", (node_id,))
 
     async def set_desired(self, node_id: UUID, desired: NodeDesired, *, who: str = "api") -> NodeRow:
         """Ask a node to be ready, to take nothing new (cordoned), or to be emptied too (draining)."""
@@ -462,29 +504,13 @@ class Nodes:
         return await self._units.read(lambda cursor: resource_rows(cursor, node_id), name="nodes.resources")
 
 
-_GONE = Observation(PlacementState.REMOVED, "its host was deleted", Outcome.UNKNOWN)
-
-
-def _left_behind(cursor: Cursor, node: Mapping[str, Any], instance_ids: Collection[UUID]) -> tuple[list[UUID], int]:
-    """Return placements that can go with a (locked) node, and how many can't; those instances are locked."""
-    cursor.execute(
-        f"select c.id, c.instance_id, i.desired = 'running' and ({COUNTS}) as needed from placements c "
-        "join instances i on i.id = c.instance_id where c.node_id = %s and c.state <> 'removed' order by c.id".encode(),
-        (node["id"],),
-    )
-    rows = cursor.fetchall()
-    left = [
-        row["id"]
-        for row in rows
-        if node["state"] == NodeState.DOWN and not row["needed"] and row["instance_id"] in instance_ids
-    ]
-    return left, len(rows) - len(left)
-
-
-def _how_to_empty(node: Mapping[str, Any]) -> str:
-    if node["state"] == NodeState.DOWN:
-        return "wait until they are replaced; what can't be: `zeitwork replace --force`, or stop and delete it"
-    return "drain it first, or stop and delete its instances"
+#: Why a node is terminated, by whether all that was on it was given up and whether its host said so itself.
+_ENDS = {
+    (False, False): "deleted",
+    (True, False): "removed for good: an operator said that it never comes back",
+    (False, True): "its host has left the cluster",
+    (True, True): "its host has left the cluster, with what ran there stopped",
+}
 
 
 def _move(cursor: Cursor, node_id: UUID, region: RegionRow) -> None:

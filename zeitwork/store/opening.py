@@ -39,7 +39,7 @@ async def open_store(
     wrong, nothing usable answers there within a few seconds, or the schema is not one this code knows.
     """
     check_dsn(dsn)
-    await trio.to_thread.run_sync(_probe, dsn, application_name)
+    await trio.to_thread.run_sync(probe, dsn, application_name)
     metrics = StoreMetrics()
     units = Units(
         dsn,
@@ -69,8 +69,8 @@ async def open_store(
         units.close()
 
 
-def _probe(dsn: str, application_name: str) -> None:
-    """Connect once, so that what is wrong at the start is told in the words of a start."""
+def probe(dsn: str, application_name: str) -> None:
+    """Connect once, so that what is wrong at the start is told in the words of a start. Blocks; raises a `Problem`."""
     try:
         with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT, application_name=application_name) as connection:
             version = connection.info.server_version

@@ -15,6 +15,7 @@ from zeitwork.store.history import History
 from zeitwork.store.idempotency import Idempotency
 from zeitwork.store.images import Images
 from zeitwork.store.instances import Instances
+from zeitwork.store.invitations import Invitations
 from zeitwork.store.leases import REST, Leases
 from zeitwork.store.metrics import StoreMetrics
 from zeitwork.store.nodes import Nodes
@@ -49,6 +50,7 @@ class Store:
         self.election = Election(units, reserved)
         self.nodes = Nodes(units)
         self.presence = Presence(units)
+        self.invitations = Invitations(units)
         self.images = Images(units)
         self.instances = Instances(units)
         self.groups = Groups(units)

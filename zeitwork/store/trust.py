@@ -1,4 +1,4 @@
-"""The cluster's authority and its join tokens. Writes the tables ``cluster_ca`` and ``join_tokens``."""
+"""The cluster's authority and its join tokens. Writes the table ``cluster_ca``, and `zeitwork.store.join_tokens`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 from uuid import UUID
 
 from actors.model.errors import Conflict, InvalidInput, NotFound, Problem
+from actors.model.states import NodeState
+from zeitwork.store.join_tokens import forget_old, insert_token, write_revoked, write_used
 from zeitwork.store.journal import record
+from zeitwork.store.nodes import write_host
 from zeitwork.store.units import Cursor, Units
 from zeitwork.trust import certificates
 from zeitwork.trust.certificates import Authority
@@ -24,6 +27,7 @@ _TOKENS = """
 select *, case when used_at is not null then 'used' when revoked_at is not null then 'revoked'
     when expires_at <= now() then 'expired' else 'valid' end as state from join_tokens
 """
+_LEAVE = "zeitwork leave --force on that machine makes it one that can join anew"
 _NEW_ONE = "make a new one with zeitwork token create"
 
 
@@ -67,8 +71,21 @@ class Trust:
         return await self._units.run(lambda cursor: _authority(cursor)[0].certificate, name="trust.authority")
 
     async def sign(self, host: UUID, request: bytes, *, life: timedelta = certificates.HOST_LIFE) -> Signed:
-        """Sign the key of a host of this cluster: the way in which hosts that have the database renew. Idempotent."""
-        return await self._units.run(lambda cursor: _sign(cursor, host, request, life), name="trust.sign")
+        """Sign the key of a host of this cluster: the way in which hosts that have the database renew. Idempotent.
+
+        Raises `Conflict` for a host that was removed: who can no longer prove to be of the cluster stays outside.
+        """
+
+        def unit(cursor: Cursor) -> Signed:
+            # Held until the commit: whoever removes it meanwhile waits, and what was signed before ends soon.
+            cursor.execute(
+                "select hostname, state from nodes where id = %(id)s or host_id = %(id)s for share", {"id": host}
+            )
+            if any(row["state"] == NodeState.TERMINATED for row in cursor):
+                raise Conflict("this host was removed from the cluster", code="removed", fix=_LEAVE)
+            return _sign(cursor, host, request, life)
+
+        return await self._units.run(unit, name="trust.sign")
 
     async def add_token(self, token: Token, *, life: timedelta, who: str) -> TokenRow:
         """Enter a token. Raises `InvalidInput` for a life out of bounds, `Conflict` when there are too many."""
@@ -78,7 +95,7 @@ class Trust:
             )
 
         def unit(cursor: Cursor) -> TokenRow:
-            cursor.execute("delete from join_tokens where expires_at < now() - interval '30 days'")
+            forget_old(cursor)
             cursor.execute(
                 "select count(*) as count from join_tokens "
                 "where used_at is null and revoked_at is null and expires_at > now()"
@@ -86,11 +103,7 @@ class Trust:
             row = cursor.fetchone()
             if row is not None and row["count"] >= MOST_TOKENS:
                 raise Conflict(f"{MOST_TOKENS} join tokens are valid already", fix="revoke some, or wait")
-            cursor.execute(
-                "insert into join_tokens (id, secret_hash, created_by, expires_at) values (%s, %s, %s, now() + %s)"
-                " on conflict (id) do nothing",
-                (token.id, token.secret_hash, who, life),
-            )
+            insert_token(cursor, token.id, token.secret_hash, life, who)
             _tell(cursor, who, "token.created", token.id, seconds=life.total_seconds())
             return _row(cursor, token.id)
 
@@ -109,11 +122,7 @@ class Trust:
         """Make a token worthless. Raises `NotFound`; harmless when it was used, expired or revoked."""
 
         def unit(cursor: Cursor) -> TokenRow:
-            cursor.execute(
-                "update join_tokens set revoked_at = now() where id = %s and revoked_at is null and used_at is null",
-                (token,),
-            )
-            if cursor.rowcount:
+            if write_revoked(cursor, token):
                 _tell(cursor, who, "token.revoked", token)
             return _row(cursor, token)
 
@@ -127,12 +136,15 @@ class Trust:
         host: UUID,
         request: bytes,
         remote: str,
+        node: UUID | None = None,
         life: timedelta = certificates.HOST_LIFE,
     ) -> Signed:
         """Use a token up and sign the key of the host that brought it, both or neither.
 
-        The same host may bring it again with the same key, for the answer may have been lost. Raises `WrongToken`, or
-        `InvalidInput` for a request that can't be signed.
+        The host takes the place of the node that the token was made for, or that it says to have been invited as
+        (``node``). The same host may bring it again with the same key, for the answer may have been lost. Raises
+        `WrongToken`, `InvalidInput` for a request that can't be signed, and `Conflict` when that place is taken or an
+        operator said of this host that it never comes back.
         """
         key = certificates.public_key_hash(request)
 
@@ -154,16 +166,38 @@ class Trust:
                 )
             if row["expired"]:
                 raise WrongToken("the join token has expired", field="token", fix=_NEW_ONE)
+            _take_place(cursor, host, row["node_id"] or node)
             signed = _sign(cursor, host, request, life)
             if not again:
-                cursor.execute(
-                    "update join_tokens set used_at = now(), used_by = %s, used_key = %s where id = %s",
-                    (host, key, token),
-                )
+                write_used(cursor, token, host, key)
                 _tell(cursor, "join", "token.used", token, host=str(host), remote=remote)
             return signed
 
         return await self._units.run(unit, name="trust.redeem")
+
+
+def _take_place(cursor: Cursor, host: UUID, node: UUID | None) -> None:
+    """Make a new host the one that is expected as ``node``, and no longer one that was removed before."""
+    cursor.execute("select * from nodes where host_id = %s or id = %s order by id for no key update", (host, node))
+    rows = {row["id"]: row for row in cursor}
+    former = next((row for row in rows.values() if row["host_id"] == host), None)
+    if former is not None and former["buried_at"] is not None:
+        raise Conflict("this host was removed from the cluster for good", field="host", code="removed", fix=_LEAVE)
+    if former is not None and former["state"] == NodeState.TERMINATED:
+        # It comes as another node: hosts that remember the one that was removed refuse that one for good.
+        write_host(cursor, former["id"], None)
+        former = None
+    if node is None:
+        return
+    place = rows.get(node)
+    if place is None or place["state"] == NodeState.TERMINATED:
+        raise Conflict("nobody is expected as the node that this host was invited as any more", field="node")
+    if place["host_id"] == host:
+        return
+    if place["host_id"] is not None or former is not None:
+        taken = place["hostname"] if former is None else former["hostname"]
+        raise Conflict(f"the host is known already, as {taken}", field="node", fix="invite another one")
+    write_host(cursor, node, host)
 
 
 def _authority(cursor: Cursor) -> tuple[Authority, UUID]:

@@ -117,6 +117,11 @@ def fingerprint(certificate: str) -> bytes:
     return x509.load_pem_x509_certificate(certificate.encode()).fingerprint(hashes.SHA256())
 
 
+def digest(certificate: bytes) -> bytes:
+    """Return the fingerprint of a certificate that is DER already."""
+    return hashlib.sha256(certificate).digest()
+
+
 def validity(certificate: str) -> tuple[float, float]:
     """Return from when and until when a certificate is valid, in seconds since 1970. Raises `ValueError`."""
     loaded = x509.load_pem_x509_certificate(certificate.encode())

@@ -8,6 +8,7 @@ the token's secret.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -28,13 +29,18 @@ SHOW, JOIN = "/trust", "/join"
 
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
-    """Who wants to join. ``request`` asks to sign its key."""
+    """Who wants to join. ``request`` asks to sign its key.
+
+    ``node`` is what it was invited as. ``database``: it has a DSN of its own, and needs none of the cluster's.
+    """
 
     token: UUID
     secret: bytes
     host: UUID
     hostname: str
     request: bytes
+    node: UUID | None = None
+    database: bool = False
 
     def __repr__(self) -> str:
         return f"<JoinRequest of {self.hostname} {self.host}>"
@@ -65,7 +71,7 @@ def encode_authority(certificate: str) -> bytes:
 
 def check_authority(message: bytes, token: Token) -> str:
     """Return the authority's certificate if it is the one that the token was made for. Raises `Failed`."""
-    content = _decode(message, "the host at the join address")
+    content = decode_map(message, "the host at the join address")
     certificate = content.get("authority")
     try:
         shown = certificates.fingerprint(certificate) if isinstance(certificate, str) else b""
@@ -84,22 +90,23 @@ def check_authority(message: bytes, token: Token) -> str:
 
 def encode_request(asked: JoinRequest) -> bytes:
     """Return the request's bytes."""
-    return cbor.encode(
-        {
-            "version": VERSION,
-            "token": asked.token.bytes,
-            "secret": asked.secret,
-            "host": asked.host.bytes,
-            "hostname": asked.hostname,
-            "request": asked.request,
-        }
-    )
+    content: dict[str, object] = {
+        "version": VERSION,
+        "token": asked.token.bytes,
+        "secret": asked.secret,
+        "host": asked.host.bytes,
+        "hostname": asked.hostname,
+        "request": asked.request,
+        "database": asked.database,
+    }
+    # Hosts of before there were invitations ignore what they do not know.
+    return cbor.encode(content | ({} if asked.node is None else {"node": asked.node.bytes}))
 
 
 def decode_request(message: bytes) -> JoinRequest:
     """Return the request. Raises `InvalidInput`."""
     try:
-        content = _decode(message, "the new host")
+        content = decode_map(message, "the new host")
     except Failed as error:
         raise InvalidInput(error.detail, field="join") from None
     if content.get("version") != VERSION:
@@ -111,8 +118,16 @@ def decode_request(message: bytes) -> JoinRequest:
     hostname = content.get("hostname")
     if not isinstance(hostname, str) or not 0 < len(hostname) <= 253 or not hostname.isprintable():
         raise InvalidInput("the host's name is not a text of at most 253 characters", field="hostname")
-    secret, request = _bytes(content, "secret", 64), _bytes(content, "request")
-    return JoinRequest(_uuid(content, "token"), secret, _uuid(content, "host"), hostname, request)
+    secret, request = byte_string(content, "secret", 64), byte_string(content, "request")
+    return JoinRequest(
+        identifier(content, "token"),
+        secret,
+        identifier(content, "host"),
+        hostname,
+        request,
+        node=identifier(content, "node") if "node" in content else None,
+        database=content.get("database") is True,
+    )
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
@@ -137,12 +152,10 @@ def encode_problem(problem: Problem) -> bytes:
 
 def decode_welcome(message: bytes, *, key: str, authority: str) -> Welcome:
     """Return the answer. Raises `Failed`, or the refusal as a `Problem`."""
-    content = _decode(message, "the host at the join address")
-    problem = content.get("problem")
-    if isinstance(problem, dict):
-        words = {name: value for name in ("field", "fix", "code") if isinstance(value := problem.get(name), str)}
-        status = problem.get("status")
-        raise Problem(str(problem.get("detail"))[:500], status=status if isinstance(status, int) else 500, **words)
+    content = decode_map(message, "the host at the join address")
+    problem = refusal_of(content)
+    if problem is not None:
+        raise problem
     try:
         certificate, database = content["certificate"], content["database"]
         cluster, peer = UUID(bytes=content["cluster"]), UUID(bytes=content["peer"])
@@ -155,7 +168,18 @@ def decode_welcome(message: bytes, *, key: str, authority: str) -> Welcome:
     return Welcome(certificate, authority, cluster, database, peer)
 
 
-def _decode(message: bytes, whose: str) -> dict[str, Any]:
+def refusal_of(content: Mapping[str, Any]) -> Problem | None:
+    """Return the refusal that a message holds, None for one that holds none."""
+    problem = content.get("problem")
+    if not isinstance(problem, dict):
+        return None
+    words = {name: value[:500] for name in ("field", "fix", "code") if isinstance(value := problem.get(name), str)}
+    status = problem.get("status")
+    return Problem(str(problem.get("detail"))[:500], status=status if isinstance(status, int) else 500, **words)
+
+
+def decode_map(message: bytes, whose: str) -> dict[str, Any]:
+    """Return a message's content. Raises `Failed` for what is no map, or too long."""
     try:
         if len(message) > LONGEST or cbor.measure(message) != len(message):
             raise Garbage("too long")
@@ -167,14 +191,16 @@ def _decode(message: bytes, whose: str) -> dict[str, Any]:
     return content
 
 
-def _bytes(content: dict[str, Any], name: str, longest: int = certificates.LONGEST_REQUEST) -> bytes:
+def byte_string(content: Mapping[str, Any], name: str, longest: int = certificates.LONGEST_REQUEST) -> bytes:
+    """Return bytes out of a message. Raises `InvalidInput`."""
     value = content.get(name)
     if not isinstance(value, bytes) or len(value) > longest:
         raise InvalidInput(f"{name} is not at most {longest} bytes", field=name)
     return value
 
 
-def _uuid(content: dict[str, Any], name: str) -> UUID:
+def identifier(content: Mapping[str, Any], name: str) -> UUID:
+    """Return an id out of a message. Raises `InvalidInput`."""
     value = content.get(name)
     if not isinstance(value, bytes) or len(value) != 16:
         raise InvalidInput(f"{name} is not 16 bytes", field=name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from zeitwork.store.trust import Signed
 from zeitwork.trust import certificates, exchange
 from zeitwork.trust.attempts import Attempts
 from zeitwork.trust.files import Credentials, base_context
+from zeitwork.trust.reach import refuse_local
 from zeitwork.trust.token import hash_secret, parse_token
 
 #: Seconds for each of the two connections of a join.
@@ -36,7 +37,9 @@ class Signer(Protocol):
     async def authority(self) -> str:
         """Return the authority's certificate."""
 
-    async def redeem(self, token: UUID, secret_hash: bytes, *, host: UUID, request: bytes, remote: str) -> Signed:
+    async def redeem(
+        self, token: UUID, secret_hash: bytes, *, host: UUID, request: bytes, remote: str, node: UUID | None = None
+    ) -> Signed:
         """Use a token up and sign; raises a `Problem`."""
 
 
@@ -101,8 +104,16 @@ class JoinDoors:
                 field="host",
                 fix="its data directory is a copy: use an empty one",
             )
+        if self._database is not None and not asked.database:
+            # Before the token is used up: it is good once it was mended.
+            refuse_local(self._database, address)
         signed = await self._signer.redeem(
-            asked.token, hash_secret(asked.secret), host=asked.host, request=asked.request, remote=remote
+            asked.token,
+            hash_secret(asked.secret),
+            host=asked.host,
+            request=asked.request,
+            remote=remote,
+            node=asked.node,
         )
         _log.info("host let in", host=str(asked.host), hostname=asked.hostname, remote=remote)
         welcome = exchange.Welcome(signed.certificate, signed.authority, signed.cluster, self._database, self._host)
@@ -122,8 +133,12 @@ def join_address(url: str) -> Address:
     return Address(parts.hostname, port or DEFAULT_PORT)
 
 
-async def join(url: str, token: str, *, host: UUID, hostname: str, key: str) -> tuple[exchange.Welcome, Credentials]:
+async def join(
+    url: str, token: str, *, host: UUID, hostname: str, key: str, node: UUID | None = None, database: bool = False
+) -> tuple[exchange.Welcome, Credentials]:
     """Join a cluster: return what it says and what to save. ``key`` is this host's, PEM; keep it for a second try.
+
+    ``node`` is what it was invited as; ``database``: this host was given a DSN, and needs none of the cluster's.
 
     Raises a `Problem` whose ``detail`` and ``fix`` are for people; nothing has changed here then.
     """
@@ -131,13 +146,15 @@ async def join(url: str, token: str, *, host: UUID, hostname: str, key: str) -> 
     blind = base_context(ssl.PROTOCOL_TLS_CLIENT)
     # Nothing is known of the other side yet, and nothing is said to it: what it shows is compared with the token.
     blind.verify_mode = ssl.CERT_NONE
-    async with _connection(address, exchange.SHOW, blind) as (socket, _):
+    async with connection(address, exchange.SHOW, blind) as (socket, _):
         authority = exchange.check_authority(await _message(socket), brought)
     trusting = base_context(ssl.PROTOCOL_TLS_CLIENT)
     trusting.load_verify_locations(cadata=authority)
-    async with _connection(address, exchange.JOIN, trusting) as (socket, certificate):
-        cluster, peer = certificates.host_of(certificate)
-        asked = exchange.JoinRequest(brought.id, brought.secret, host, hostname, certificates.request(key))
+    async with connection(address, exchange.JOIN, trusting) as (socket, stream):
+        cluster, peer = certificates.host_of(stream.getpeercert() or {})
+        asked = exchange.JoinRequest(
+            brought.id, brought.secret, host, hostname, certificates.request(key), node=node, database=database
+        )
         await socket.send_message(exchange.encode_request(asked))
         welcome = exchange.decode_welcome(await _message(socket), key=key, authority=authority)
     if (welcome.cluster, welcome.peer) != (cluster, peer):
@@ -151,12 +168,12 @@ async def _message(socket: WebSocketConnection) -> bytes:
 
 
 @asynccontextmanager
-async def _connection(
-    address: Address, path: str, context: ssl.SSLContext
-) -> AsyncIterator[tuple[WebSocketConnection, Mapping[str, Any]]]:
+async def connection(
+    address: Address, path: str, context: ssl.SSLContext, *, deadline: float = DEADLINE
+) -> AsyncIterator[tuple[WebSocketConnection, trio.SSLStream[trio.SocketStream]]]:
     """Connect, all of what is done with it included in one deadline; what goes wrong becomes a `Problem`."""
     try:
-        with trio.fail_after(DEADLINE):
+        with trio.fail_after(deadline):
             async with trio.open_nursery() as nursery:
                 tcp = await trio.open_tcp_stream(address.host, address.port)
                 stream = trio.SSLStream(tcp, context)
@@ -165,18 +182,18 @@ async def _connection(
                     socket = await wrap_client_stream(
                         nursery, stream, str(address), path, max_message_size=exchange.LONGEST
                     )
-                    yield socket, stream.getpeercert() or {}
+                    yield socket, stream
                 finally:
                     await trio.aclose_forcefully(stream)
                     nursery.cancel_scope.cancel()
     except BaseException as error:
-        problem = _problem_of(error, address)
+        problem = _problem_of(error, address, deadline)
         if problem is None:
             raise
         raise problem from error
 
 
-def _problem_of(error: BaseException, address: Address) -> Problem | None:
+def _problem_of(error: BaseException, address: Address, deadline: float) -> Problem | None:
     """Return what a person should read, None for what must pass."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
@@ -185,7 +202,7 @@ def _problem_of(error: BaseException, address: Address) -> Problem | None:
         case Problem():
             return error
         case trio.TooSlowError():
-            return Unavailable(f"{address} did not answer within {DEADLINE:g} s", field="join", fix=fix)
+            return Unavailable(f"{address} did not answer within {deadline:g} s", field="join", fix=fix)
         case trio.BrokenResourceError() if isinstance(error.__cause__, ssl.SSLError):
             why = error.__cause__.reason or str(error.__cause__)
             return Failed(f"TLS with {address} failed: {why}", field="join", code="untrusted", fix=fix)

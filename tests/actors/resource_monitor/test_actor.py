@@ -13,7 +13,9 @@ from actors.model.resources import Capacity
 from actors.resource_monitor import actor
 from actors.resource_monitor.actor import ResourceMonitor
 from actors.resource_monitor.admission import Thresholds
+from actors.resource_monitor.bulletin import decode
 from actors.resource_monitor.capacity import CapacityPolicy
+from actors.resource_monitor.herald import Herald
 from actors.resource_monitor.messages import Monitor, Pressure, Refresh, Snapshot
 from actors.resource_monitor.pressure import cpu_waiting, memory_pressure
 from actors.resource_monitor.store import Usage
@@ -407,3 +409,25 @@ async def test_hypervisor_and_pressure_are_written_when_they_change(machine: Mac
 )
 def test_the_share_of_waiting_for_a_cpu(pressure: Pressure | None, load: float, cpus: float, share: float) -> None:
     assert cpu_waiting(pressure, load, cpus) == share
+
+
+async def test_the_other_hosts_are_told_how_it_is(machine: Machine, store: Store) -> None:
+    told: list[bytes] = []
+
+    def tell(data: bytes) -> bool:
+        told.append(data)
+        return True
+
+    store.reason = "memory pressure: a lot"
+    herald = Herald("h1", "0.1.0", tell)
+    async with monitor(machine.root, store, herald=herald, hypervisor=lambda: "qemu") as ref:
+        with trio.fail_after(10):
+            while not told or not (found := decode(told[-1])) or not found.closed:
+                await ref.ask(Snapshot(), timeout=10)
+        assert (found.hostname, found.hypervisor, found.memory, found.memory_available) == ("h1", "qemu", 16384, 12288)
+        assert herald.latest == found
+        # Nothing has changed: nothing is said.
+        count = len(told)
+        for _ in range(5):
+            await ref.ask(Snapshot(), timeout=10)
+        assert len(told) == count

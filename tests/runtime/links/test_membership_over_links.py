@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
+import pytest
 import trio
 
 from runtime import Spec, System
@@ -16,8 +17,9 @@ from runtime.links.links import Links, links
 from runtime.links.registry import Registry
 from runtime.links.transport import Address, PlainTransport
 from runtime.membership import over_links
+from runtime.membership.claim import State
 from runtime.membership.driver import NAME, Depart, Membership, membership
-from runtime.membership.events import Member
+from runtime.membership.events import Member, Peer
 from runtime.membership.rules import Rules
 from tests.runtime.links.hosts import QUICK, SOON, until
 from tests.runtime.links.messages import CLUSTER
@@ -91,3 +93,32 @@ async def test_a_seed_that_is_not_there_yet_is_found_later() -> None:
         assert not two.sees()
         async with node(1, [], ports[0]) as one:
             await until(lambda: two.sees() and one.sees(), "they meet")
+
+
+async def test_a_host_that_was_removed_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process lives on, tries everybody, and is heard by nobody; nor is anything sent to it."""
+    ports = [await free_port() for _ in range(3)]
+    seed = [f"127.0.0.1:{ports[0]}"]
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(node(1, [], ports[0]))
+        two = await stack.enter_async_context(node(2, seed, ports[1]))
+        gone = await stack.enter_async_context(node(3, [seed[0], f"127.0.0.1:{ports[1]}"], ports[2]))
+        await until(lambda: all(len(other.sees()) == 2 for other in (one, two, gone)), "everybody knows everybody")
+        for other in (one, two):
+            other.board.forget(gone.id, refuse=True)
+        await until(lambda: all(other.state_of(gone.id) is State.DEAD for other in (one, two)), "it is dead to them")
+        before = [len(other.heard) for other in (one, two)]
+        # Long enough for many tries of either side, and for rumours that are still about.
+        tried: list[Peer] = []
+        send = over_links.Courier._send
+
+        def note(self: over_links.Courier, peer: Peer, data: bytes) -> None:
+            tried.append(peer)
+            send(self, peer, data)
+
+        monkeypatch.setattr(over_links.Courier, "_send", note)
+        await until(lambda: sum(peer.host in (one.id, two.id) for peer in tried) >= 5, "it tries")
+        assert all(other.state_of(gone.id) is State.DEAD for other in (one, two))
+        assert [len(other.heard) for other in (one, two)] == before
+        assert gone.id not in {peer.host for peer in tried}
+        assert one.state_of(two.id) is State.ALIVE

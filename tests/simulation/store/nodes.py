@@ -12,14 +12,16 @@ from actors.model.network import HostNetwork
 from actors.model.resources import Capacity
 from actors.model.scheduling import Taint
 from actors.model.states import InstanceDesired, NodeDesired, NodeState, PlacementState
+from actors.scheduler.store import Move
 from tests.simulation.store import tables
 from tests.simulation.store.database import Transaction, moment, moment_or_none
 from tests.simulation.store.leases import drop_pools, ensure_pools, forget_node, pools_of
 from tests.simulation.store.node_rows import get_node, live_on, used
 from tests.simulation.store.placements import observe
+from tests.simulation.store.relocation import move
 from tests.simulation.store.units import Units
-from zeitwork.store.nodes import _GONE as GONE
-from zeitwork.store.nodes import ALIVE_WITHIN
+from zeitwork.store.nodes import _ENDS, ALIVE_WITHIN
+from zeitwork.store.removal import GONE, refuse_living
 from zeitwork.store.requirements import taints_to_json
 from zeitwork.store.rows import HostRegistration, NodeRow, OverheadRow, RegionRow, ResourcesRow
 
@@ -173,6 +175,8 @@ class Nodes:
                 )
             if node is None:
                 node = tables.Node(tx.database.new_id(), host.hostname, region.id, tx.now, tx.now)
+            elif node.buried:
+                raise Conflict(f"{node.hostname} was removed from the cluster for good", code="removed")
             elif node.region_id != region.id:
                 _move(tx, node, region)
             node = tx.database.nodes.put(
@@ -209,29 +213,16 @@ class Nodes:
         """Return a node. Raises `NotFound`."""
         return await self._units.read(lambda tx: node_row(tx, node_id), name="nodes.get")
 
-    async def delete(self, node_id: UUID, *, who: str = "api") -> None:
-        """Terminate a node and free its pools. Raises `Conflict` while placements are on it or its process lives."""
+    async def delete(self, node_id: UUID, *, dead: bool = False, who: str = "api") -> None:
+        """Terminate a node and free its pools. Raises `Conflict` while placements are on it or its process lives.
 
-        def unit(tx: Transaction) -> None:
-            node = get_node(tx, node_id)
-            if node.state is NodeState.TERMINATED:
-                return
-            live = live_on(tx, node_id)
-            left = [row for row in live if node.state is NodeState.DOWN and not _needed(tx, row)]
-            if len(left) < len(live):
-                raise Conflict(
-                    f"{len(live) - len(left)} placements are still on {node.hostname}",
-                    fix="drain it first, or stop and delete its instances",
-                )
-            if node.last_seen_at is not None and node.last_seen_at > tx.now - ALIVE_WITHIN:
-                raise Conflict(f"{node.hostname} is alive", fix="stop `zeitwork run` there first")
-            for row in left:
-                observe(tx, row.id, frozenset(PlacementState), GONE, 0.0)
-            forget_node(tx, node_id)
-            drop_pools(tx, node_id)
-            write_state(tx, node, NodeState.TERMINATED, "deleted", who)
+        ``dead``: what is on it goes, what is wanted of that is placed anew, and its machine is not let in again.
+        """
+        await self._units.run(lambda tx: _remove(tx, node_id, dead=dead, leaves=False, who=who), name="nodes.delete")
 
-        await self._units.run(unit, name="nodes.delete")
+    async def leave(self, node_id: UUID, *, force: bool = False) -> None:
+        """Terminate a node whose host leaves. Raises `Conflict` while placements are on it, unless with ``force``."""
+        await self._units.run(lambda tx: _remove(tx, node_id, dead=force, leaves=True, who="host"), name="nodes.leave")
 
     async def set_desired(self, node_id: UUID, desired: NodeDesired, *, who: str = "api") -> NodeRow:
         """Ask a node to be ready or to take nothing new."""
@@ -329,6 +320,36 @@ class Nodes:
     async def resources(self, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
         """Return capacity, use and what is free, of one node or of each that is not terminated."""
         return await self._units.read(lambda tx: resource_rows(tx, node_id), name="nodes.resources")
+
+
+def _remove(tx: Transaction, node_id: UUID, *, dead: bool, leaves: bool, who: str) -> None:
+    node = get_node(tx, node_id)
+    if node.state is not NodeState.TERMINATED:
+        alive = not leaves and node.last_seen_at is not None and node.last_seen_at > tx.now - ALIVE_WITHIN
+        if dead:
+            refuse_living({"hostname": node.hostname}, alive, dead=True)
+            for row in live_on(tx, node_id):
+                instance = tx.database.instances.get(row.instance_id)
+                assert instance is not None
+                if _needed(tx, row):
+                    reason = f"{node.hostname} was removed for good"
+                    move(tx, Move.REPLACE, instance, row, reason, force=True, who=who)
+                observe(tx, row.id, frozenset(PlacementState), GONE, 0.0)
+        live = live_on(tx, node_id)
+        left = [row for row in live if node.state is NodeState.DOWN and not _needed(tx, row)]
+        if len(left) < len(live):
+            raise Conflict(
+                f"{len(live) - len(left)} placements are still on {node.hostname}",
+                fix="drain it first, or stop and delete its instances",
+            )
+        refuse_living({"hostname": node.hostname}, alive, dead=False)
+        for row in left:
+            observe(tx, row.id, frozenset(PlacementState), GONE, 0.0)
+        forget_node(tx, node_id)
+        drop_pools(tx, node_id)
+        write_state(tx, node, NodeState.TERMINATED, _ENDS[dead, leaves], who)
+    if dead or leaves:
+        tx.database.nodes.put(node_id, replace(get_node(tx, node_id), buried=True))
 
 
 def _needed(tx: Transaction, row: tables.Placement) -> bool:

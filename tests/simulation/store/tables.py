@@ -62,6 +62,8 @@ class Node:
     pressure: float = 0.0
     down_since: float | None = None
     replace_after: float | None = None
+    #: Nobody is let in as this node again.
+    buried: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from tests.zeitwork.store.world import apply_plan, leading
 from zeitwork.api.app import build_app
 from zeitwork.api.deps import ApiDeps, fresh_id
 from zeitwork.api.server import Listening, serve
+from zeitwork.members import Members
 from zeitwork.store import Store
 from zeitwork.store.rows import HostRegistration, NodeRow
 
@@ -105,7 +106,15 @@ async def world(store: Store, tmp_path: Path) -> AsyncIterator[World]:
     consoles = tmp_path / "consoles"
     consoles.mkdir()
     async with System() as system:
-        deps = ApiDeps(store, system, paths, node.id, "0.1.0", lambda placement: consoles / f"{placement}.log")
+        deps = ApiDeps(
+            store,
+            system,
+            paths,
+            node.id,
+            "0.1.0",
+            lambda placement: consoles / f"{placement}.log",
+            members=Members(node.id, node.generation, system.env.monotonic, hostname="host-a", version="0.1.0"),
+        )
         app = build_app(deps)
         async with trio.open_nursery() as serving:
 

@@ -88,7 +88,7 @@ class Contract(RuleBasedStateMachine):
     def desire_node(self, node: int, desired: NodeDesired) -> None:
         self.both.desire_node(node, desired)
 
-    @rule(node=_PICK, what=st.integers(0, 4), which=st.integers(0, 3))
+    @rule(node=_PICK, what=st.integers(0, 6), which=st.integers(0, 3))
     def tune_node(self, node: int, what: int, which: int) -> None:
         match what:
             case 0:
@@ -99,8 +99,11 @@ class Contract(RuleBasedStateMachine):
                 self.both.taints(node, which % len(TAINTS))
             case 3:
                 self.both.condition(node, (None, "qemu", "cloud-hypervisor", "qemu")[which], which / 4)
+            case 4 | 5:
+                self.both.delete_node(node, dead=what == 5)
             case _:
-                self.both.delete_node(node)
+                # Seldom: whoever has left is gone for good.
+                self.both.leave(node, force=which == 0)
 
     @rule(node=_PICK, late=_LATE)
     def heartbeat(self, node: int, late: int) -> None:

@@ -40,7 +40,9 @@ class Signer:
         )
         return Signed(pem, self.made.certificate, self.cluster)
 
-    async def redeem(self, token: UUID, secret_hash: bytes, *, host: UUID, request: bytes, remote: str) -> Signed:
+    async def redeem(
+        self, token: UUID, secret_hash: bytes, *, host: UUID, request: bytes, remote: str, node: UUID | None = None
+    ) -> Signed:
         for known in self.tokens:
             if known.id == token and hmac.compare_digest(known.secret_hash, secret_hash):
                 self.tokens.remove(known)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import random
@@ -16,10 +15,11 @@ from pathlib import Path
 import structlog
 import trio
 
-from actors.model.errors import Conflict, Failed, Problem, Unavailable
+from actors.model.errors import Failed, Problem, Unavailable
 from zeitwork.store.embedded import binaries as wheel
 from zeitwork.store.embedded import log as server_log
 from zeitwork.store.embedded import postmaster, settings
+from zeitwork.store.embedded.holding import refuse_replaced, take_lock
 from zeitwork.store.problems import disk_full, full_disk
 from zeitwork.store.system_user import POSTGRES_USER, require_user
 
@@ -176,6 +176,7 @@ class EmbeddedServer:
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
             path.chmod(0o755)
         self._take_lock()
+        refuse_replaced(self.directory)
         self.run.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.run.chmod(0o700)
         os.chown(self.run, user.pw_uid, user.pw_gid)
@@ -209,18 +210,7 @@ class EmbeddedServer:
         """Hold the directory for as long as this process lives, so that no second one stops or shares our server."""
         if self._lock is not None:
             return
-        lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise Conflict(
-                f"another process uses the database in {self.directory}",
-                field="data_dir",
-                code="data-dir-in-use",
-                fix="stop the other `zeitwork run`, or give --data-dir",
-            ) from error
-        self._lock = lock
+        self._lock = take_lock(self.directory)
 
     def _refuse_other_major(self, data: Path) -> None:
         others = sorted(path.name for path in self.directory.glob("data-*") if path.suffix != ".new" and path != data)

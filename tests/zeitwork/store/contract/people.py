@@ -78,8 +78,17 @@ class People(Frame):
             lambda store, refs: store.nodes.set_desired(refs.pick("nodes", node), desired),
         )
 
-    def delete_node(self, node: int) -> None:
-        self.call(f"delete_node({node})", lambda store, refs: store.nodes.delete(refs.pick("nodes", node)))
+    def delete_node(self, node: int, *, dead: bool = False) -> None:
+        self.call(
+            f"delete_node({node}, dead={dead})",
+            lambda store, refs: store.nodes.delete(refs.pick("nodes", node), dead=dead),
+        )
+
+    def leave(self, node: int, *, force: bool = False) -> None:
+        self.call(
+            f"leave({node}, force={force})",
+            lambda store, refs: store.nodes.leave(refs.pick("nodes", node), force=force),
+        )
 
     def close_node(self, node: int, reason: str) -> None:
         self.call(
