@@ -300,6 +300,20 @@ class Linked:
         """Return where hosts are reached that are alive as far as gossip knows."""
         return {member.host: member.address for member in self.members() if member.state is State.ALIVE}
 
+    def heard(self, notice: Notice | Superseded) -> None:
+        """Take note of what gossip says. Where a host is reached is learnt: a link is made when one is needed."""
+        if isinstance(notice, Superseded):
+            _log.error("a later start of this host is a member", generation=notice.generation)
+            return
+        member = notice.member
+        if notice.kind != "changed":
+            _log.info("membership", host=str(member.host), notice=notice.kind)
+        if member.state is State.ALIVE and member.host not in self.removed:
+            try:
+                self._board.learn(member.host, Address.parse(member.address))
+            except ValueError:
+                _log.warning("a host's address can't be used", host=str(member.host), address=member.address[:100])
+
     def dropped(self, removed: frozenset[UUID]) -> None:
         """Take note of all hosts that were removed from the cluster."""
         self.removed = removed
@@ -360,17 +374,10 @@ async def start_links(
 
     def member() -> MembershipActor:
         meta = linked.meta
-        return MembershipActor(node.id, node.generation, advertised, transport, _heard, seeds=known, meta=meta)
+        return MembershipActor(node.id, node.generation, advertised, transport, linked.heard, seeds=known, meta=meta)
 
     await system.start(member_spec(lambda: linked.follow(member())))
     return linked
-
-
-def _heard(notice: Notice | Superseded) -> None:
-    if isinstance(notice, Superseded):
-        _log.error("a later start of this host is a member", generation=notice.generation)
-    elif notice.kind != "changed":
-        _log.info("membership", host=str(notice.member.host), notice=notice.kind)
 
 
 def _listening(address: Address) -> str | None:

@@ -10,9 +10,11 @@ from collections import OrderedDict
 from uuid import UUID
 
 from actors.commands.messages import Command, CommandKind
-from actors.model.errors import Conflict
+from actors.model.errors import Conflict, InvalidInput
 from runtime.links.errors import StaleEpoch
 
+#: No epoch and no generation is higher: what a host keeps for good must fit where it reports it.
+HIGHEST = 2**62
 #: Instances of which the newest generation is remembered.
 MOST_REMEMBERED = 10_000
 
@@ -40,8 +42,11 @@ class Memory:
     def accept(self, command: Command, left: float) -> bool:
         """Return whether to heed a command; False when a newer one was accepted. ``left`` in seconds.
 
-        Raises `StaleEpoch`, and `Conflict` for one that came too late or is meant for another host.
+        Raises `StaleEpoch`, `InvalidInput`, and `Conflict` for one that came too late or is meant for another host.
         """
+        for field in ("epoch", "generation"):
+            if not 0 < getattr(command, field) <= HIGHEST:
+                raise InvalidInput(f"there is no such {field}", field=field)
         if command.epoch < self.epoch:
             raise StaleEpoch(
                 f"a command of the leader with epoch {command.epoch}; epoch {self.epoch} has begun", field="epoch"

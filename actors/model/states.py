@@ -13,6 +13,13 @@ class InstanceDesired(StrEnum):
     TERMINATED = "terminated"
 
 
+class Volumes(StrEnum):
+    """What becomes of an instance's volumes when it is deleted."""
+
+    KEEP = "keep"
+    DELETE = "delete"
+
+
 class InstanceState(StrEnum):
     """What an instance is, as last observed."""
 

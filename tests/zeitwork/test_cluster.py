@@ -11,12 +11,17 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.commands.messages import Command, CommandKind, Taken
 from actors.model.errors import Failed, InvalidInput, Problem
-from runtime import Actor, Message, RealEnvironment, Spec
+from runtime import Actor, Message, RealEnvironment, Spec, System
+from runtime.links.board import Board
 from runtime.links.messages import Forget, Want
+from runtime.links.registry import Unreadable, from_plain, to_plain
 from runtime.links.transport import Address
+from runtime.membership.claim import State
+from runtime.membership.events import Member, Notice, Superseded
 from tests.runtime.parts import settled, simulated
-from zeitwork.cluster import Membership, MembershipFile, membership_of, start_links
+from zeitwork.cluster import Linked, Membership, MembershipFile, membership_of, start_links
 from zeitwork.config import load
 from zeitwork.peers import EVERY, MOST, Peers, choose
 from zeitwork.wire import wire_registry
@@ -196,4 +201,57 @@ def test_names_on_the_wire_stay() -> None:
     assert {(wire.name, wire.version, wire.lane) for wire in wire_registry()._by_type.values()} == {
         ("host.command", 1, "control"),
         ("membership.datagram", 1, "system"),
+        ("host.command", 1, "control"),
     }
+
+
+async def test_a_host_that_gossip_knows_can_be_told_something_without_a_link_to_it() -> None:
+    """Only a few links are kept: the leader's commands make others as they need them."""
+    async with System() as system:
+        board = Board(UUID(int=1), system.env.monotonic)
+        linked = Linked(Address("127.0.0.1", 1), board, system)
+
+        def member(number: int, address: str, state: State = State.ALIVE) -> Member:
+            return Member(UUID(int=number), 1, 1, state, address, 1, b"", False, 0.0)
+
+        linked.heard(Notice("joined", member(2, "127.0.0.1:7")))
+        assert board.peer(UUID(int=2)).address == Address("127.0.0.1", 7)
+        linked.heard(Notice("changed", member(2, "127.0.0.1:8")))
+        assert board.peer(UUID(int=2)).address == Address("127.0.0.1", 8)
+        linked.heard(Notice("joined", member(3, "not an address")))
+        linked.heard(Notice("dead", member(4, "127.0.0.1:9", State.DEAD)))
+        linked.dropped(frozenset({UUID(int=5)}))
+        linked.heard(Notice("alive", member(5, "127.0.0.1:9")))
+        linked.heard(Superseded(2))
+        assert [board.peer(UUID(int=number)).address for number in (3, 4, 5)] == [None, None, None]
+
+
+def test_fields_of_commands_stay_and_what_is_no_command_is_unreadable() -> None:
+    command = Command(CommandKind.STOP, UUID(int=1), UUID(int=2), UUID(int=3), 4, 5, 6.0, force=True, stop_timeout=7.0)
+    plain, registry = to_plain(command), wire_registry()
+    assert plain == {
+        "kind": "stop",
+        "instance_id": str(UUID(int=1)),
+        "placement_id": str(UUID(int=2)),
+        "node_id": str(UUID(int=3)),
+        "generation": 4,
+        "epoch": 5,
+        "deadline": 6.0,
+        "force": True,
+        "stop_timeout": 7.0,
+    }
+    assert registry.read("host.command", 1, {**plain, "of a later version": 1}) == command
+    for field, bad in (
+        ("kind", "explode"),
+        ("placement_id", "web"),
+        ("generation", "4"),
+        ("epoch", None),
+        ("deadline", "soon"),
+        ("force", 1),
+    ):
+        with pytest.raises(Unreadable):
+            registry.read("host.command", 1, {**plain, field: bad})
+    with pytest.raises(Unreadable):
+        registry.read("host.command", 1, {key: plain[key] for key in plain if key != "epoch"})
+    taken = Taken(UUID(int=2), 4, 5, "running")
+    assert from_plain({**to_plain(taken), "more": 1}, registry.of(Command).answer) == taken

@@ -15,7 +15,7 @@ from actors.model.health import HealthCheck, HealthState, HealthType
 from actors.model.ids import short_id
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode
-from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
+from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState, Volumes
 from actors.vm.messages import VmView
 from runtime import ActorError
 from zeitwork.api.call import Answer, Call
@@ -71,17 +71,22 @@ class Replacing(Input):
 class InstanceWish(Ending, kw_only=True):
     """``running``, ``stopped`` or ``terminated``; the last needs ``confirm`` while the instance is alive.
 
-    ``running`` resumes a paused one.
+    ``running`` resumes a paused one. ``volumes`` goes with ``terminated`` only, see `DeleteQuery`.
     """
 
     state: InstanceState
     confirm: bool = False
+    volumes: Volumes = Volumes.KEEP
 
 
 class DeleteQuery(Ending):
-    """``confirm`` is needed to delete an instance that is alive."""
+    """``confirm`` is needed to delete an instance that is alive.
+
+    ``volumes=delete`` removes its volumes for good, else they are kept; that can't be taken back once it was asked.
+    """
 
     confirm: bool = False
+    volumes: Volumes = Volumes.KEEP
 
 
 class GivenResources(msgspec.Struct, frozen=True, kw_only=True):
@@ -319,7 +324,9 @@ async def delete(call: Call) -> Answer:
     """DELETE /api/v1/instances/{id}."""
     query: DeleteQuery = call.query
     await confirm(call, query.confirm, DELETING, "?confirm=true")
-    row = await call.deps.store.instances.delete(call.id, force=query.force, stop_timeout=query.stop_timeout)
+    row = await call.deps.store.instances.delete(
+        call.id, force=query.force, stop_timeout=query.stop_timeout, volumes=query.volumes
+    )
     return Answer(present(row), status=202)
 
 
@@ -330,7 +337,13 @@ async def put_state(call: Call) -> Answer:
     desired = wish(body.state, InstanceDesired, "an instance", hint)
     if desired is InstanceDesired.TERMINATED:
         await confirm(call, body.confirm, DELETING, CONFIRMED)
-    return await _set(call, desired, body.force, body.stop_timeout)
+    elif body.volumes is not Volumes.KEEP:
+        raise InvalidInput(
+            f"volumes are deleted with their instance, not when it is {desired}",
+            field="volumes",
+            fix="leave it out, or ask for terminated",
+        )
+    return await _set(call, desired, body.force, body.stop_timeout, body.volumes)
 
 
 async def start(call: Call) -> Answer:
@@ -397,8 +410,16 @@ async def _page(call: Call, query: InstanceQuery) -> Page[InstanceRow]:
     return Page(page.items, page.next_cursor or _TERMINATED_PART)
 
 
-async def _set(call: Call, desired: InstanceDesired, force: bool = False, stop_timeout: float | None = None) -> Answer:
-    row = await call.deps.store.instances.set_desired(call.id, desired, force=force, stop_timeout=stop_timeout)
+async def _set(
+    call: Call,
+    desired: InstanceDesired,
+    force: bool = False,
+    stop_timeout: float | None = None,
+    volumes: Volumes = Volumes.KEEP,
+) -> Answer:
+    row = await call.deps.store.instances.set_desired(
+        call.id, desired, force=force, stop_timeout=stop_timeout, volumes=volumes
+    )
     return Answer(present(row), status=202)
 
 

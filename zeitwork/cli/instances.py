@@ -97,32 +97,65 @@ def start(client: Client, instance: str, no_wait: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("instance")
+@click.option("--timeout", type=click.FloatRange(0), help="Seconds the app gets before it is killed.")
 @click.option("--force", is_flag=True, help="Kill the app instead of stopping it.")
+@click.option(
+    "--volumes",
+    type=click.Choice(["keep", "delete"]),
+    default="keep",
+    show_default=True,
+    help="What becomes of its volumes.",
+)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask, even when it runs.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until nothing is left of it.")
 @talks_to_host
-def rm(client: Client, instance: str, force: bool, yes: bool, no_wait: bool, as_json: bool) -> None:
+def rm(
+    client: Client,
+    instance: str,
+    timeout: float | None,
+    force: bool,
+    volumes: str,
+    yes: bool,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
     """Remove an instance, or a group with all of its instances: VMs, writable layers and addresses.
+
+    It is gone once its host has said that nothing of it is left. When that host is down, this is said and not waited
+    for.
 
     \b
     Examples:
       zeitwork rm web
+      zeitwork rm web --timeout 5
       zeitwork rm web --yes --force
     """
     group = client.group_called(instance)
     if group is not None:
+        if timeout is not None or volumes != "keep":
+            field = "--volumes" if timeout is None else "--timeout"
+            raise InvalidInput(f"{group['name']} is a group: {field} is for one instance", field=field, fix="leave it")
         remove_group(client, group, yes=yes, force=force, no_wait=no_wait, as_json=as_json)
         return
     found = client.instance(instance)
     if found.get("group") and not as_json:
         fewer = f"zeitwork scale {found['group']} N for fewer"
         click.echo(f"{found['name']} is one of group {found['group']}, which makes another; {fewer}", err=True)
-    if found["state"] in ("running", "starting", "paused") and not yes:
+    if found["state"] in ("running", "starting", "paused", "unknown") and not yes:
         if not sys.stdin.isatty():
             raise InvalidInput(f"{found['name']} is {found['state']}", field="instance", fix="add --yes to remove it")
         click.confirm(f"{found['name']} is {found['state']}. Remove it and its writable layer?", abort=True)
-    found = client.delete(f"/api/v1/instances/{found['id']}", confirm="true", force="true" if force else None)
-    settle(client, found, {"terminated"}, no_wait, as_json)
+    found = client.delete(
+        f"/api/v1/instances/{found['id']}",
+        confirm="true",
+        force="true" if force else None,
+        stop_timeout=timeout,
+        volumes=None if volumes == "keep" else volumes,
+    )
+    # Nobody knows when a host that is down is back.
+    waits = found["state"] != "terminated" and found["node_id"] is not None
+    down = waits and client.get(f"/api/v1/nodes/{found['node_id']}")["state"] == "down"
+    settle(client, found, {"terminated"}, no_wait or down, as_json)
 
 
 def wait(client: Client, instance: Any, wanted: set[str], progress: Progress, deadline: float) -> Any:

@@ -13,7 +13,7 @@ from actors.model.errors import Conflict, NotFound
 from actors.model.health import HealthState
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
-from actors.model.states import InstanceDesired, InstanceState, Outcome
+from actors.model.states import InstanceDesired, InstanceState, Outcome, Volumes
 from zeitwork.store.arrays import numbers, texts, uuids
 from zeitwork.store.current import COUNTS, FIRST
 from zeitwork.store.cursor import Cursor
@@ -394,22 +394,34 @@ def end(
     force: bool,
     stop_wait: float | None,
     who: str,
+    *,
+    volumes: Volumes = Volumes.KEEP,
 ) -> None:
     """Want an instance stopped or terminated; what nothing speaks for is so at once.
 
-    What it was replaced for on a dead host is not waited for.
+    What it was replaced for on a dead host is not waited for. What is on a host that is down is not ended before that
+    host is back and says so, forced or not: its reason then tells that.
     """
-    if row["desired"] == desired and not (force and not row["stop_force"]) and stop_wait in (None, row["stop_wait"]):
+    drop = volumes is Volumes.DELETE
+    same = row["desired"] == desired and stop_wait in (None, row["stop_wait"])
+    if same and not (force and not row["stop_force"]) and not (drop and not row["drop_volumes"]):
+        _tell_if_it_waits(cursor, row, current_placement(cursor, row), desired, who)
         return
     cursor.execute(
         "update instances set desired = %s, paused = false, stop_force = stop_force and desired <> 'running' or %s, "
-        "stop_wait = coalesce(%s, case when desired <> 'running' then stop_wait end), updated_at = now() "
-        "where id = %s",
-        (desired, force, stop_wait, row["id"]),
+        "stop_wait = coalesce(%s, case when desired <> 'running' then stop_wait end), "
+        "drop_volumes = drop_volumes or %s, updated_at = now() where id = %s",
+        (desired, force, stop_wait, drop, row["id"]),
     )
-    record(cursor, who, "instance.desired", "instance", row["id"], {"desired": desired, "force": force})
+    data: dict[str, Any] = {"desired": desired, "force": force}
+    if desired is InstanceDesired.TERMINATED:
+        data["volumes"] = volumes
+    record(cursor, who, "instance.desired", "instance", row["id"], data)
     release_kept(cursor, row["id"], row["generation"])
-    if current_placement(cursor, row) is None:
+    placed = current_placement(cursor, row)
+    if placed is not None:
+        _tell_if_it_waits(cursor, row, placed, desired, who)
+    else:
         state = InstanceState(desired.value)
         reason = row["reason"] if row["state"] in ENDED else "it was not running"
         write_observed(
@@ -424,6 +436,34 @@ def end(
             who=who,
         )
     announce_desired(cursor, row["id"])
+
+
+def _tell_if_it_waits(
+    cursor: Cursor, row: Mapping[str, Any], placed: Mapping[str, Any] | None, desired: InstanceDesired, who: str
+) -> None:
+    """Write that an instance ends only when its host is back, if that is down: until then nobody knows what runs."""
+    if placed is None:
+        return
+    cursor.execute("select hostname from nodes where id = %s and state = 'down'", (placed["node_id"],))
+    node = cursor.fetchone()
+    if node is None:
+        return
+    write_observed(
+        cursor,
+        row,
+        InstanceState(row["state"]),
+        waits_for_host(node["hostname"], desired),
+        generation=row["observed_generation"],
+        outcome=row["outcome"],
+        exit_status=row["exit_status"],
+        who=who,
+    )
+
+
+def waits_for_host(hostname: str, desired: InstanceDesired) -> str:
+    """Return the reason of an instance that can't end because its host is down."""
+    what = "removed" if desired is InstanceDesired.TERMINATED else "stopped"
+    return f"its host {hostname} is down: it is {what} there once that host is back and says that nothing is left"
 
 
 def announce_desired(cursor: Cursor, instance_id: UUID) -> None:

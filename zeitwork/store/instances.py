@@ -7,7 +7,7 @@ from uuid import UUID
 
 from actors.model.errors import Conflict, NotFound
 from actors.model.resources import Resources
-from actors.model.states import InstanceDesired, InstanceState
+from actors.model.states import InstanceDesired, InstanceState, Volumes
 from zeitwork.store.events import event_row
 from zeitwork.store.identifiers import new_id
 from zeitwork.store.instance_checks import check_image, check_room, check_snapshot
@@ -120,14 +120,16 @@ class Instances:
         *,
         force: bool = False,
         stop_timeout: float | None = None,
+        volumes: Volumes = Volumes.KEEP,
         who: str = "api",
     ) -> InstanceRow:
         """Ask an instance to run, stop or terminate.
 
         Asking what is already so changes nothing. ``running`` on one that has ended starts its next generation, on
         one that waits for its next try it makes that try come at once, on a paused one it resumes it.
-        ``force`` skips the graceful part of a stop, ``stop_timeout`` (seconds) replaces its wait. Raises `NotFound`,
-        and `Conflict` for anything but terminated on a terminated one.
+        ``force`` skips the graceful part of a stop, ``stop_timeout`` (seconds) replaces its wait. ``volumes``
+        says what becomes of them when it terminates, once it was to delete them for good. Raises `NotFound`, and
+        `Conflict` for anything but terminated on a terminated one.
         """
 
         def unit(cursor: Cursor) -> InstanceRow:
@@ -141,7 +143,7 @@ class Instances:
                 else:
                     set_paused(cursor, row, False, who)
             else:
-                end(cursor, row, desired, force, stop_timeout, who)
+                end(cursor, row, desired, force, stop_timeout, who, volumes=volumes)
             return get_instance(cursor, instance_id)
 
         return await self._units.run(unit, name="instances.set_desired")
@@ -240,11 +242,20 @@ class Instances:
         return await self._units.run(unit, name="instances.resume")
 
     async def delete(
-        self, instance_id: UUID, *, force: bool = False, stop_timeout: float | None = None, who: str = "api"
+        self,
+        instance_id: UUID,
+        *,
+        force: bool = False,
+        stop_timeout: float | None = None,
+        volumes: Volumes = Volumes.KEEP,
+        who: str = "api",
     ) -> InstanceRow:
-        """Ask an instance to terminate; its state is ``terminated`` once the host confirms that nothing is left."""
+        """Ask an instance to terminate; its state is ``terminated`` once the host confirms that nothing is left.
+
+        On a host that is down it stays what it is until that host is back, and its reason says so.
+        """
         return await self.set_desired(
-            instance_id, InstanceDesired.TERMINATED, force=force, stop_timeout=stop_timeout, who=who
+            instance_id, InstanceDesired.TERMINATED, force=force, stop_timeout=stop_timeout, volumes=volumes, who=who
         )
 
     async def placements(self, instance_id: UUID) -> tuple[PlacementRow, ...]:

@@ -27,6 +27,5 @@ def command(
     deadline: float = 5.0,
 ) -> Command:
     """A command for a placement of the instance of that number."""
-    return Command(
-        kind, UUID(int=instance), UUID(int=instance << 32 | generation), UUID(int=node), generation, epoch, deadline
-    )
+    placement = UUID(int=instance << 32 | generation & 0xFF)
+    return Command(kind, UUID(int=instance), placement, UUID(int=node), generation, epoch, deadline)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from actors.commands import acceptance
 from actors.commands.acceptance import Memory
 from actors.commands.messages import CommandKind
-from actors.model.errors import Conflict
+from actors.model.errors import Conflict, InvalidInput
 from runtime.links.errors import StaleEpoch
 from tests.actors.commands.orders import EPOCH, command
 
@@ -37,6 +37,17 @@ def test_what_comes_too_late_is_refused(left: float) -> None:
     assert (refused.value.code, refused.value.field) == ("expired", "deadline")
     # Nothing of it is remembered.
     assert memory.epoch == 0
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**62 + 1, 10**5000])
+def test_what_no_leader_counts_is_refused_and_not_remembered(number: int) -> None:
+    memory = Memory(HERE, EPOCH)
+    for field, bad in (("epoch", command(epoch=number)), ("generation", command(generation=number))):
+        with pytest.raises(InvalidInput) as refused:
+            memory.accept(bad, 5.0)
+        assert refused.value.field == field
+    assert memory.epoch == EPOCH
+    assert memory.accept(command(), 5.0)
 
 
 def test_what_is_for_another_host_is_refused() -> None:

@@ -7,12 +7,12 @@ from uuid import UUID
 
 from actors.model.errors import Conflict, NotFound
 from actors.model.health import HealthState
-from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
+from actors.model.states import InstanceDesired, InstanceState, NodeState, Outcome, PlacementState, Volumes
 from tests.simulation.store import tables
 from tests.simulation.store.bugs import Bug
 from tests.simulation.store.current import current, live_placements
 from tests.simulation.store.database import Transaction, moment, moment_or_none
-from zeitwork.store.instance_rows import ENDED
+from zeitwork.store.instance_rows import ENDED, waits_for_host
 from zeitwork.store.rows import InstanceRow, NewInstance
 
 #: The reason of an instance that is tried again because somebody asked.
@@ -222,10 +222,20 @@ def next_generation(
 
 
 def end(
-    tx: Transaction, row: tables.Instance, desired: InstanceDesired, force: bool, stop_wait: float | None, who: str
+    tx: Transaction,
+    row: tables.Instance,
+    desired: InstanceDesired,
+    force: bool,
+    stop_wait: float | None,
+    who: str,
+    *,
+    volumes: Volumes = Volumes.KEEP,
 ) -> None:
     """Want an instance stopped or terminated; what has no live placement is so at once."""
-    if row.desired is desired and not (force and not row.stop_force) and stop_wait in (None, row.stop_wait):
+    drop = volumes is Volumes.DELETE
+    same = row.desired is desired and stop_wait in (None, row.stop_wait)
+    if same and not (force and not row.stop_force) and not (drop and not row.drop_volumes):
+        _tell_if_it_waits(tx, row, current(tx, row), desired, who)
         return
     ending = row.desired is not InstanceDesired.RUNNING
     wait = stop_wait if stop_wait is not None else row.stop_wait if ending else None
@@ -237,12 +247,19 @@ def end(
             paused=False,
             stop_force=(row.stop_force and ending) or force,
             stop_wait=wait,
+            drop_volumes=row.drop_volumes or drop,
             updated_at=tx.now,
         ),
     )
-    tx.record(who, "instance.desired", "instance", row.id, {"desired": desired, "force": force})
+    data: dict[str, object] = {"desired": desired, "force": force}
+    if desired is InstanceDesired.TERMINATED:
+        data["volumes"] = volumes
+    tx.record(who, "instance.desired", "instance", row.id, data)
     release_kept(tx, row.id, row.generation)
-    if current(tx, row) is None:
+    placed = current(tx, row)
+    if placed is not None:
+        _tell_if_it_waits(tx, row, placed, desired, who)
+    else:
         reason = row.reason if row.state in ENDED else "it was not running"
         write_observed(
             tx,
@@ -255,6 +272,25 @@ def end(
             who=who,
         )
     announce_desired(tx, row.id)
+
+
+def _tell_if_it_waits(
+    tx: Transaction, row: tables.Instance, placed: tables.Placement | None, desired: InstanceDesired, who: str
+) -> None:
+    """Write that an instance ends only when its host is back, if that is down."""
+    node = None if placed is None else tx.database.nodes.get(placed.node_id)
+    if node is None or node.state is not NodeState.DOWN:
+        return
+    write_observed(
+        tx,
+        row.id,
+        row.state,
+        waits_for_host(node.hostname, desired),
+        generation=row.observed_generation,
+        outcome=row.outcome,
+        exit_status=row.exit_status,
+        who=who,
+    )
 
 
 def announce_desired(tx: Transaction, instance_id: UUID) -> None:

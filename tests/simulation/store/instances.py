@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from actors.model.errors import Conflict, InvalidInput, NotFound
-from actors.model.states import InstanceDesired, InstanceState
+from actors.model.states import InstanceDesired, InstanceState, Volumes
 from tests.simulation.store import tables
 from tests.simulation.store.current import placements_of
 from tests.simulation.store.database import Transaction
@@ -82,6 +82,7 @@ class Instances:
         *,
         force: bool = False,
         stop_timeout: float | None = None,
+        volumes: Volumes = Volumes.KEEP,
         who: str = "api",
     ) -> InstanceRow:
         """Ask an instance to run, stop or terminate. Raises `NotFound` and `Conflict`."""
@@ -89,7 +90,7 @@ class Instances:
         def unit(tx: Transaction) -> InstanceRow:
             row = lock_alive(tx, instance_id, desired)
             if desired is not InstanceDesired.RUNNING:
-                end(tx, row, desired, force, stop_timeout, who)
+                end(tx, row, desired, force, stop_timeout, who, volumes=volumes)
             elif row.desired is desired and waits(tx, row):
                 try_now(tx, row, who)
                 set_paused(tx, instance_id, False, who)

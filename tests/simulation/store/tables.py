@@ -124,6 +124,7 @@ class Instance:
     generation: int = 1
     stop_force: bool = False
     stop_wait: float | None = None
+    drop_volumes: bool = False
     paused: bool = False
     retry_asked_at: float | None = None
     state: InstanceState = InstanceState.PENDING

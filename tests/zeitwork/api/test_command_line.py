@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import trio
 
 from actors.model.image import ImageConfig
 from actors.model.records import SnapshotMade
-from actors.model.states import PlacementState
+from actors.model.states import NodeState, PlacementState
 from tests.zeitwork.api.conftest import World
 
 MADE = SnapshotMade(3 * 1024 * 1024, "qemu", "7.2.9", "6.1.0-40/3", "Some CPU")
@@ -164,3 +165,17 @@ async def test_a_closed_host_is_shown_with_the_reason(world: World) -> None:
     shown = await zeitwork(world, "nodes")
     assert "ready, closed" in shown
     assert "memory pressure: a lot" in shown
+
+
+async def test_rm_does_not_wait_for_a_host_that_is_down(world: World) -> None:
+    async with acting(world):
+        await zeitwork(world, "deploy", "localhost:5000/web:1", "--name", "web", "-e", "A=b")
+    await world.store.nodes.set_state(world.node.id, NodeState.DOWN, "silent")
+    said = await zeitwork(world, "rm", "web", "--yes", "--timeout", "3", "--volumes", "delete")
+    assert f"its host {world.node.hostname} is down" in said
+    (instance,) = await loaded(world, "ps")
+    assert instance["desired_state"] == "terminated"
+    (asked,) = [
+        one for one in await world.store.instances.events(UUID(instance["id"])) if one.what == "instance.desired"
+    ]
+    assert asked.data["volumes"] == "delete"

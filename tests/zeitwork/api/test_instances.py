@@ -10,7 +10,7 @@ import pytest
 from actors.host.messages import HostView, Vms
 from actors.model.health import HealthState
 from actors.model.records import Observation
-from actors.model.states import Outcome, PlacementState
+from actors.model.states import NodeState, Outcome, PlacementState
 from actors.vm.messages import VmView
 from runtime import Actor, Message, Spec
 from tests.zeitwork.api.conftest import World
@@ -399,3 +399,53 @@ async def test_a_probe_that_takes_longer_than_its_interval_is_refused(world: Wor
     body["health"] = {"type": "tcp", "interval": 1, "timeout": 5}
     answer = await world.client.post("/api/v1/instances", json=body)
     assert (answer.status_code, answer.json()["field"]) == (422, "health.timeout")
+
+
+async def test_volumes_are_kept_unless_they_are_to_be_deleted_too(world: World) -> None:
+    made = await world.create(name="web")
+    path = f"/api/v1/instances/{made['id']}"
+    for state in ("stopped", "running"):
+        refused = await world.client.put(f"{path}/state", json={"state": state, "volumes": "delete"})
+        assert refused.status_code == 422
+        assert refused.json()["field"] == "volumes"
+    bad = await world.client.delete(path, params={"volumes": "some"})
+    assert bad.status_code == 422
+    assert bad.json()["field"] == "volumes"
+    await world.place()
+    for volumes in ("keep", "delete", "keep"):
+        assert (await world.client.delete(path, params={"confirm": "true", "volumes": volumes})).status_code == 202
+    events = (await world.client.get(f"{path}/events")).json()["items"]
+    # What was said last changes nothing: by then they may be deleted.
+    asked = [one["data"]["volumes"] for one in events if one["what"] == "instance.desired"]
+    assert asked == ["keep", "delete"]
+
+
+async def test_of_an_instance_on_a_host_that_is_down_it_is_said_that_this_is_waited_for(world: World) -> None:
+    made = await world.create(name="web")
+    path = f"/api/v1/instances/{made['id']}"
+    (placement,) = await world.place()
+    await world.observe(placement, PlacementState.RUNNING)
+    await world.store.nodes.set_state(world.node.id, NodeState.DOWN, "silent")
+    for force in ("false", "true"):
+        gone = await world.client.delete(path, params={"confirm": "true", "force": force})
+        assert gone.status_code == 202
+        assert gone.json()["desired_state"] == "terminated"
+        assert gone.json()["state"] == "running"
+        assert gone.json()["reason"].startswith(f"its host {world.node.hostname} is down: it is removed there once")
+    # Its address and its room are not given away before its host has said that nothing is left.
+    assert (await world.store.placements.get(placement)).state is PlacementState.RUNNING
+    await world.store.presence.heartbeat(world.node.id, world.node.generation)
+    await world.observe(placement, PlacementState.STOPPING)
+    assert (await world.client.get(path)).json()["reason"] == ""
+    await world.observe(placement, PlacementState.REMOVED)
+    assert (await world.client.get(path)).json()["state"] == "terminated"
+
+
+async def test_what_is_asked_to_stop_on_a_host_that_went_down_meanwhile_says_so_when_asked_again(world: World) -> None:
+    made = await world.create(name="web")
+    path = f"/api/v1/instances/{made['id']}"
+    (placement,) = await world.place()
+    await world.observe(placement, PlacementState.RUNNING)
+    assert (await world.client.post(f"{path}/stop", json={})).json()["reason"] == ""
+    await world.store.nodes.set_state(world.node.id, NodeState.DOWN, "silent")
+    assert "it is stopped there once" in (await world.client.post(f"{path}/stop", json={})).json()["reason"]

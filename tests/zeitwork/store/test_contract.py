@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from psycopg.conninfo import make_conninfo
 
 from actors.model.health import HealthState
-from actors.model.states import InstanceDesired, NodeDesired, NodeState, Outcome, PlacementState
+from actors.model.states import InstanceDesired, NodeDesired, NodeState, Outcome, PlacementState, Volumes
 from actors.scheduler.store import Move
 from tests.conftest import TEMPLATE
 from tests.simulation.store import Bug
@@ -113,6 +113,10 @@ class Contract(RuleBasedStateMachine):
     def mark_down(self, node: int, late: bool, ended: int, grace: float) -> None:
         self.both.mark_down(node, late, ended, grace)
 
+    @rule(own=_PICK, limit=st.sampled_from([1, 2, 5000, 5000]), ended=_ENDED)
+    def commands(self, own: int, limit: int, ended: int) -> None:
+        self.both.commands(own, limit, ended)
+
     @rule(
         what=st.integers(0, 3),
         number=st.integers(0, 2),
@@ -152,9 +156,17 @@ class Contract(RuleBasedStateMachine):
         self.both.evaluate()
         self.both.start(1)
 
-    @rule(instance=_PICK, desired=st.sampled_from(InstanceDesired), force=_RARELY, wait=_WAIT)
-    def desire(self, instance: int, desired: InstanceDesired, force: bool, wait: float | None) -> None:
-        self.both.desire(instance, desired, force, wait)
+    @rule(
+        instance=_PICK,
+        desired=st.sampled_from(InstanceDesired),
+        force=_RARELY,
+        wait=_WAIT,
+        volumes=st.sampled_from([Volumes.KEEP, Volumes.KEEP, Volumes.DELETE]),
+    )
+    def desire(
+        self, instance: int, desired: InstanceDesired, force: bool, wait: float | None, volumes: Volumes
+    ) -> None:
+        self.both.desire(instance, desired, force, wait, volumes)
 
     @rule(instance=_PICK, force=_RARELY, wait=_WAIT)
     def restart(self, instance: int, force: bool, wait: float | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from actors.commands.store import Note, Step
 from actors.registrar.store import Beat
 from actors.scheduler.groups import reconcile
 from actors.scheduler.plan import Planner, evaluate
@@ -83,6 +84,19 @@ class Leader(Frame):
             )
 
         self.call(f"mark_down({node}, {late}, {ended}, {grace})", call)
+
+    def commands(self, own: int, limit: int = 5000, ended: int = 0) -> None:
+        """Look for what hosts are to be told, and write that they were."""
+        term = self.term(ended)
+
+        async def call(store: Any, refs: Refs) -> Any:
+            orders = await store.commands.outstanding(refs.pick("nodes", own), term, limit)
+            steps: tuple[Step, ...] = ("sent", "taken", "refused", "unreachable")
+            notes = [Note(steps[at % len(steps)], order, at, "it was so") for at, order in enumerate(orders)]
+            await store.commands.record(notes, term)
+            return orders
+
+        self.call(f"commands({own}, {limit}, {ended})", call)
 
     def reconcile(self, chance: float = 0.5, ended: int = 0) -> None:
         """Do about groups what the scheduler would."""

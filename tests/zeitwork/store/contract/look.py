@@ -21,7 +21,7 @@ from zeitwork.store.placement_rows import placement_row as real_placement_row
 _TERMINATED, _GONE = InstanceState.TERMINATED, NodeState.TERMINATED
 _KINDS = ("nodes", "images", "instances", "groups")
 #: What of an instance, a node and a placement no row that is handed out tells.
-_INSTANCE = ("stop_force", "stop_wait", "retry_asked_at", "pending_since")
+_INSTANCE = ("stop_force", "stop_wait", "drop_volumes", "retry_asked_at", "pending_since")
 _NODE = ("down_since", "replace_after", "epoch_seen")
 _PLACEMENT = ("exclusive", "epoch", "kept", "asked", "lost_at")
 _ALL_IDS = """

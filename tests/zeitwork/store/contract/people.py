@@ -12,7 +12,7 @@ from actors.model.health import HealthCheck, HealthType
 from actors.model.image import ImageConfig
 from actors.model.resources import Capacity, Resources
 from actors.model.scheduling import Requirements, Strategy, Taint
-from actors.model.states import InstanceDesired, NodeDesired, NodeState
+from actors.model.states import InstanceDesired, NodeDesired, NodeState, Volumes
 from tests.zeitwork.store.contract.frame import NOBODY, UNKNOWN, Frame, Refs
 from zeitwork.store.rows import HostRegistration, NewGroup, NewInstance
 
@@ -187,11 +187,20 @@ class People(Frame):
             call,
         )
 
-    def desire(self, instance: int, desired: InstanceDesired, force: bool = False, wait: float | None = None) -> None:
+    def desire(
+        self,
+        instance: int,
+        desired: InstanceDesired,
+        force: bool = False,
+        wait: float | None = None,
+        volumes: Volumes = Volumes.KEEP,
+    ) -> None:
+        if desired is not InstanceDesired.TERMINATED:
+            volumes = Volumes.KEEP
         self.call(
-            f"desire({instance}, {desired}, {force}, {wait})",
+            f"desire({instance}, {desired}, {force}, {wait}, {volumes})",
             lambda store, refs: store.instances.set_desired(
-                refs.pick("instances", instance), desired, force=force, stop_timeout=wait
+                refs.pick("instances", instance), desired, force=force, stop_timeout=wait, volumes=volumes
             ),
         )
 
