@@ -29,14 +29,15 @@ def nobody_is_called_dead_without_a_cause(
 ) -> Iterator[str]:
     """Where no host and nothing between hosts was in trouble lately, none that lives is believed dead."""
     world = judge.world
-    if isinstance(notice, Superseded) or notice.kind != "dead" or trio.current_time() <= world.troubled + EXCUSED:
+    calm = trio.current_time() - world.faults.troubled
+    if isinstance(notice, Superseded) or notice.kind != "dead" or calm <= EXCUSED:
         return
     about = world.host_of(notice.member.host)
     node = world.database.nodes.get(notice.member.host)
     if about is None or about.life is None or about.life.dead or about.life.linked is None or node is None:
         return
     if node.generation == notice.member.generation:
-        yield f"{host.name} believes that {about.name} is dead, {trio.current_time() - world.troubled:.0f} s after all"
+        yield f"{host.name} believes that {about.name} is dead, {calm:.0f} s after all"
 
 
 def the_dead_come_back_by_their_own_word(

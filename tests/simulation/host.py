@@ -196,13 +196,13 @@ class SimulatedHost:
                 taken_over=lambda rightly: world.judge.taken_over(self, placement_id, rightly),
                 pace=self._pace,
             )
-            machine.deaf = placement.instance_id in world.deaf
+            machine.deaf = placement.instance_id in world.faults.deaf
         machine.fails = self.fails
         return machine
 
     def _spawned(self, placement_id: UUID) -> None:
         self.world.judge.spawned(self, placement_id)
-        self.world.passing(self.name, "spawned")
+        self.world.faults.passing(self.name, "spawned")
 
     async def _pace(self) -> None:
         """Take the time that a file, a device or a process takes."""

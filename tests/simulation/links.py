@@ -76,7 +76,7 @@ class WatchedBoard(Board):
     async def ask(self, host: UUID, to: str, request: Request[Any], *how: Any) -> Any:
         """See `Board.ask`."""
         if isinstance(request, Command) and not self._life.dead:
-            self._host.world.commanding(self._host, host)
+            self._host.world.faults.commanding(self._host, host)
         return await super().ask(host, to, request, *how)
 
 
@@ -119,18 +119,23 @@ async def start_links(
         Links, board, transport, Hello(cluster, own), registry, receiver, RULES, sockets=SimulatedSockets()
     )
     ref = await system.start(links(factory, rules=RULES))
-    directory = Directory(units)
-    await system.start(Spec("peers", lambda: Peers(own.host, directory, system.name(ref.name))))
-    address = address_of(stack.host)
+    address, directory = address_of(stack.host), Directory(units)
+    linked = Linked(address, board, system)
+    await system.start(
+        Spec("peers", lambda: Peers(own.host, directory, system.name(ref.name), linked.addresses, linked.dropped))
+    )
     seeds = sorted((await directory.others(own.host)).values())
     members, courier = system.name(MEMBERSHIP), system.name(over_links.NAME)
     await system.start(Spec(over_links.NAME, lambda: over_links.Courier(board, system.name(ref.name), members)))
     carrier = over_links.LinkTransport(board, courier)
-    linked = Linked(address, board, system)
+
+    def told(notice: Notice | Superseded) -> None:
+        linked.heard(notice)
+        heard(notice)
 
     def make() -> Membership:
         rules = MEMBERSHIP_RULES
-        made = Membership(own.host, own.generation, str(address), carrier, heard, seeds=seeds, rules=rules)
+        made = Membership(own.host, own.generation, str(address), carrier, told, seeds=seeds, rules=rules)
         return linked.follow(made)
 
     await system.start(member_spec(make))

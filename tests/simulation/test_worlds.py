@@ -7,8 +7,9 @@ import pytest
 from tests.simulation.between import ANSWER_RULES, NOTICE_RULES
 from tests.simulation.crowd import cores, run_all
 from tests.simulation.generate import generate
-from tests.simulation.judge import COMMIT_RULES, END_RULES, SPAWN_RULES, rule_name
+from tests.simulation.judge import COMMIT_RULES, SPAWN_RULES, rule_name
 from tests.simulation.plan import KINDS
+from tests.simulation.rest import END_RULES
 
 #: Worlds altogether and in each test; ``python -m tests.simulation`` runs more.
 WORLDS, TOGETHER = 60, 10
