@@ -9,7 +9,8 @@ from uuid import UUID
 
 from actors.commands.messages import Command
 from actors.commands.receiver import Receiver
-from runtime import Message, Ref, Request, System
+from actors.model.errors import Failed
+from runtime import Message, Ref, Request, StartFailed, System
 from runtime.lease import EpochMemory
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
@@ -118,7 +119,10 @@ async def start_links(
     factory = partial(
         Links, board, transport, Hello(cluster, own), registry, receiver, RULES, sockets=SimulatedSockets()
     )
-    ref = await system.start(links(factory, rules=RULES))
+    try:
+        ref = await system.start(links(factory, rules=RULES))
+    except StartFailed as error:
+        raise Failed(f"links can't listen at port {PORT}: {error.__cause__}") from error
     address, directory = address_of(stack.host), Directory(units)
     linked = Linked(address, board, system)
     await system.start(
