@@ -21,6 +21,7 @@ import trio
 
 from actors.addresses.actor import Addresses
 from actors.addresses.messages import NAME as ADDRESSES
+from actors.commands.counts import Counts as CommandCounts
 from actors.commands.dispatcher import dispatcher
 from actors.commands.messages import DISPATCHER, Dispatch
 from actors.commands.messages import NAME as COMMANDS
@@ -108,6 +109,7 @@ class RunningHost:
     hypervisors: HypervisorChoice
     members: Members
     scheduler: Counts = field(default_factory=Counts)
+    dispatcher: CommandCounts = field(default_factory=CommandCounts)
     #: None without links to others.
     linked: Linked | None = None
     lost: trio.Event = field(default_factory=trio.Event)
@@ -427,7 +429,7 @@ async def _start_actors(
         return [
             Spec("registrar", lambda: Watch(store.presence, office, node.id, host.members.sightings, pulse)),
             Spec("scheduler", lambda: Scheduler(store.scheduling, office, host.scheduler)),
-            dispatcher(store.commands, office, node.id, reach),
+            dispatcher(store.commands, office, node.id, reach, host.dispatcher),
             Spec(INVITER, lambda: Inviter(store.invitations, inviting, office)),
         ]
 
@@ -486,6 +488,7 @@ async def _doors(
         console=lambda placement_id: paths.placement(placement_id) / CONSOLE,
         agents=settings.agents,
         scheduler=host.scheduler,
+        dispatcher=host.dispatcher,
         join_address=None if host.linked is None else str(host.linked.address),
         members=host.members,
     )

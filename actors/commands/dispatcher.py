@@ -9,11 +9,12 @@ from functools import partial
 from uuid import UUID
 
 from actors.commands import dispatch
+from actors.commands.counts import Counts
 from actors.commands.dispatch import State, backoff, step
 from actors.commands.messages import DISPATCHER, Command, Dispatch, Taken
 from actors.commands.store import CommandStore, Note, Order
 from actors.model.errors import Problem
-from runtime import Actor, ActorError, AskTimeout, Message, Ref, RequestFailed, Spec, Timer
+from runtime import Actor, ActorError, AskTimeout, Exit, Message, Ref, RequestFailed, Spec, Timer
 from runtime.lease import Fenced, NotLeading
 from runtime.links.errors import Expired, Refused
 from runtime.office import Office
@@ -84,14 +85,18 @@ class _WriteFailed(Message):
 class Dispatcher(Actor):
     """One look at a time; every command that is sent, again or not, follows from one.
 
-    ``own`` is the leader's host, which Postgres itself wakes. Everything ends with the term of ``office``.
+    ``own`` is the leader's host, which Postgres itself wakes. Everything ends with the term of ``office``. ``counts``
+    is given by whoever shows them.
     """
 
-    def __init__(self, store: CommandStore, office: Office, own: UUID, reach: Reach) -> None:
+    def __init__(
+        self, store: CommandStore, office: Office, own: UUID, reach: Reach, counts: Counts | None = None
+    ) -> None:
         self._store = store
         self._office = office
         self._own = own
         self._reach = reach
+        self.counts = counts if counts is not None else Counts()
         self._state = State(0)
         self._busy = False
         self._again = False
@@ -104,7 +109,11 @@ class Dispatcher(Actor):
 
     async def init(self) -> None:
         """Look at once, then on hints and on a slow timer."""
-        self._state = State(self._office.term().epoch)
+        try:
+            self._state = State(self._office.term().epoch)
+        except NotLeading:
+            # It is over before it began: nothing is looked for in it, and nothing sent.
+            self.ctx.log.info("the term is over")
         self.ctx.every(SLOW_TIMER, Dispatch())
         self.ctx.ref.tell(Dispatch("start"))
 
@@ -124,9 +133,9 @@ class Dispatcher(Actor):
                 else:
                     self._set_timer()
             case _Answered(number=number, placement_id=placement_id, answer=answer):
-                self._step(dispatch.Answered(number, placement_id, answer))
+                self._answered(number, placement_id, answer)
             case _Failed(number=number, placement_id=placement_id, error=error):
-                self._step(dispatch.Failed(number, placement_id, str(error), is_unreachable(error)))
+                self._failed(number, placement_id, error)
             case _Write():
                 self._write()
             case _Written():
@@ -136,6 +145,10 @@ class Dispatcher(Actor):
                 self._write_failed(notes, error)
             case _:
                 self.ctx.log.warning("unknown message", message=type(message).__name__)
+
+    async def stopped(self, reason: Exit) -> None:  # noqa: ARG002
+        """What is outstanding is another leader's to know."""
+        self.counts.outstanding = 0
 
     # --- looking
 
@@ -190,6 +203,7 @@ class Dispatcher(Actor):
     def _step(self, event: dispatch.Event) -> None:
         env = self.ctx.env
         self._state, effects = step(self._state, event, env.monotonic(), env.random.random())
+        self.counts.outstanding = len(self._state.entries)
         for effect in effects:
             match effect:
                 case dispatch.Send(number, order):
@@ -197,6 +211,7 @@ class Dispatcher(Actor):
                 case dispatch.Write(note):
                     self._note(note)
                 case dispatch.Wrong(order, answer):
+                    self.counts.wrong += 1
                     self.ctx.log.error(
                         "an answer that does not belong to its command",
                         host=str(order.node_id),
@@ -206,6 +221,7 @@ class Dispatcher(Actor):
         self._set_timer()
 
     def _send(self, number: int, order: Order) -> None:
+        self.counts.sent += 1
         self.ctx.effect(
             partial(self._tell_host, order),
             name=f"{order.kind} {order.placement_id}",
@@ -214,6 +230,22 @@ class Dispatcher(Actor):
             then=partial(_Answered, number, order.placement_id),
             failed=partial(_Failed, number, order.placement_id),
         )
+
+    def _answered(self, number: int, placement_id: UUID, answer: object) -> None:
+        wrong = self.counts.wrong
+        self._step(dispatch.Answered(number, placement_id, answer))
+        if isinstance(answer, Taken) and answer.superseded:
+            self.counts.refused += 1
+        elif self.counts.wrong == wrong:
+            self.counts.taken += 1
+
+    def _failed(self, number: int, placement_id: UUID, error: Exception) -> None:
+        unreachable = is_unreachable(error)
+        if unreachable:
+            self.counts.unreachable += 1
+        else:
+            self.counts.refused += 1
+        self._step(dispatch.Failed(number, placement_id, str(error), unreachable))
 
     async def _tell_host(self, order: Order) -> Taken:
         epoch = self._office.term().epoch
@@ -285,6 +317,6 @@ def is_unreachable(error: Exception) -> bool:
     return isinstance(error, ActorError | AskTimeout)
 
 
-def dispatcher(store: CommandStore, office: Office, own: UUID, reach: Reach) -> Spec:
+def dispatcher(store: CommandStore, office: Office, own: UUID, reach: Reach, counts: Counts | None = None) -> Spec:
     """Return the spec of a leader's dispatcher."""
-    return Spec(DISPATCHER, lambda: Dispatcher(store, office, own, reach))
+    return Spec(DISPATCHER, lambda: Dispatcher(store, office, own, reach, counts))

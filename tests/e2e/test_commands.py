@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from tests.e2e.process import HostProcess, answers, free_port, running, until
+from actors.model.ids import short_id
+from tests.e2e.process import HostProcess, answers, cgroups_of, free_port, links, processes_with, running, until
 from tests.e2e.test_moves import in_registry
 
 
@@ -31,6 +33,17 @@ def told(host: HostProcess, instance: Any) -> list[tuple[str, str]]:
     """Return the steps of commands in an instance's log."""
     events = host.get(f"/api/v1/instances/{instance['id']}/events?limit=500")["items"]
     return [(one["what"], one["data"]["command"]) for one in events if one["what"].startswith("command.")]
+
+
+def left(host: HostProcess, placement: Any) -> list[str]:
+    """Return what a host has of a placement: its logs, which are kept for a while, aside."""
+    name, paths = short_id(UUID(placement["id"])), host.config.paths
+    found = [link for link in links() if name in link]
+    found += [str(path) for path in cgroups_of(name)]
+    found += [str(path) for path in (paths.run / "vm").glob(f"*{name}*")]
+    found += [str(path) for path in paths.placements.glob(f"*{placement['id']}*/*.ext4")]
+    found += [f"process {one}" for one in processes_with(placement["id"])]
+    return found
 
 
 def test_an_app_on_another_host_is_told_to_it_and_its_end_is_confirmed(
@@ -59,5 +72,29 @@ def test_an_app_on_another_host_is_told_to_it_and_its_end_is_confirmed(
             )
             (placement,) = first.get(f"/api/v1/instances/{made['id']}/placements")["items"]
             assert placement["state"] == "removed"
-            # Of its writable layer nothing is left; its logs are kept for a while.
-            assert list(second.config.paths.placements.glob("*/*.ext4")) == []
+            assert left(second, placement) == []
+            die_in_the_middle(first, second, image)
+
+
+def die_in_the_middle(first: HostProcess, second: HostProcess, image: str) -> None:
+    """The host dies while it starts an app, which is deleted before it is back: then nothing of it stays there."""
+    there = ("--require-label", "where=there")
+    made = first.cli("deploy", image, "--memory", "128MiB", "--name", "web", *there, "--json")
+    first.cli("stop", "web", "--force")
+    first.cli("start", "web", "--no-wait")
+    path = f"/api/v1/instances/{made['id']}/placements"
+    begun = until(
+        lambda: next((one for one in first.get(path)["items"] if one["generation"] == 2 and one["pid"]), None),
+        "its monitor",
+    )
+    second.kill()
+    assert left(second, begun) != []
+    gone = first.cli("rm", "web", "--yes", "--force", "--no-wait", "--json")
+    assert (gone["desired_state"], gone["state"] == "terminated") == ("terminated", False)
+    until(lambda: first.get(f"/api/v1/nodes/{begun['node_id']}")["state"] == "down", "its host is found dead")
+    # Whoever asks once more learns what it waits for.
+    assert "once that host is back" in first.cli("rm", "web", "--yes").stdout
+    second.start()
+    found = f"/api/v1/instances/{made['id']}"
+    until(lambda: first.get(found)["state"] == "terminated", f"its host confirms the end:\n{second.tail()}")
+    assert left(second, begun) == []

@@ -9,6 +9,7 @@ from uuid import UUID
 import trio
 
 from actors.commands.messages import Command, CommandKind
+from runtime.lease import Term
 from runtime.membership.claim import State
 from runtime.membership.events import Notice, Superseded
 from tests.simulation.echo import Heard
@@ -20,6 +21,30 @@ if TYPE_CHECKING:
 
 #: Seconds after the last trouble of or between hosts for which it excuses that one is believed dead.
 EXCUSED = 30.0
+
+# --- after every commit
+
+
+def who_answers_others_is_given_time(judge: Judge, term: Term | None) -> Iterator[str]:
+    """A leader does without a host at once only if others don't reach it either: one that they have reached for a while
+    lives and lacks the database only, and what it runs is replaced after a grace."""
+    world, database = judge.world, judge.world.database
+    before, judge.replacing = judge.replacing, {node.id: node.replace_after for node in database.nodes}
+    row = database.leadership.get(True)
+    leader = world.host_of(row.node_id) if row is not None and term is not None else None
+    if leader is None or leader.life is None or leader.life.linked is None:
+        return
+    for node in database.nodes:
+        at_once = node.replace_after is not None and node.replace_after <= database.now() + 1.0
+        if not at_once or node.replace_after == before.get(node.id):
+            continue
+        for member in leader.life.linked.members():
+            if member.host != node.id or member.generation != node.generation or member.state is not State.ALIVE:
+                continue
+            reached = trio.current_time() - member.since
+            if reached >= EXCUSED:
+                yield f"{leader.name} does without {node.hostname}, which it has reached for {reached:.0f} s"
+
 
 # --- when membership tells something
 

@@ -24,6 +24,7 @@ from tests.simulation.between import (
     late_commands_are_refused,
     requests_are_carried_out_once,
     what_was_not_sent,
+    who_answers_others_is_given_time,
     why_late,
 )
 from tests.simulation.echo import Heard
@@ -71,6 +72,8 @@ class Judge:
     carried_out: dict[str, str] = field(default_factory=dict)
     unsent: dict[str, None] = field(default_factory=dict)
     #: The latest death, as generation and incarnation, that each life of a host was told of each other one.
+    #: When what runs on each node is replaced.
+    replacing: dict[UUID, float | None] = field(default_factory=dict)
     #: What each life of a host has heeded: the epoch, and of each instance the newest generation and the one ended.
     heeded: dict[tuple[str, int], tuple[int, dict[UUID, tuple[int, int]]]] = field(default_factory=dict)
     deaths: dict[tuple[str, int, UUID], tuple[int, int]] = field(default_factory=dict)
@@ -339,6 +342,7 @@ COMMIT_RULES = (
     nothing_is_placed_beside_what_is_in_its_way,
     what_is_told_as_removed_is_gone,
     what_was_removed_stays_so,
+    who_answers_others_is_given_time,
 )
 
 

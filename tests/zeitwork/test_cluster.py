@@ -201,7 +201,6 @@ def test_names_on_the_wire_stay() -> None:
     assert {(wire.name, wire.version, wire.lane) for wire in wire_registry()._by_type.values()} == {
         ("host.command", 1, "control"),
         ("membership.datagram", 1, "system"),
-        ("host.command", 1, "control"),
     }
 
 

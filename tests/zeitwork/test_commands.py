@@ -166,6 +166,19 @@ async def test_what_a_host_is_to_be_told_waits_while_it_is_not_there(store: Stor
                 await world.becomes(InstanceState.RUNNING)
 
 
+async def test_a_link_is_made_for_a_command_where_there_is_none(store: Store, tmp_path: Path) -> None:
+    """Hosts keep links to a few others only."""
+    async with cluster(store, tmp_path) as world, up(world.leader, store), up(world.other, store):
+        assert world.leader.board is not None
+        world.leader.board.learn(world.other.node.id, world.other.address)
+        assert world.leader.board.linked() == []
+        await world.leader.lead(store, await leading(store))
+        await world.place()
+        world.leader.hint()
+        await world.becomes(InstanceState.RUNNING)
+        await world.noted(*sent("create"))
+
+
 async def test_a_host_that_is_down_is_not_told_anything(store: Store, tmp_path: Path) -> None:
     async with cluster(store, tmp_path) as world, up(world.leader, store), up(world.other, store):
         await world.leader.want(world.other)

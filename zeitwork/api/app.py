@@ -22,7 +22,9 @@ from zeitwork.metrics.http import HttpMetrics
 def build_app(deps: ApiDeps) -> Starlette:
     """Return the ASGI app. One app belongs to one `zeitwork.api.server.serve`, which sets its ``state.closing``."""
     closing = trio.Event()
-    exposition = Exposition(deps.store, deps.system, deps.node_id, deps.version, deps.scheduler, deps.members)
+    exposition = Exposition(
+        deps.store, deps.system, deps.node_id, deps.version, deps.scheduler, deps.members, deps.dispatcher
+    )
     app = Starlette(
         routes=dispatch.routes(ENDPOINTS, deps, closing),
         middleware=[Middleware(Instrument, deps=deps, metrics=HttpMetrics(exposition.registry))],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from actors.commands.counts import Counts as CommandCounts
 from actors.model.ids import uuid7
 from actors.model.paths import HostPaths
 from actors.scheduler.counts import Counts
@@ -32,7 +33,8 @@ class ApiDeps:
 
     ``console`` returns the console log's path of a placement on this host. ``upload_limit`` is the largest archive
     taken, in bytes; ``streams`` how many logs and event streams may be followed at once, and as many commands run in
-    guests. ``agents`` are the ways to this host's guests, ``scheduler`` is what its scheduler counts while it leads.
+    guests. ``agents`` are the ways to this host's guests, ``scheduler`` and ``dispatcher`` are what those count while
+    it leads.
     """
 
     store: Store
@@ -48,5 +50,6 @@ class ApiDeps:
     #: Where new hosts knock, None on a host that has no links.
     join_address: str | None = None
     scheduler: Counts = field(default_factory=Counts)
+    dispatcher: CommandCounts = field(default_factory=CommandCounts)
     #: What gossip knows of all hosts.
     members: Members | None = None

@@ -33,6 +33,7 @@ _COMMANDS = {
     "replace": ("zeitwork.cli.replace", "replace", "Place an instance anew, on another host."),
     "rm": ("zeitwork.cli.instances", "rm", "Remove an instance or group and all that belongs to it."),
     "logs": ("zeitwork.cli.instances", "logs", "Show what an instance wrote."),
+    "events": ("zeitwork.cli.events", "events", "Show what happened to an instance."),
     "exec": ("zeitwork.cli.exec", "exec_", "Run a command or a shell in an instance."),
     "images": ("zeitwork.cli.images", "images", "List, add and remove images."),
     "nodes": ("zeitwork.cli.membership", "nodes", "List hosts with their capacity, add, taint and remove them."),

@@ -126,6 +126,17 @@ SCHEDULER_PENDING = Metric(
     _G,
     "Instances that wanted to be placed when this host's scheduler last looked.",
 )
+COMMANDS = Metric(
+    "zeitwork_commands",
+    _C,
+    "Commands that this host sent to others while it led, and their answers; `wrong` did not belong to its command.",
+    ("step",),
+)
+COMMANDS_OUTSTANDING = Metric(
+    "zeitwork_commands_outstanding",
+    _G,
+    "Placements that other hosts had yet to begin or to end when this host, leading, last looked.",
+)
 MEMBERS = Metric(
     "zeitwork_members", _G, "Hosts that this one knows by gossip, itself included, by what it believes.", ("state",)
 )
@@ -192,6 +203,8 @@ CATALOGUE: tuple[Metric, ...] = (
     SCHEDULER_SECONDS,
     SCHEDULER_DECISIONS,
     SCHEDULER_PENDING,
+    COMMANDS,
+    COMMANDS_OUTSTANDING,
     INSTANCES,
     IMAGES,
     SNAPSHOTS,

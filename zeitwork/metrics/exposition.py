@@ -12,9 +12,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from actors.commands.counts import Counts as CommandCounts
 from actors.model.errors import Problem
 from actors.scheduler.counts import Counts
-from zeitwork.metrics import actors, catalogue, domain, members, scheduling, units
+from zeitwork.metrics import actors, catalogue, commands, domain, members, scheduling, units
 from zeitwork.metrics.families import family
 
 if TYPE_CHECKING:
@@ -43,13 +44,16 @@ class Exposition:
         version: str,
         scheduler: Counts,
         known: Members | None = None,
+        dispatcher: CommandCounts | None = None,
     ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._store = store
         self._node_id = node_id
         info: dict[tuple[str, ...], float] = {(version, str(node_id)): 1.0}
-        self._gathered = _Gathered(store, actors.ActorTotals(system), scheduler, known, info)
+        self._gathered = _Gathered(
+            store, actors.ActorTotals(system), scheduler, dispatcher or CommandCounts(), known, info
+        )
         self.registry.register(self._gathered)
 
     async def render(self) -> bytes:
@@ -73,6 +77,7 @@ class _Gathered(Collector):
         store: Store,
         totals: actors.ActorTotals,
         scheduler: Counts,
+        dispatcher: CommandCounts,
         known: Members | None,
         info: dict[tuple[str, ...], float],
     ) -> None:
@@ -80,6 +85,7 @@ class _Gathered(Collector):
         self._store = store
         self._totals = totals
         self._scheduler = scheduler
+        self._dispatcher = dispatcher
         self._known = known
         self._info = info
 
@@ -93,6 +99,7 @@ class _Gathered(Collector):
         yield from self._totals.families()
         yield from units.families(self._store.metrics)
         yield from scheduling.families(self._scheduler)
+        yield from commands.families(self._dispatcher)
         yield from members.families(None if self._known is None else self._known.overview())
         yield family(catalogue.STORE_UP, 0 if self.domain is None else 1)
         if self.domain is not None:

@@ -39,7 +39,7 @@ def test_what_comes_too_late_is_refused(left: float) -> None:
     assert memory.epoch == 0
 
 
-@pytest.mark.parametrize("number", [0, -1, 2**62 + 1, 10**5000])
+@pytest.mark.parametrize("number", [0, -1, 2**62 + 1, 10**5000], ids=["none", "negative", "high", "endless"])
 def test_what_no_leader_counts_is_refused_and_not_remembered(number: int) -> None:
     memory = Memory(HERE, EPOCH)
     for field, bad in (("epoch", command(epoch=number)), ("generation", command(generation=number))):

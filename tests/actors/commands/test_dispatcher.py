@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from actors.commands.counts import Counts
 from actors.commands.dispatcher import MOST_NOTES, SLOW_TIMER, Dispatcher, dispatcher
 from actors.commands.messages import DISPATCHER, NAME, Command, CommandKind, Dispatch, Taken
 from actors.commands.store import Note, Order
@@ -92,6 +93,7 @@ class World:
     answer: Callable[[Command], object] = lambda command: taken(command)
     lazy: bool = False
     doubts: list[str] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
 
     def hint(self) -> None:
         self.system.name(DISPATCHER).tell(Dispatch("test"))
@@ -116,7 +118,7 @@ async def world(*, linked: bool = True, orders: Sequence[Order] = ()) -> AsyncIt
             return system.name(NAME) if linked else None
 
         await system.start(Spec(NAME, lambda: Host(made), restart="temporary"))
-        await system.start(dispatcher(made.store, office, OWN, reach))
+        await system.start(dispatcher(made.store, office, OWN, reach, made.counts))
         yield made
 
 
@@ -140,6 +142,10 @@ async def test_a_hint_is_followed_by_a_command_and_its_steps_are_written(autojum
         assert command.deadline > 0
         assert it.store.steps() == ["sent", "taken"]
         assert it.store.writes == 1
+        assert it.counts == Counts(sent=1, taken=1, outstanding=1)
+        it.hint()
+        await trio.sleep(1)
+        assert it.counts == Counts(sent=1, taken=1)
 
 
 async def test_what_is_not_carried_out_is_said_again_with_growing_waits(autojump_clock: MockClock) -> None:
@@ -202,9 +208,12 @@ async def test_an_answer_to_another_command_counts_for_nothing(autojump_clock: M
         await trio.sleep(30)
         assert it.store.steps() == ["sent"]
         assert len(it.commands) > 2
+        wrong = len(it.commands)
         it.answer = taken
         await trio.sleep(60)
         assert it.store.steps() == ["sent", "taken"]
+        assert (it.counts.wrong, it.counts.sent, it.counts.outstanding) == (wrong, len(it.commands), 1)
+    assert it.counts.outstanding == 0
 
 
 async def test_without_links_nobody_is_told_and_nothing_is_asked_for(autojump_clock: MockClock) -> None:
@@ -237,6 +246,18 @@ async def test_a_leader_that_is_none_any_more_says_nothing_and_tells_who_elects(
         # Nothing revives the term, whatever the store says by now.
         await trio.sleep(600)
         assert it.commands == []
+
+
+async def test_a_term_that_is_over_before_it_began_is_no_failure(autojump_clock: MockClock) -> None:
+    async with System(SimulatedEnvironment()) as system:
+        office = Office(TERM, float("inf"), system.env.monotonic)
+        office.end("it was short")
+        store = Store()
+        store.give(order())
+        await system.start(dispatcher(store, office, OWN, lambda node_id: system.name(NAME)))
+        await trio.sleep(60)
+        assert store.looks == 0
+        assert system.name(DISPATCHER).alive
 
 
 async def test_steps_that_cannot_be_written_are_bounded(

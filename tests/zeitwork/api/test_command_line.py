@@ -179,3 +179,22 @@ async def test_rm_does_not_wait_for_a_host_that_is_down(world: World) -> None:
         one for one in await world.store.instances.events(UUID(instance["id"])) if one.what == "instance.desired"
     ]
     assert asked.data["volumes"] == "delete"
+
+
+async def test_events_tell_what_happened(world: World) -> None:
+    async with acting(world):
+        await zeitwork(world, "deploy", "localhost:5000/web:1", "--name", "web", "-e", "A=b")
+        await zeitwork(world, "stop", "web", "--force")
+        printed = await zeitwork(world, "events", "web")
+        lines = printed.splitlines()
+        assert lines[0].split() == ["AGE", "WHO", "WHAT", "HOST", "DETAILS"]
+        assert any("placement.state" in line and "assigned -> running" in line for line in lines)
+        (asked,) = [line for line in lines if "instance.desired" in line]
+        assert asked.split()[1:] == ["api", "instance.desired", "-", "desired", "stopped,", "force"]
+        assert any(world.node.hostname in line and "generation 1" in line for line in lines)
+        found = await loaded(world, "events", "web")
+        assert [one["id"] for one in found] == sorted(one["id"] for one in found)
+        assert len(lines) == len(found) + 1
+        assert await loaded(world, "events", "web", "--tail", "2") == found[-2:]
+        assert await loaded(world, "events", "web", "-n", "0") == []
+        assert "there is no instance" in (await zeitwork(world, "events", "nobody", fails=True)).lower()
