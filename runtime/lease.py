@@ -73,6 +73,10 @@ class LeaseStore(Protocol):
 class EpochMemory(Protocol):
     """The highest epoch that a host has seen, kept where no restored backup of the store reaches it."""
 
+    @property
+    def highest(self) -> int:
+        """What is known of it without waiting: the highest that was loaded or kept so far, else 0."""
+
     async def load(self) -> int:
         """Return it, 0 when there is none."""
 

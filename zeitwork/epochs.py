@@ -19,6 +19,11 @@ class EpochFile:
         self._highest = 0
         self._lock = trio.Lock()
 
+    @property
+    def highest(self) -> int:
+        """Return the highest epoch that was read or written so far."""
+        return self._highest
+
     async def load(self) -> int:
         """Return the epoch, 0 when there is none or the file can't be understood. Raises `OSError`."""
         async with self._lock:

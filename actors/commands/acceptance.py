@@ -33,6 +33,12 @@ class Memory:
     def __len__(self) -> int:
         return len(self._seen)
 
+    def learn(self, epoch: int) -> None:
+        """Take note that this host has heard of an epoch, by a command or otherwise."""
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self._seen.clear()
+
     def accept(self, command: Command, left: float) -> bool:
         """Return whether to heed a command; False when a newer one was accepted. ``left`` in seconds.
 
@@ -49,9 +55,7 @@ class Memory:
             raise Conflict(f"a command for host {command.node_id}", field="node_id", code="wrong-host")
         if not left > 0:
             raise Conflict("the command came too late", field="deadline", code="expired")
-        if command.epoch > self.epoch:
-            self.epoch = command.epoch
-            self._seen.clear()
+        self.learn(command.epoch)
         newest, ended = self._seen.get(command.instance_id, (0, 0))
         creates = command.kind is CommandKind.CREATE
         if creates and (command.generation < newest or command.generation <= ended):

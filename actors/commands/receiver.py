@@ -71,6 +71,8 @@ class Receiver(Actor):
         until, left = self.ctx.deadline, command.deadline
         if until is not None:
             left = min(left, until - self.ctx.env.monotonic())
+        # Mostly it is not a command by which a host learns that another leader has begun, but the lease itself.
+        self._memory.learn(self._epochs.highest)
         if not self._memory.accept(command, left):
             self.ctx.reply(Taken(command.placement_id, command.generation, command.epoch, superseded=True))
             return

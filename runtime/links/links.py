@@ -11,14 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    HandshakeError,
-    WebSocketConnection,
-    wrap_client_stream,
-    wrap_server_stream,
-)
+from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection
 
 from runtime.actor import Actor
 from runtime.failure import sift
@@ -31,6 +24,7 @@ from runtime.links.messages import Follow, Forget, Introduce, Learn, NoIntroduct
 from runtime.links.registry import Registry
 from runtime.links.rules import Rules
 from runtime.links.session import End, Left, Receiver, Session
+from runtime.links.sockets import Sockets, WebSockets
 from runtime.links.transport import Address, Proof, Secured, Transport, Untrusted
 from runtime.message import Exit, Message
 from runtime.spec import Spec
@@ -41,8 +35,6 @@ _HARMLESS = ("done", "renewal", "duplicate", "stopping", "unused")
 LIMITS: dict[Purpose, int] = {"control": CONTROL_LIMIT, "bulk": BULK_LIMIT}
 #: How an attempt ends when the machine answers that nobody listens.
 REFUSED = "connection-refused"
-#: Bytes read at once.
-READ = 64 * 1024
 _PATHS: dict[str, Purpose] = {"/link": "control", "/bulk": "bulk"}
 
 
@@ -61,6 +53,7 @@ class Links(Actor):
         receiver: Receiver,
         rules: Rules = Rules(),  # noqa: B008 - frozen
         doors: Mapping[str, Door] | None = None,
+        sockets: Sockets = WebSockets(),  # noqa: B008 - has no state
     ) -> None:
         self._board = board
         self._transport = transport
@@ -69,6 +62,7 @@ class Links(Actor):
         self._receiver = receiver
         self._rules = rules
         self._doors = dict(doors or {})
+        self._sockets = sockets
         self._greetings = 0
         self._accepted = 0
         self._tasks: trio.Nursery | None = None
@@ -209,16 +203,7 @@ class Links(Actor):
                 if secured.proof is None and self._transport.proves:
                     raise Untrusted("the peer shows no certificate")
                 path = "/link" if purpose == "control" else "/bulk"
-                stream: Any = secured.stream
-                socket = await wrap_client_stream(
-                    nursery,
-                    stream,
-                    str(address),
-                    path,
-                    message_queue_size=1,
-                    max_message_size=LIMITS[purpose],
-                    receive_buffer_size=READ,
-                )
+                socket = await self._sockets.open(nursery, secured.stream, str(address), path, limit=LIMITS[purpose])
                 session = self._session(socket, secured, purpose, host, dialled=True)
                 await self._greet(session)
             return await self._carry(session, up)
@@ -270,13 +255,7 @@ class Links(Actor):
         session: Session | None = None
         with trio.fail_after(self._rules.greeting):
             secured = await self._transport.admit(stream)
-            request = await wrap_server_stream(
-                nursery,
-                secured.stream,
-                message_queue_size=1,
-                max_message_size=LIMITS["bulk"],
-                receive_buffer_size=READ,
-            )
+            request = await self._sockets.requested(nursery, secured.stream, limit=LIMITS["bulk"])
             purpose = _PATHS.get(request.path)
             door = self._doors.get(request.path)
             if purpose is None and door is None:

@@ -136,6 +136,7 @@ class Network:
         self._cut: dict[Link, None] = {}
         self._stalled: dict[Link, int] = {}
         self._held: dict[str, int] = {}
+        self._held_links: dict[Link, int] = {}
 
     # --- verbs
 
@@ -195,6 +196,21 @@ class Network:
                 if host in link:
                     self._flush(link)
 
+    def hold_link(self, source: str, target: str) -> None:
+        """Keep everything that goes from ``source`` to ``target``, without any reset, until `release_link`."""
+        link = (source, target)
+        self._held_links[link] = self._held_links.get(link, 0) + 1
+
+    def release_link(self, source: str, target: str) -> None:
+        """Undo one `hold_link`."""
+        link = (source, target)
+        left = self._held_links.get(link, 0) - 1
+        if left > 0:
+            self._held_links[link] = left
+        elif left == 0:
+            del self._held_links[link]
+            self._flush(link)
+
     def reset(self, one: str, other: str) -> None:
         """Reset every connection between two hosts."""
         for link in ((one, other), (other, one)):
@@ -204,7 +220,10 @@ class Network:
     def blocked(self, source: str, target: str) -> bool:
         """Whether nothing gets through that way now."""
         link = (source, target)
-        return link in self._cut or link in self._stalled or source in self._held or target in self._held
+        return link in self._cut or link in self._stalled or self._is_held(source, target)
+
+    def _is_held(self, source: str, target: str) -> bool:
+        return source in self._held or target in self._held or (source, target) in self._held_links
 
     # --- pipes
 
@@ -279,7 +298,8 @@ class Network:
         self._sequence += 1
         heapq.heappush(self._heap, (at, self._sequence, pipe, deliver))
         if self._sleep is not None and self._heap[0][1] == self._sequence:
-            self._sleep.cancel()
+            # Nothing but its end is moved: the task sleeps on, and wakes once.
+            self._sleep.deadline = at
 
     def forget(self, pipe: Pipe) -> None:
         """A pipe was closed."""
@@ -298,11 +318,8 @@ class Network:
         task_status.started()
         while True:
             self._deliver_due()
-            with trio.CancelScope() as self._sleep:
-                if self._heap:
-                    await trio.sleep_until(self._heap[0][0])
-                else:
-                    await trio.sleep_forever()
+            with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf) as self._sleep:
+                await trio.sleep_forever()
             self._sleep = None
 
     def _deliver_due(self) -> None:
@@ -321,7 +338,7 @@ class Network:
         def look() -> None:
             if pipe.stuck_at != since or pipe.closed:
                 return
-            if pipe.source in self._held or pipe.target in self._held:
+            if self._is_held(pipe.source, pipe.target):
                 self.schedule(trio.current_time() + self._user_timeout, None, look)
             else:
                 pipe.reset()

@@ -13,6 +13,8 @@ from runtime.simulation.network import Network, Pipe
 
 #: Bytes that may be on their way in one direction; a sender waits until they were taken.
 WINDOW = 65536
+#: Bytes taken at the other end before it says so: less than the window, so that a sender who waits always hears of it.
+ACKNOWLEDGED_AT_ONCE = WINDOW // 4
 
 
 class SimulatedStream(trio.abc.HalfCloseableStream):
@@ -32,6 +34,7 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._gone = False  # this end's machine crashed: it hears nothing and says nothing
         self._flying = 0
+        self._taken = 0  # of what came, not acknowledged yet
         self._busy: dict[str, None] = {}
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -53,6 +56,23 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
             part, rest = bytes(rest[:room]), rest[room:]
             self._flying += len(part)
             self._out.send(lambda part=part: self._peer._receive(part))  # type: ignore[misc]
+
+    def send_at_once(self, data: bytes) -> bool:
+        """Send bytes if there is room for all of them; tell whether. Raises as `send_all` does, and never waits."""
+        self._check_sender()
+        if "send" in self._busy or self._flying + len(data) > WINDOW:
+            return False
+        self._flying += len(data)
+        self._out.send(lambda: self._peer._receive(data))
+        return True
+
+    def take_at_once(self) -> bytes:
+        """Return what has come and was not taken yet, b"" for nothing."""
+        data = bytes(self._buffer)
+        if data:
+            self._buffer.clear()
+            self._acknowledge(len(data))
+        return data
 
     def _check_sender(self) -> None:
         if self._closed or self._finished:
@@ -77,7 +97,8 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
             return await self._receive_some(max_bytes)
 
     async def _receive_some(self, max_bytes: int | None) -> bytes:
-        await trio.lowlevel.checkpoint()
+        if self._buffer or self._ended or self._broken or self._closed:
+            await trio.lowlevel.checkpoint()
         while True:
             if self._closed:
                 raise trio.ClosedResourceError
@@ -114,15 +135,26 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
             del self._busy[what]
 
     async def aclose(self) -> None:
-        """Close this end: a FIN after what was sent. The other end is reset if it sends anything more, or has sent what
-        was not read here."""
+        """See `close`."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close this end, as a kernel does when its process ends: a FIN after what was sent.
+
+        The other end is reset if it sends anything more, or has sent what was not read here.
+        """
         if not self._closed and self._buffer:
             self.reset()
         elif not self._closed:
             self._finish()
             self._closed = True
             self._notify()
-        await trio.lowlevel.checkpoint()
+
+    @property
+    def over(self) -> bool:
+        """Whether this end was closed, or is broken."""
+        return self._closed or bool(self._broken)
 
     def reset(self) -> None:
         """Close this end with an RST: whatever the other end has not read is lost to it."""
@@ -159,7 +191,10 @@ class SimulatedStream(trio.abc.HalfCloseableStream):
         self._notify()
 
     def _acknowledge(self, count: int) -> None:
-        self._out.send(lambda: self._peer._acknowledged(count))
+        self._taken += count
+        if self._taken >= ACKNOWLEDGED_AT_ONCE:
+            taken, self._taken = self._taken, 0
+            self._out.send(lambda: self._peer._acknowledged(taken))
 
     def _acknowledged(self, count: int) -> None:
         self._flying -= count
@@ -240,15 +275,20 @@ class SimulatedListener(trio.abc.Listener[SimulatedStream]):
             await self._changed.wait()
         return self._waiting.popleft()
 
+    def abandon(self) -> None:
+        """Listen no more, since the process has ended: its tasks, as long as they unwind, hear nothing of that."""
+        if self._listeners.by_address.get((self.host, self.port)) is self:
+            del self._listeners.by_address[self.host, self.port]
+        for stream in self._waiting:
+            stream.reset()
+        self._waiting.clear()
+
     async def aclose(self) -> None:
         """Stop listening; what was not accepted is reset."""
         if not self._closed:
             self._closed = True
-            self._listeners.by_address.pop((self.host, self.port), None)
             self._changed.set()
-            for stream in self._waiting:
-                stream.reset()
-            self._waiting.clear()
+            self.abandon()
         await trio.lowlevel.checkpoint()
 
 

@@ -86,6 +86,10 @@ class Memory:
         self.epoch = epoch
         self.broken = False
 
+    @property
+    def highest(self) -> int:
+        return self.epoch
+
     async def load(self) -> int:
         if self.broken:
             raise OSError("read-only")

@@ -192,3 +192,28 @@ def test_nothing_is_left_of_calls_that_are_over() -> None:
         return sum(len(pipes) for pipes in network._pipes.values())
 
     assert play(script) == 0
+
+
+def test_what_two_hosts_say_to_each_other_can_be_held_alone() -> None:
+    async def script(network: Network, nursery: trio.Nursery) -> None:
+        heard: list[str] = []
+        lost: list[str] = []
+        to_b = network.pipe("a", "b", lambda: lost.append("a-b"))
+        to_c = network.pipe("a", "c")
+        back = network.pipe("b", "a")
+        network.hold_link("a", "b")
+        network.hold_link("a", "b")
+        for pipe, word in ((to_b, "b"), (to_c, "c"), (back, "a")):
+            pipe.send(lambda word=word: heard.append(word))  # type: ignore[misc]
+        await trio.sleep(60.0)
+        assert sorted(heard) == ["a", "c"]
+        network.release_link("a", "b")
+        await trio.sleep(1.0)
+        assert "b" not in heard, "it is held twice"
+        network.release_link("a", "b")
+        network.release_link("a", "b")  # one too many changes nothing
+        await trio.sleep(1.0)
+        assert "b" in heard
+        assert not lost, "nothing is reset by a hold"
+
+    play(script)

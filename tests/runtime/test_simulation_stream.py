@@ -170,3 +170,59 @@ def test_a_listener_takes_no_more_than_its_backlog() -> None:
             await listener.accept()
 
     play(script)
+
+
+def test_what_a_kernel_closes_is_heard_to_its_end() -> None:
+    """As a process is killed: what it sent arrives, then a FIN, which is a reset only if it has not read everything."""
+
+    async def script(network: Network, nursery: trio.Nursery) -> None:
+        here, there = connect(network, "a", "b")
+        assert here.send_at_once(b"last words")
+        here.close()
+        assert here.over
+        with pytest.raises(trio.ClosedResourceError):
+            here.send_at_once(b"more")
+        await trio.sleep(5.0)
+        assert there.take_at_once() == b"last words"
+        assert there.take_at_once() == b""
+        assert await there.receive_some() == b""
+
+        one, other = connect(network, "a", "b")
+        await other.send_all(b"not read")
+        await trio.sleep(5.0)
+        one.close()
+        with pytest.raises(trio.BrokenResourceError):
+            await other.receive_some()
+
+    play(script)
+
+
+def test_what_has_no_room_is_not_sent_at_once() -> None:
+    async def script(network: Network, nursery: trio.Nursery) -> None:
+        here, there = connect(network, "a", "b")
+        assert here.send_at_once(bytes(WINDOW))
+        assert not here.send_at_once(b"x")
+        await trio.sleep(5.0)
+        assert len(await there.receive_some()) == WINDOW
+        await trio.sleep(5.0)
+        assert here.send_at_once(b"x")
+
+    play(script)
+
+
+def test_a_listener_of_a_process_that_is_gone_leaves_its_port() -> None:
+    async def script(network: Network, nursery: trio.Nursery) -> None:
+        listeners = Listeners()
+        before = listen(listeners, "b", 1)
+        here = await dial(network, listeners, "a", "b", 1)
+        before.abandon()
+        with pytest.raises(trio.BrokenResourceError):
+            await here.receive_some()
+        with pytest.raises(ConnectionRefusedError):
+            await dial(network, listeners, "a", "b", 1)
+        after = listen(listeners, "b", 1)
+        before.abandon()
+        await dial(network, listeners, "a", "b", 1)
+        await after.accept()
+
+    play(script)

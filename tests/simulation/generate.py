@@ -11,6 +11,10 @@ from tests.simulation.plan import Item, Plan
 
 #: Seconds before the first fault, and at the end without new ones.
 CALM_BEGIN, CALM_END = 8.0, 30.0
+#: The share of worlds whose hosts are linked: others are those of hosts that are not, and cost a third.
+LINKED = 0.6
+#: What breaks between hosts. Any of them in a focus makes hosts linked.
+LINK_FAULTS = frozenset({"link-cut", "link-hold", "link-stall", "link-slow", "split", "late-command", "links"})
 #: Where starts can fail.
 JOBS = ("choose", "image", "template", "disk", "tap", "intent", "jail", "boot")
 
@@ -33,8 +37,13 @@ def generate(
     made += _groups(chance, hosts, seconds)
     made += _operators(chance, hosts, seconds)
     made += _faults(chance, hosts, seconds, focus)
+    # By a chance of their own: all else of a seed is the same with links and without.
+    chance = random.Random(f"links {seed} {hosts} {minutes}")
+    linked = chance.random() < LINKED if not focus else not LINK_FAULTS.isdisjoint(focus)
+    if linked and hosts > 1:
+        made += _link_faults(chance, hosts, seconds, focus)
     made.sort(key=lambda item: item.at)
-    return Plan(seed, hosts, seconds, tuple(made), vcpu, memory)
+    return Plan(seed, hosts, seconds, tuple(made), vcpu, memory, settings={"links": linked})
 
 
 def _at(chance: random.Random, first: float, last: float) -> float:
@@ -173,9 +182,48 @@ def _faults(chance: random.Random, hosts: int, seconds: float, focus: Collection
     chosen = [maker for maker in makers if not focus or maker[1] in focus]
     weights = [weight for weight, _, _ in chosen]
     made: list[Item] = []
+    if not chosen:
+        return made
     for _ in range(chance.choice((2, 6, 10, 14, 20, 28)) if not focus else 14):
         at = _at(chance, CALM_BEGIN, last)
         _, _, make = chance.choices(chosen, weights)[0]
+        made.append(make(at, max(0.1, last - at)))
+    return made
+
+
+def _link_faults(chance: random.Random, hosts: int, seconds: float, focus: Collection[str]) -> list[Item]:
+    """What breaks between hosts, all of which is whole again before the calm."""
+    last = seconds - CALM_END
+
+    def pair() -> tuple[int, int]:
+        one = _host(chance, hosts)
+        return one, (one + chance.randrange(1, hosts)) % hosts
+
+    def lasts(left: float, least: float, most: float) -> float:
+        return _lasts(chance, left, least, most)
+
+    makers: dict[str, tuple[float, Callable[[float, float], Item]]] = {
+        "link-cut": (4, lambda at, left: items.LinkCut(at, *pair(), lasts(left, 0.5, 60), _way(chance))),
+        "link-hold": (3, lambda at, left: items.LinkHold(at, *pair(), lasts(left, 0.5, 20))),
+        "link-stall": (2, lambda at, left: items.LinkStall(at, *pair(), lasts(left, 0.5, 20))),
+        "link-slow": (2, lambda at, left: items.LinkSlow(at, *pair(), lasts(left, 2, 30), chance.choice((0.1, 1, 3)))),
+        "late-command": (2, lambda at, left: items.Ambush(at, _lasts(chance, 20.0, 12.0, 20.0), "command", "late")),
+        "split": (
+            4,
+            lambda at, left: items.Split(
+                at,
+                _host(chance, hosts),
+                chance.randrange(1, max(2, hosts // 2 + 1)),
+                lasts(left, 1, 60),
+                chance.random() < 0.6,
+            ),
+        ),
+    }
+    chosen = [maker for kind, maker in makers.items() if not focus or kind in focus or "links" in focus]
+    made: list[Item] = []
+    for _ in range(chance.choice((1, 3, 6, 9)) if not focus else 8):
+        at = _at(chance, CALM_BEGIN, last)
+        _, make = chance.choices(chosen, [weight for weight, _ in chosen])[0]
         made.append(make(at, max(0.1, last - at)))
     return made
 

@@ -12,6 +12,8 @@ from uuid import UUID
 
 import trio
 
+from actors.commands.messages import DISPATCHER, Dispatch
+from actors.commands.receiver import receiver
 from actors.host.actor import Host as HostActor
 from actors.host.messages import NAME as HOST
 from actors.host.messages import Wake as HostWake
@@ -24,6 +26,7 @@ from actors.model.records import Placement
 from actors.model.resources import Capacity
 from actors.model.states import NodeState
 from actors.registrar.actor import Presence
+from actors.registrar.pulse import Pulse
 from actors.scheduler.messages import Evaluate
 from actors.tap.actor import actor_name as tap_name
 from actors.vm.actor import VmActor, actor_name
@@ -35,10 +38,16 @@ from runtime import Actor, Message, Ref, Spec, System
 from runtime.elector import NAME as ELECTION
 from runtime.elector import Elector, LeaseChanged, elector
 from runtime.lease import Candidate
+from runtime.links.frames import Identity
+from runtime.links.simulated import Stack
+from runtime.membership.events import Notice, Superseded
 from runtime.simulation import HostEnvironment
 from tests.actors.vm.simulated import NOWHERE, Life, Machine, ModelLeftovers, Monitors
 from tests.actors.vm.simulated_store import NoSnapshots, Taps
+from tests.simulation.echo import NAME as ECHO
+from tests.simulation.echo import Echoes
 from tests.simulation.leader import leader
+from tests.simulation.links import WatchedBoard, WatchedReceiver, start_links
 from tests.simulation.reach import Listener, ProcessLife, RemoteUnits
 from tests.simulation.store import Store
 from zeitwork.relay import Relay
@@ -62,6 +71,11 @@ class Epochs:
 
     def __init__(self, host: SimulatedHost, life: Life) -> None:
         self._host, self._life = host, life
+
+    @property
+    def highest(self) -> int:
+        """Return the highest epoch kept."""
+        return self._host.epoch
 
     async def load(self) -> int:
         """Return the highest epoch kept."""
@@ -128,11 +142,13 @@ class SimulatedHost:
         """Have a process from now on, again and again."""
         self.world.nursery.start_soon(self._supervise, name=f"{self.name} supervisor")
 
-    def kill(self, seconds: float) -> None:
-        """End the process without a word; the next one begins after so long."""
+    def kill(self, seconds: float, *, silently: bool = False) -> None:
+        """End the process without a word; the next one begins after so long. ``silently``: not even its kernel says one
+        to those it is connected with.
+        """
         self._down(seconds)
         if self.life is not None:
-            self.life.kill()
+            self.life.kill(silently=silently)
 
     def quit(self, seconds: float) -> None:
         """Ask the process to end."""
@@ -142,7 +158,7 @@ class SimulatedHost:
 
     def crash(self, seconds: float) -> None:
         """Lose the machine: processes, guests, and all that is only in memory."""
-        self.kill(seconds)
+        self.kill(seconds, silently=True)
         self.boots += 1
         for machine in self.machines.values():
             for process in machine.running:
@@ -180,13 +196,13 @@ class SimulatedHost:
                 taken_over=lambda rightly: world.judge.taken_over(self, placement_id, rightly),
                 pace=self._pace,
             )
-            machine.deaf = placement.instance_id in world.deaf
+            machine.deaf = placement.instance_id in world.faults.deaf
         machine.fails = self.fails
         return machine
 
     def _spawned(self, placement_id: UUID) -> None:
         self.world.judge.spawned(self, placement_id)
-        self.world.passing(self.name, "spawned")
+        self.world.faults.passing(self.name, "spawned")
 
     async def _pace(self) -> None:
         """Take the time that a file, a device or a process takes."""
@@ -220,6 +236,8 @@ class SimulatedHost:
         except* Exception as errors:
             self.world.judge.complain("processes do not fail", f"{self.name}: {errors.exceptions!r}")
         finally:
+            if life.stack is not None:
+                life.stack.end()
             ended.set()
 
     async def _process(self, life: ProcessLife) -> None:
@@ -237,6 +255,8 @@ class SimulatedHost:
                 if not life.dead:
                     self.system = system
                 await self._start_actors(system, life, store, node.id, node.generation, listener)
+                if self.world.linked:
+                    await self._start_links(system, life, store, Identity(node.id, node.generation))
                 plan = self.world.plan
                 await store.nodes.record_capacity(node.id, Capacity(plan.vcpu, plan.memory, 0, 0, 1.0, 1.0, OVERHEAD))
                 await store.nodes.set_state(node.id, NodeState.READY)
@@ -246,6 +266,28 @@ class SimulatedHost:
                 with trio.move_on_after(5):
                     await store.nodes.set_state(node.id, NodeState.DOWN, "its process was stopped")
             tasks.cancel_scope.cancel()
+
+    async def _start_links(self, system: System, life: ProcessLife, store: Store, own: Identity) -> None:
+        world = self.world
+        life.stack = Stack(world.network, world.listeners, self.name)
+        if life.dead:
+            life.stack.end()
+
+        def heard(notice: Notice | Superseded) -> None:
+            if not life.dead:
+                world.judge.heard(self, life, notice)
+
+        cluster, board = world.database.cluster_id, WatchedBoard(self, life, own.host)
+        linked = await start_links(system, life.stack, store.units, own, cluster, board, heard)
+        life.linked = linked
+
+        def others() -> list[UUID]:
+            return [member.host for member in linked.members()]
+
+        def echoes() -> Echoes:
+            return Echoes(world.judge, self, life, own.host, others, lambda node: linked.actor(node, ECHO))
+
+        await system.start(Spec(ECHO, echoes))
 
     async def _start_actors(
         self, system: System, life: ProcessLife, store: Store, node_id: UUID, generation: int, listener: Listener
@@ -290,16 +332,23 @@ class SimulatedHost:
             return Spec(actor_name(placement), factory, restart="temporary", init_timeout=60.0, stop_timeout=10.0)
 
         candidate = Candidate(node_id, generation, UUID(bytes=self.env.entropy(16), version=4))
-        superseded = life.over.set
+        superseded, pulse, linked = life.over.set, Pulse(), self.world.linked
+        lead = partial(leader, store, node_id, life, system, pulse, linked)
         wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
             HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified", quick=True)),
             ELECTION: (("zw_leader",), LeaseChanged),
             "scheduler": (("zw_instances", "zw_images", "zw_nodes"), lambda: Evaluate("notified")),
         }
+        if linked:
+            wakes[DISPATCHER] = ("zw_placements", "zw_nodes"), lambda: Dispatch("notified")
+        epochs, actor = Epochs(self, life), system.name(HOST)
+        take_commands = replace(
+            receiver(node_id, epochs, actor), factory=lambda: WatchedReceiver(self, life, node_id, epochs, actor)
+        )
         leftovers = ModelLeftovers(life, self.machines)
         relay: Any = listener
         for spec in (
-            Spec("presence", lambda: Presence(store.presence, node_id, generation, superseded)),
+            Spec("presence", lambda: Presence(store.presence, node_id, generation, superseded, pulse)),
             Spec("ipam-lease", lambda: IpamLease(store.leases, node_id)),
             Spec(IMAGES, lambda: Images(self)),
             Spec(
@@ -309,7 +358,8 @@ class SimulatedHost:
                 ),
                 stop_timeout=15.0,
             ),
-            elector(lambda: Elector(store.election, candidate, Epochs(self, life), partial(leader, store, node_id))),
+            *([take_commands] if linked else []),
+            elector(lambda: Elector(store.election, candidate, epochs, lead)),
             Spec("relay", lambda: Relay(relay, wakes)),
         ):
             await system.start(spec)

@@ -13,14 +13,27 @@ from uuid import UUID
 
 import trio
 
+from actors.commands.messages import Command
 from actors.model.resources import Capacity
-from actors.model.states import InstanceDesired, InstanceState, NodeDesired, NodeState, Outcome, PlacementState
+from actors.model.states import NodeDesired, NodeState, PlacementState
 from runtime.lease import Term
-from tests.simulation.people import replicas_wanted
+from runtime.membership.events import Notice, Superseded
+from tests.simulation.between import (
+    NOTICE_RULES,
+    answers_are_those_of_their_requests,
+    late_commands_are_refused,
+    requests_are_carried_out_once,
+    what_was_not_sent,
+    who_answers_others_is_given_time,
+    why_late,
+)
+from tests.simulation.echo import Heard
+from tests.simulation.rest import END_RULES
 from tests.simulation.store import tables
 
 if TYPE_CHECKING:
     from tests.simulation.host import SimulatedHost
+    from tests.simulation.reach import ProcessLife
     from tests.simulation.world import World
 
 
@@ -55,6 +68,15 @@ class Judge:
     #: Placements that were, at some time, kept until their successor runs, or on a host that was dead.
     passable: dict[UUID, None] = field(default_factory=dict)
     leader_before: tables.Leadership | None = None
+    #: Requests between hosts that were carried out, and those that never will be.
+    carried_out: dict[str, str] = field(default_factory=dict)
+    unsent: dict[str, None] = field(default_factory=dict)
+    #: The latest death, as generation and incarnation, that each life of a host was told of each other one.
+    #: When what runs on each node is replaced.
+    replacing: dict[UUID, float | None] = field(default_factory=dict)
+    #: What each life of a host has heeded: the epoch, and of each instance the newest generation and the one ended.
+    heeded: dict[tuple[str, int], tuple[int, dict[UUID, tuple[int, int]]]] = field(default_factory=dict)
+    deaths: dict[tuple[str, int, UUID], tuple[int, int]] = field(default_factory=dict)
 
     def complain(self, rule: str, what: str) -> None:
         """Note that a rule was broken."""
@@ -76,6 +98,36 @@ class Judge:
     def taken_over(self, host: SimulatedHost, placement_id: UUID, rightly: bool) -> None:
         """Look at a machine that a new process of its host takes over."""
         self._apply(machines_are_taken_over_rightly, machines_are_taken_over_rightly(host, placement_id, rightly))
+
+    def heard(self, host: SimulatedHost, life: ProcessLife, notice: Notice | Superseded) -> None:
+        """Look at what the membership of a host tells."""
+        what = f"superseded by {notice.generation}" if isinstance(notice, Superseded) else _told(self.world, notice)
+        self.world.trace(host.name, f"membership: {what}")
+        for rule in NOTICE_RULES:
+            self._apply(rule, rule(self, host, life, notice))
+
+    def served(self, host: SimulatedHost, token: str) -> None:
+        """Look at a request that a host is about to answer."""
+        self._apply(requests_are_carried_out_once, requests_are_carried_out_once(self, host, token))
+
+    def never_sent(self, host: SimulatedHost, token: str) -> None:
+        """Look at a request whose asker was told that it was not carried out and will not be."""
+        self._apply(requests_are_carried_out_once, what_was_not_sent(self, host, token))
+
+    def answered(self, host: SimulatedHost, asked: UUID, token: str, heard: Heard) -> None:
+        """Look at an answer."""
+        rule = answers_are_those_of_their_requests
+        self._apply(rule, rule(self, host, asked, token, heard))
+
+    def is_late(self, host: SimulatedHost, command: Command) -> str:
+        """Return why a command that has come to a host must not be heeded, "" if it may."""
+        return why_late(self, host, command)
+
+    def commanded(self, host: SimulatedHost, life: int, command: Command, late: str) -> None:
+        """Look at a command that a host has heeded; ``late`` is what `is_late` said as it came."""
+        self.world.trace(host.name, f"takes {command.kind} of {command.placement_id} in epoch {command.epoch}")
+        rule = late_commands_are_refused
+        self._apply(rule, rule(self, host, life, command, late))
 
     def fits_nowhere(self, instance: tables.Instance, leaving: UUID | None = None) -> bool:
         """Say whether no host that takes new work, ``leaving`` aside, has room for an instance."""
@@ -106,6 +158,11 @@ class Judge:
         self.looks[name] = self.looks.get(name, 0) + 1
         for what in found:
             self.complain(name, what)
+
+
+def _told(world: World, notice: Notice) -> str:
+    member = notice.member
+    return f"{notice.kind} {world.host_name(member.host)} {member.generation}.{member.incarnation}"
 
 
 def rule_name(rule: Callable[..., object]) -> str:
@@ -285,6 +342,7 @@ COMMIT_RULES = (
     nothing_is_placed_beside_what_is_in_its_way,
     what_is_told_as_removed_is_gone,
     what_was_removed_stays_so,
+    who_answers_others_is_given_time,
 )
 
 
@@ -328,140 +386,13 @@ def machines_are_taken_over_rightly(host: SimulatedHost, placement_id: UUID, rig
         yield f"{host.name} takes over a machine of placement {placement_id} that was never whole"
 
 
-SPAWN_RULES = (machines_are_explained, never_two_machines_of_one)
+def no_address_on_two_machines(judge: Judge, host: SimulatedHost, placement_id: UUID) -> Iterator[str]:
+    """Whatever is written of leases: an address that a machine has, on whatever host, is no other one's."""
+    placement = judge.world.database.placements.get(placement_id)
+    mine = {placement.v4, placement.v6} - {None} if placement is not None else set()
+    for name, other, machine in judge.world.all_machines():
+        if other.id != placement_id and machine.running and not mine.isdisjoint((other.v4, other.v6)):
+            yield f"{host.name} starts a machine with an address that one on {name} has ({placement_id}, {other.id})"
 
 
-# --- once all is whole again
-
-
-def requests_are_not_lost(judge: Judge) -> Iterator[str]:
-    """Whatever was answered to a person as accepted was committed, and what was committed last is what is wanted."""
-    database = judge.world.database
-    committed = {request for _, request in database.requests}
-    for request in judge.world.people.accepted:
-        if request not in committed:
-            yield f"{request} was accepted and never committed"
-    for number, replicas in replicas_wanted(database.requests).items():
-        group = database.groups.get(judge.world.group_id(number))
-        found = None if group is None or group.deleted_at is not None else group.replicas
-        if group is None or found != replicas:
-            yield f"group {number} shall have {replicas} members and has {found}"
-    for number, desired in judge.world.people.wanted(database.requests).items():
-        instance = database.instances.get(judge.world.instance_id(number))
-        if instance is None or instance.desired is not desired:
-            yield f"instance {number} shall be {desired} and is wanted {instance.desired if instance else 'nowhere'}"
-
-
-def instances_are_as_wanted(judge: Judge) -> Iterator[str]:
-    """What shall run runs, once, in its newest generation; what shall not run has no placement."""
-    database = judge.world.database
-    for instance in database.instances:
-        live = [row for row in database.placements if row.instance_id == instance.id and row.live]
-        where = ", ".join(f"{row.generation} {row.state} on {judge.world.host_name(row.node_id)}" for row in live)
-        found = f"instance {judge.world.number_of(instance.id)} ({instance.id}) wanted {instance.desired} "
-        found += f"generation {instance.generation} is {instance.state} {instance.observed_generation} [{where}]"
-        found += f" {instance.reason!r}"
-        if instance.desired is not InstanceDesired.RUNNING:
-            if live or instance.state.value != instance.desired.value:
-                yield found
-            continue
-        if _ended_for_good(instance, live) or _waits_for_room(judge, instance, live):
-            continue
-        if (
-            instance.state is not InstanceState.RUNNING
-            or instance.observed_generation != instance.generation
-            or [(row.generation, row.state) for row in live] != [(instance.generation, PlacementState.RUNNING)]
-        ):
-            yield found
-
-
-def _ended_for_good(instance: tables.Instance, live: list[tables.Placement]) -> bool:
-    """Whether its policy says that an end like this one is the last."""
-    ended = instance.state in (InstanceState.FAILED, InstanceState.STOPPED)
-    if live or not ended or instance.observed_generation != instance.generation:
-        return False
-    quiet = instance.outcome is Outcome.EXITED and instance.exit_status == 0
-    return instance.restart.mode == "never" or (instance.restart.mode == "on-failure" and quiet)
-
-
-def _waits_for_room(judge: Judge, instance: tables.Instance, live: list[tables.Placement]) -> bool:
-    """Whether nothing of its newest generation is placed since no host that takes new work has room for it."""
-    if any(row.generation == instance.generation for row in live) or not instance.reason:
-        return False
-    if live and not (len(live) == 1 and live[0].kept and live[0].state is PlacementState.RUNNING):
-        return False
-    return judge.fits_nowhere(instance, leaving=live[0].node_id if live else None)
-
-
-def groups_are_as_wanted(judge: Judge) -> Iterator[str]:
-    """A group has as many members as it shall, none of which has ended for good; nothing is left of a deleted one."""
-    database = judge.world.database
-    for group in database.groups:
-        members = [
-            row for row in database.instances if row.group_id == group.id and row.state is not InstanceState.TERMINATED
-        ]
-        slots = [row.slot for row in members]
-        if len(set(slots)) != len(slots):
-            yield f"group {group.name} has members in slots {slots}"
-        if group.deleted_at is not None:
-            if members or group.gone_at is None:
-                yield f"group {group.name} is deleted and has {len(members)} members"
-            continue
-        well = [row for row in members if row.desired is InstanceDesired.RUNNING and not _ended_for_good(row, [])]
-        if len(well) != group.replicas or len(members) != group.replicas:
-            found = [(row.slot, row.desired.value, row.state.value) for row in members]
-            yield f"group {group.name} shall have {group.replicas} members and has {found}, failures {group.failures}"
-
-
-def drained_hosts_are_empty(judge: Judge) -> Iterator[str]:
-    """On a host that is to be emptied is only what can be nowhere else."""
-    database = judge.world.database
-    for node in database.nodes:
-        if node.desired is not NodeDesired.DRAINING:
-            continue
-        for row in database.placements:
-            if not row.live or row.node_id != node.id:
-                continue
-            instance = database.instances.get(row.instance_id)
-            assert instance is not None
-            if instance.pinned_node_id != node.id and not judge.fits_nowhere(instance, leaving=node.id):
-                yield f"{node.hostname} is to be emptied and has {row.instance_id} ({row.state}), {instance.reason!r}"
-
-
-def machines_are_as_placed(judge: Judge) -> Iterator[str]:
-    """A running placement has one machine, which runs; of what has no placement nothing is left on any host."""
-    database = judge.world.database
-    for host in judge.world.hosts:
-        for placement_id, machine in host.machines.items():
-            placement = database.placements.get(placement_id)
-            live = placement is not None and placement.live
-            if live and placement is not None and placement.state is PlacementState.RUNNING:
-                if len(machine.running) != 1 or not machine.running[0].configured:
-                    yield f"placement {placement_id} on {host.name} is running and has {len(machine.running)} machines"
-            elif not live and (machine.held() or machine.intent or machine.logs):
-                left = sorted(machine.held()) + ["intent"] * bool(machine.intent) + ["logs"] * machine.logs
-                yield f"placement {placement_id} is gone from {host.name}, which still has {left}"
-
-
-def hosts_are_known_as_they_are(judge: Judge) -> Iterator[str]:
-    """Every host has a process, its node says so, and somebody leads."""
-    database = judge.world.database
-    for host in judge.world.hosts:
-        node = database.nodes.get(host.node_id) if host.node_id is not None else None
-        if host.life is None or node is None:
-            yield f"{host.name} has no process"
-        elif node.state is not (NodeState.DRAINING if node.desired is NodeDesired.DRAINING else NodeState.READY):
-            yield f"{host.name} is up, and its node {node.state}"
-    row = database.leadership.get(True)
-    if row is None or row.expires_at <= database.now():
-        yield "nobody leads"
-
-
-END_RULES = (
-    requests_are_not_lost,
-    instances_are_as_wanted,
-    groups_are_as_wanted,
-    drained_hosts_are_empty,
-    machines_are_as_placed,
-    hosts_are_known_as_they_are,
-)
+SPAWN_RULES = (machines_are_explained, never_two_machines_of_one, no_address_on_two_machines)

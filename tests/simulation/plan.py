@@ -137,6 +137,62 @@ class ClockStep(Item):
     kind = "clock-step"
 
 
+# --- between hosts, in worlds in which these are linked. ``other`` is a number, too.
+
+
+@dataclass(frozen=True)
+class LinkCut(Item):
+    """Nothing gets through between two hosts for ``seconds``, or one way only: ``way`` is both, out or in."""
+
+    host: int
+    other: int
+    seconds: float
+    way: str = "both"
+    kind = "link-cut"
+
+
+@dataclass(frozen=True)
+class LinkHold(Item):
+    """What two hosts say to each other is kept for ``seconds``, and arrives then: no connection breaks by it."""
+
+    host: int
+    other: int
+    seconds: float
+    kind = "link-hold"
+
+
+@dataclass(frozen=True)
+class LinkStall(Item):
+    """Packets between two hosts are lost for ``seconds``: connections stall, and are reset then."""
+
+    host: int
+    other: int
+    seconds: float
+    kind = "link-stall"
+
+
+@dataclass(frozen=True)
+class LinkSlow(Item):
+    """What goes from host to the other takes ``mean`` seconds more."""
+
+    host: int
+    other: int
+    seconds: float
+    mean: float
+    kind = "link-slow"
+
+
+@dataclass(frozen=True)
+class Split(Item):
+    """``count`` hosts from ``host`` on are cut off from all others for ``seconds``; ``database``: from that, too."""
+
+    host: int
+    count: int
+    seconds: float
+    database: bool = False
+    kind = "split"
+
+
 @dataclass(frozen=True)
 class AppCrash(Item):
     """The app of an instance ends by itself, wherever it runs."""
@@ -177,7 +233,8 @@ class Ambush(Item):
     its process is killed as it sends, and what it sent arrives so many seconds later.
 
     Points: ``apply`` a leader sends a transaction, ``applied`` it was answered, ``observe`` and ``observed`` a host
-    tells of a placement, ``acquire`` a candidate wants the lease, ``spawned`` a monitor was started.
+    tells of a placement, ``acquire`` a candidate wants the lease, ``spawned`` a monitor was started, ``command`` a
+    leader sends a command over a link: this one is only cut off from the database, and what it sent arrives late.
     """
 
     seconds: float
@@ -321,6 +378,7 @@ KINDS: dict[str, type[Item]] = {
     kind.kind: kind
     for kind in (
         *(Kill, Quit, Crash, Pause, Cut, Stall, Slow, Outage, Aborts, LostAnswers, LostHints, ClockStep),
+        *(LinkCut, LinkHold, LinkStall, LinkSlow, Split),
         *(Ambush, AppCrash, MemberCrash, Deaf, FailStart, Create, Stop, Start, Restart, Delete, Replace),
         *(CreateGroup, Scale, DeleteGroup, Cordon, Drain, Uncordon),
     )
@@ -331,7 +389,8 @@ KINDS: dict[str, type[Item]] = {
 class Plan:
     """A world: how many hosts of what size, for how long, what happens. ``seed`` decides all that is left to chance.
 
-    ``vcpu`` and ``memory`` (MiB) are what each host can give. ``expects`` is for plans that are kept: what they found.
+    ``vcpu`` and ``memory`` (MiB) are what each host can give. ``note`` is for plans that are kept: what they found.
+    ``settings``: with ``links`` hosts are linked with each other, without they meet in the database only.
     """
 
     seed: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -11,8 +12,12 @@ import actors.host.actor
 import actors.scheduler.actor
 import actors.vm.recover
 import actors.vm.report
+from actors.commands.acceptance import Memory
 from actors.vm.intent import Intent
 from actors.vm.recover import Found, Recovery
+from runtime.links.connection import Connection, Settled
+from runtime.links.frames import Reply
+from runtime.membership.claim import Claim, State, join
 from tests.actors.vm.simulated import ModelOperations
 from tests.simulation.store import Bug
 from zeitwork.store.problems import OutcomeUnknown
@@ -39,6 +44,12 @@ def planted(bugs: frozenset[Bug]) -> Iterator[None]:
         patches.append(mock.patch.object(actors.vm.report, "until_told", _assuming(actors.vm.report.until_told)))
     if Bug.ADOPTED_BLINDLY in bugs:
         patches.append(mock.patch.object(actors.vm.recover, "_judge", _blindly(actors.vm.recover._judge)))
+    if Bug.LATE_COMMAND in bugs:
+        patches.append(mock.patch.object(Memory, "accept", lambda memory, command, left: True))
+    if Bug.WRONG_REPLY in bugs:
+        patches.append(mock.patch.object(Connection, "_settled", _oldest_first(Connection._settled)))
+    if Bug.RAISED_BY_GOSSIP in bugs:
+        patches.append(mock.patch("runtime.membership.roster.join", _raising(join)))
     for patch in patches:
         patch.start()
     try:
@@ -75,3 +86,28 @@ def _blindly(judge: Any) -> Any:
         return result
 
     return found
+
+
+def _oldest_first(settled: Any) -> Any:
+    """Take answers to come in the order of their requests."""
+
+    def settle(connection: Any, frame: Any) -> Settled:
+        if isinstance(frame, Reply) and frame.number in connection._pending:
+            frame = replace(frame, number=min(connection._pending))
+        result: Settled = settled(connection, frame)
+        return result
+
+    return settle
+
+
+def _raising(real: Any) -> Any:
+    """Let whoever believes that a host lives be right."""
+
+    def joined(old: Claim, new: Claim) -> Claim:
+        same = (new.generation, new.incarnation) == (old.generation, old.incarnation)
+        if same and old.state is State.DEAD and new.state is State.ALIVE:
+            return replace(old, state=State.ALIVE, profile=new.profile or old.profile, accusers=())
+        result: Claim = real(old, new)
+        return result
+
+    return joined

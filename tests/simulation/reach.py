@@ -11,11 +11,13 @@ from typing import TypeVar
 import trio
 
 from actors.model.errors import Unavailable
+from runtime.links.simulated import Stack
 from runtime.simulation import Delay, HostEnvironment, Lost, Network, Pipe
 from tests.actors.vm.simulated import Life
 from tests.simulation.plan import DATABASE
 from tests.simulation.store import Database
 from tests.simulation.store.units import Unit
+from zeitwork.cluster import Linked
 from zeitwork.store.notifications import CHANNELS, Subscription
 from zeitwork.store.problems import OutcomeUnknown
 
@@ -49,15 +51,20 @@ class ProcessLife(Life):
         super().__init__()
         self._env = env
         self.over = trio.Event()
+        #: Its connections to other hosts, and what they are good for; None without links.
+        self.stack: Stack | None = None
+        self.linked: Linked | None = None
 
     async def going_on(self) -> None:
         """Wait while the process is held."""
         await self._env.going_on()
 
-    def kill(self) -> None:
-        """End it: nothing that unwinds reaches the outside."""
+    def kill(self, *, silently: bool = False) -> None:
+        """End it: nothing that unwinds reaches the outside. ``silently``: its machine ends with it."""
         self.dead = True
         self.over.set()
+        if self.stack is not None:
+            self.stack.end(silently=silently)
 
 
 @dataclass

@@ -77,7 +77,12 @@ def _simpler(plan: Plan) -> Iterator[Plan]:
 
 
 def _host(item: Item) -> int:
-    return max(int(getattr(item, "host", 0)), int(getattr(item, "pinned", 0)), int(getattr(item, "via", 0)))
+    return max(
+        int(getattr(item, "host", 0)),
+        int(getattr(item, "pinned", 0)),
+        int(getattr(item, "via", 0)),
+        int(getattr(item, "other", 0)),
+    )
 
 
 def _simpler_item(item: Item) -> Iterator[Item]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulation.between import ANSWER_RULES, NOTICE_RULES
 from tests.simulation.crowd import cores, run_all
 from tests.simulation.generate import generate
-from tests.simulation.judge import COMMIT_RULES, END_RULES, SPAWN_RULES, rule_name
+from tests.simulation.judge import COMMIT_RULES, SPAWN_RULES, rule_name
 from tests.simulation.plan import KINDS
+from tests.simulation.rest import END_RULES
 
 #: Worlds altogether and in each test; ``python -m tests.simulation`` runs more.
 WORLDS, TOGETHER = 60, 10
@@ -24,7 +26,9 @@ def test_no_world_breaks_a_rule(first: int) -> None:
         assert result.seconds >= 180
         looked |= result.looks.keys()
     # A rule that nobody looks at is never broken.
-    assert looked >= {rule_name(rule) for rule in (*COMMIT_RULES, *SPAWN_RULES, *END_RULES)}
+    assert looked >= {
+        rule_name(rule) for rule in (*COMMIT_RULES, *SPAWN_RULES, *NOTICE_RULES, *ANSWER_RULES, *END_RULES)
+    }
 
 
 def test_worlds_have_many_kinds_of_trouble() -> None:

@@ -12,16 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import structlog
 import trio
 
+import zeitwork.cluster
+import zeitwork.peers
 from actors.model.image import ImageConfig
 from actors.model.records import Placement
-from runtime.simulation import Delay, HostEnvironment, Network, run
+from runtime.simulation import Delay, HostEnvironment, Listeners, Network, run
 from tests.actors.vm.simulated import Life, Machine, ModelOperations
 from tests.simulation import plan as items
+from tests.simulation.faults import Faults
 from tests.simulation.host import SimulatedHost, environment
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.people import People, forced
@@ -58,7 +62,6 @@ class World:
         self.bugs = bugs
         self.log = log
         self.region = IPv4Network("10.128.0.0/16")
-        self.deaf: dict[UUID, None] = {}
         self.injected: dict[str, int] = {}
         self._hash = hashlib.sha256()
         self._chance = random.Random(f"{plan.seed} world")
@@ -66,6 +69,9 @@ class World:
         self.database_env = HostEnvironment(plan.seed)
         self.database = Database(self.database_env.now, random.Random(f"{plan.seed} ids"), rest=60.0, bugs=bugs)
         self.network = Network(random.Random(f"{plan.seed} network"), Delay(0.0003, 0.001, 1.0))
+        self.listeners = Listeners()
+        #: Whether hosts are linked with each other.
+        self.linked = bool(plan.settings.get("links", False))
         self.server = Server(self.database, self.network, random.Random(f"{plan.seed} server"))
         self.judge = Judge(self)
         self.database.committed = self._committed
@@ -75,8 +81,8 @@ class World:
         ]
         self.people = People(self)
         self.image_id = UUID(int=0x1111)
-        self._ambushes: list[items.Ambush] = []
-        self.server.passing = self.passing
+        self.faults = Faults(self)
+        self.server.passing = self.faults.passing
 
     # --- what is what
 
@@ -100,6 +106,10 @@ class World:
         """Return the name of a node's host."""
         node = self.database.nodes.get(node_id)
         return node.hostname if node is not None else str(node_id)
+
+    def host_of(self, node_id: UUID) -> SimulatedHost | None:
+        """Return the host of a node."""
+        return next((host for host in self.hosts if host.node_id == node_id), None)
 
     def machine_of(self, placement: tables.Placement) -> Machine | None:
         """Return the machine of a placement, None when its host never made one."""
@@ -128,41 +138,6 @@ class World:
         if self.log is not None:
             self.log.append(line)
 
-    def passing(self, host: str, point: str) -> float | None:
-        """Hit a host that comes to a point where somebody waits for it.
-
-        Return the seconds after which what it sends arrives nevertheless, None when it is not hit so.
-        """
-        for ambush in self._ambushes:
-            if ambush.on == point:
-                break
-        else:
-            return None
-        number = next((one.number for one in self.hosts if one.name == host), None)
-        if number is None:
-            return None
-        self._ambushes.remove(ambush)
-        if ambush.does == "late":
-            self.server.count(f"ambushes: late on {point}")
-            self.trace("ambush", f"{host} is killed at {point}, and heard {ambush.seconds} s later")
-            self.hosts[number].kill(0.3)
-            return ambush.seconds
-        at, seconds = trio.current_time(), ambush.seconds
-        hit = {"kill": items.Kill, "crash": items.Crash, "pause": items.Pause}[ambush.does](at, number, seconds)
-        self.server.count(f"ambushes: {ambush.does} on {point}")
-        self.trace("ambush", str(hit))
-        if isinstance(hit, items.Kill):
-            # At once: the very next step of its process must not happen.
-            self.hosts[number].kill(seconds)
-        elif isinstance(hit, items.Crash):
-            self.hosts[number].crash(seconds)
-            self.nursery.start_soon(self._dark, self.hosts[number], seconds)
-        else:
-            self.hosts[number].env.hold()
-            self.network.hold(host)
-            self.nursery.start_soon(self._go_on, self.hosts[number], seconds)
-        return None
-
     def _committed(self, name: str, term: Any) -> None:
         if name not in ("presence.heartbeat", "election.renew"):
             self.trace(DATABASE, f"{name} {len(self.database.events)}")
@@ -189,7 +164,7 @@ class World:
                             tellers.start_soon(self._happen, number, item)
                     await trio.sleep_until(self.plan.healed)
                     # Nobody waits any longer: what is hit now would not be whole again in time.
-                    self._ambushes.clear()
+                    self.faults.ambushes.clear()
                     await self._converge()
                     watch.cancel_scope.cancel()
             seconds = trio.current_time()
@@ -245,108 +220,7 @@ class World:
         if isinstance(item, items.Request):
             await self.people.ask(number, item)
         else:
-            await self._break(item)
-
-    async def _break(self, item: items.Item) -> None:
-        match item:
-            case items.Kill(host=host, seconds=seconds):
-                self._host(host).kill(seconds)
-            case items.Quit(host=host, seconds=seconds):
-                self._host(host).quit(seconds)
-            case items.Crash(host=host, seconds=seconds):
-                self._host(host).crash(seconds)
-                await self._dark(self._host(host), seconds)
-            case items.Pause(host=host, seconds=seconds):
-                self._host(host).env.hold()
-                self.network.hold(self._host(host).name)
-                await self._go_on(self._host(host), seconds)
-            case items.Cut(host=host, seconds=seconds, way=way):
-                await self._cut(self._host(host).name, seconds, way)
-            case items.Stall(host=host, seconds=seconds):
-                self.network.stall(self._host(host).name, DATABASE, seconds)
-                self.network.stall(DATABASE, self._host(host).name, seconds)
-            case items.Slow(host=host, seconds=seconds, mean=mean):
-                name = self._host(host).name
-                self.network.delay(name, DATABASE, Delay(mean / 2, mean / 2, 5 * mean))
-                await trio.sleep(seconds)
-                self.network.delay(name, DATABASE, None)
-            case items.Outage(seconds=seconds):
-                self.server.shut_down()
-                await trio.sleep(seconds)
-                self.server.down = False
-            case items.Aborts(seconds=seconds, share=share):
-                self.server.aborts = share
-                await trio.sleep(seconds)
-                self.server.aborts = 0.0
-            case items.LostAnswers(seconds=seconds, share=share):
-                self.server.lost_answers = share
-                await trio.sleep(seconds)
-                self.server.lost_answers = 0.0
-            case items.LostHints(seconds=seconds, share=share):
-                self.server.lost_hints = share
-                await trio.sleep(seconds)
-                self.server.lost_hints = 0.0
-            case items.ClockStep(host=host, step=step):
-                env = self.database_env if host < 0 else self._host(host).env
-                env.step_clock(step)
-            case items.Ambush():
-                self._ambushes.append(item)
-            case items.AppCrash(instance=instance):
-                self._app_crash(self.instance_id(instance))
-            case items.MemberCrash(group=group):
-                self._member_crash(self.group_id(group))
-            case items.Deaf(instance=instance):
-                self._deafen(self.instance_id(instance))
-            case items.FailStart(host=host, seconds=seconds, job=job):
-                await self._fail_starts(self._host(host), seconds, job)
-            case _:
-                raise AssertionError(f"nobody knows how to do {item}")
-
-    def _host(self, number: int) -> SimulatedHost:
-        return self.hosts[number % len(self.hosts)]
-
-    async def _dark(self, host: SimulatedHost, seconds: float) -> None:
-        """Nothing is heard of a machine that is down; those who speak to it hear of that only when it is up again."""
-        self.network.hold(host.name)
-        await trio.sleep(seconds)
-        self.network.reset(host.name, DATABASE)
-        self.network.release(host.name)
-
-    async def _go_on(self, host: SimulatedHost, seconds: float) -> None:
-        await trio.sleep(seconds)
-        host.env.release()
-        self.network.release(host.name)
-
-    async def _cut(self, host: str, seconds: float, way: str) -> None:
-        links = [(host, DATABASE)] * (way in ("both", "out")) + [(DATABASE, host)] * (way in ("both", "in"))
-        for link in links:
-            self.network.cut(*link)
-        await trio.sleep(seconds)
-        for link in links:
-            self.network.heal(*link)
-
-    def _app_crash(self, instance_id: UUID) -> None:
-        for _, placement, machine in self.all_machines():
-            if placement.instance_id == instance_id:
-                machine.crash_app()
-
-    def _member_crash(self, group_id: UUID) -> None:
-        for _, placement, machine in self.all_machines():
-            instance = self.database.instances.get(placement.instance_id)
-            if instance is not None and instance.group_id == group_id and machine.running:
-                machine.crash_app()
-                return
-
-    def _deafen(self, instance_id: UUID) -> None:
-        self.deaf[instance_id] = None
-        for _, placement, machine in self.all_machines():
-            if placement.instance_id == instance_id:
-                machine.deaf = True
-
-    async def _fail_starts(self, host: SimulatedHost, seconds: float, job: str) -> None:
-        host.set_fails(job)
-        await trio.sleep(seconds)
-        host.set_fails("")
+            await self.faults.do(item)
 
 
 def simulate(plan: Plan, bugs: frozenset[Bug] = frozenset(), *, log: list[str] | None = None) -> Result:
@@ -368,8 +242,11 @@ def _quiet() -> Iterator[None]:
     """Keep the log empty: worlds are full of trouble."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    quiet = structlog.get_logger()
     try:
-        yield
+        # What has bound a logger as it was imported keeps that one.
+        with mock.patch.object(zeitwork.cluster, "_log", quiet), mock.patch.object(zeitwork.peers, "_log", quiet):
+            yield
     finally:
         structlog.configure(**before)
 

@@ -32,6 +32,10 @@ class Disk:
     full: bool = False
     log: list[object] = field(default_factory=list)
 
+    @property
+    def highest(self) -> int:
+        return self.epoch
+
     async def load(self) -> int:
         await trio.sleep(0.01)
         return self.epoch
@@ -71,6 +75,21 @@ async def here(disk: Disk) -> AsyncIterator[tuple[System, Host]]:
         await system.start(Spec(HOST, lambda: host))
         await system.start(receiver(HERE, disk, system.name(HOST)))
         yield system, host
+
+
+async def test_a_leader_whose_successor_the_host_knows_by_the_lease_is_refused(autojump_clock: MockClock) -> None:
+    """Found by a simulated world: only what commands had told was counted, so a late one was heeded."""
+    disk = Disk()
+    async with here(disk) as (system, _):
+        ref = system.name(NAME)
+        await ref.ask(command(), timeout=5)
+        # As the elector does when it finds another one's lease.
+        await disk.keep(EPOCH + 1)
+        with pytest.raises(StaleEpoch):
+            await ref.ask(command(generation=2), timeout=5)
+        told = command(generation=2, epoch=EPOCH + 1)
+        assert (await ref.ask(told, timeout=5)).epoch == EPOCH + 1
+        assert [one for one in disk.log if isinstance(one, Attend)][1:] == [Attend(told.placement_id, starts=True)]
 
 
 async def test_a_new_leaders_epoch_is_on_the_disk_before_anything_is_done_for_it(autojump_clock: MockClock) -> None:

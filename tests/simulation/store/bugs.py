@@ -26,3 +26,7 @@ class Bug(StrEnum):
     OUTCOME_ASSUMED = "outcome-assumed"  # what was sent is taken to be committed
     NO_INTENT = "no-intent"  # a monitor is started before its intent is on disk
     ADOPTED_BLINDLY = "adopted-blindly"  # whatever runs is taken over, wanted or not
+    # --- of what is between hosts
+    LATE_COMMAND = "late-command"  # a host heeds whatever command comes, of whatever leader
+    WRONG_REPLY = "wrong-reply"  # an answer is taken for that to the request that waits longest
+    RAISED_BY_GOSSIP = "raised-by-gossip"  # who has heard nothing of a death yet raises the dead
