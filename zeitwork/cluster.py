@@ -45,6 +45,7 @@ from zeitwork.trust.bootstrap import ensure_credentials
 from zeitwork.trust.files import TrustFiles, trust_directory
 from zeitwork.trust.invitation import Code
 from zeitwork.trust.join import JoinDoors, join, join_address
+from zeitwork.trust.reach import local_part
 from zeitwork.trust.renewal import NAME as CERTIFICATES
 from zeitwork.trust.renewal import Certificates
 from zeitwork.trust.token import parse_token
@@ -358,6 +359,12 @@ async def start_links(
     cluster = (await store.cluster.identity()).id
     await ensure_credentials(files, node.id, trust.sign, authority=await trust.authority(), now=env.now())
     database = config.database_url or (membership.database if membership else None)
+    if database is not None and (found := local_part(database)) is not None:
+        _log.warning(
+            "hosts on other machines can't join through this one: its DSN is of this machine only",
+            names=found,
+            fix="start it with a --database-url that names the database's machine",
+        )
     doors = dict(JoinDoors(trust, node.id, database, env.monotonic, machine=host_id).doors())
     if database is None:
         own = config.paths.run / ("postgres" if membership is None else "database")

@@ -41,6 +41,10 @@ def launch(host: HostProcess) -> None:
         )
 
 
+def code_of(host: HostProcess) -> re.Match[str]:
+    return until(lambda: re.search(r"zeitwork nodes add (\S+) (\S+) (zwi1_\S+)", host.tail()), "its code is printed")
+
+
 def ids(host: HostProcess) -> set[str]:
     return {one["id"] for one in host.get("/api/v1/nodes")["items"]}
 
@@ -53,10 +57,17 @@ def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Pat
     with running(first):
         launch(second)
         try:
-            printed = until(
-                lambda: re.search(r"zeitwork nodes add (\S+) (\S+) (zwi1_\S+)", second.tail()), "its code is printed"
-            )
-            assert printed[2] == own
+            former = code_of(second)
+            assert former[2] == own
+            # One that nobody wants ends in order, and has nothing to remember. Its code is worth nothing then.
+            assert second.terminate() == 0
+            assert not list((second.data / "trust").iterdir())
+            second.log.unlink()
+            launch(second)
+            printed = code_of(second)
+            stale = first.cli("nodes", "add", "h1", own, former[3], "--timeout", "10", check=False)
+            assert stale.returncode == 1
+            assert "was started anew since" in stale.stderr
             # Nobody without the code gets it: whoever guesses is told so, and the reason is the node's.
             wrong = printed[3][:5] + printed[3][6:7] + printed[3][5:6] + printed[3][7:]
             refused = first.cli("nodes", "add", "h2", own, wrong, "--json", check=False)
@@ -67,6 +78,7 @@ def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Pat
             assert "only with the code" in refused.stderr
 
             node = first.cli("nodes", "add", "h2", own, printed[3], "--json")
+            first.cli("nodes", "rm", "h1")
             assert node["state"] == "ready"
             until(second.healthy, f"it answers:\n{second.tail()}")
             assert ids(second) == ids(first)

@@ -51,6 +51,23 @@ def _a_host_that_is_deleted_takes_what_nobody_needs(both: Both) -> None:
     both.delete_node(1)
 
 
+def _a_host_that_never_comes_back_gives_up_all_it_had(both: Both) -> None:
+    _run(both, singleton=True)
+    _run(both)
+    both.delete_node(0, dead=True)
+    both.wait(64)
+    both.mark_down(0)
+    both.relocate()
+    both.delete_node(0, dead=True)
+    both.evaluate()
+    both.delete_node(0, dead=True)
+    both.register(0)
+    both.leave(1)
+    both.leave(1, force=True)
+    both.evaluate()
+    both.register(1)
+
+
 def _what_was_given_up_is_not_moved_again(both: Both) -> None:
     _run(both)
     both.mark_down(0)
@@ -130,6 +147,7 @@ FOUND: dict[str, Sequence] = {
         _made_together_waits_equally_long,
         _a_group_uses_its_image_and_tells_what_it_waits_for,
         _a_host_that_is_deleted_takes_what_nobody_needs,
+        _a_host_that_never_comes_back_gives_up_all_it_had,
         _what_was_given_up_is_not_moved_again,
         _a_grace_becomes_shorter_and_never_longer,
         _an_address_that_was_not_given_is_not_passed_over,
