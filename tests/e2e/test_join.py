@@ -78,6 +78,12 @@ def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path]) -> No
             second.terminate()
             # Its goodbye went through the tunnel, too.
             assert "down" in [one["state"] for one in first.get("/api/v1/nodes")["items"]]
+            # And through gossip: nobody needs to suspect it first.
+            until(
+                lambda: "left" in [one["state"] for one in first.get("/api/v1/members")["items"]],
+                f"it is said to have left:\n{first.tail()}",
+                5,
+            )
             second.arguments = [*qemu, *own]
             second.start()
             assert ready(second)
