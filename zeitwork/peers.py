@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 
 from runtime.actor import Actor
-from runtime.links.messages import Forget, Want
+from runtime.links.messages import Admit, Forget, Want
 from runtime.links.transport import Address
 from runtime.message import Message
 from runtime.ref import Ref
@@ -97,6 +97,7 @@ class Peers(Actor):
         self._others: Mapping[UUID, str] = {}
         self._looking = False
         self._removed: frozenset[UUID] = frozenset()
+        self._refused: frozenset[UUID] | None = None
 
     async def init(self) -> None:
         """Look at once, then now and then."""
@@ -114,6 +115,12 @@ class Peers(Actor):
                 self._looking = False
                 self._others = others
                 self._links.tell(Want(choose(self._own, others)))
+                # One that was removed and has registered anew is let in again. What an earlier life of this actor had
+                # refused, it does not know: at first, it may be any.
+                back = (frozenset(others) if self._refused is None else self._refused & others.keys()) - removed
+                if back:
+                    self._links.tell(Admit(back))
+                self._refused = ((self._refused or frozenset()) - back) | removed
                 for host in removed - self._removed:
                     self._links.tell(Forget(host, refuse=True))
                 if removed != self._removed:

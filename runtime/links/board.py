@@ -163,6 +163,11 @@ class Board:
                     session.close("gone", "the host is gone")
             peer.notify()
 
+    def admit(self, hosts: frozenset[UUID]) -> None:
+        """Let these hosts in again if they were refused."""
+        for host in [host for host in self.refused if host in hosts]:
+            del self.refused[host]
+
     def linked(self) -> list[LinkInfo]:
         """Return the links that stand."""
         found = []

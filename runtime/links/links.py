@@ -20,7 +20,7 @@ from runtime.links.connection import Connection
 from runtime.links.door import Door
 from runtime.links.errors import FrameError, WrongPeer
 from runtime.links.frames import BULK_LIMIT, CONTROL_LIMIT, Hello, Purpose
-from runtime.links.messages import Follow, Forget, Introduce, Learn, NoIntroduction, Want
+from runtime.links.messages import Admit, Follow, Forget, Introduce, Learn, NoIntroduction, Want
 from runtime.links.registry import Registry
 from runtime.links.rules import Rules
 from runtime.links.session import End, Left, Receiver, Session
@@ -89,6 +89,8 @@ class Links(Actor):
                 if refuse:
                     for scope in self._inside.get(host, ()):
                         scope.cancel()
+            case Admit(hosts):
+                self._board.admit(hosts)
             case Follow(ref):
                 self._board.followers.append(ref)
             case Introduce(address):

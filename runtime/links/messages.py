@@ -35,6 +35,13 @@ class Forget(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Admit(Message):
+    """These hosts belong here: those of them that were refused are let in again."""
+
+    hosts: frozenset[UUID]
+
+
+@dataclass(frozen=True, slots=True)
 class Follow(Message):
     """Tell ``ref`` of each `LinkUp` and `LinkDown` from now on."""
 

@@ -15,7 +15,7 @@ from actors.commands.messages import Command, CommandKind, Taken
 from actors.model.errors import Failed, InvalidInput, Problem
 from runtime import Actor, Message, RealEnvironment, Spec, System
 from runtime.links.board import Board
-from runtime.links.messages import Forget, Want
+from runtime.links.messages import Admit, Forget, Want
 from runtime.links.registry import Unreadable, from_plain, to_plain
 from runtime.links.transport import Address
 from runtime.membership.claim import State
@@ -171,7 +171,25 @@ async def test_links_follow_the_database_and_stay_while_it_is_away(autojump_cloc
         await trio.sleep(2 * EVERY)
         assert seen[1] == Want({UUID(int=1): Address("h", 7)})
         assert [message for message in seen if isinstance(message, Forget)] == [Forget(UUID(int=2), refuse=True)]
+        # It registers anew, and announces where it is a little later.
+        store.gone = frozenset()
+        await trio.sleep(EVERY)
+        assert not any(isinstance(message, Admit) for message in seen)
+        store.known = {**store.known, UUID(int=2): "h:8"}
+        await trio.sleep(3 * EVERY)
+        assert [message for message in seen if isinstance(message, Admit)] == [Admit(frozenset({UUID(int=2)}))]
         await settled()
+
+
+async def test_a_new_life_knows_not_whom_the_one_before_refused(autojump_clock: object) -> None:
+    store, seen = Away(), list[Message]()
+    store.known, store.gone = {UUID(int=1): "h:7", UUID(int=2): "h:8"}, frozenset({UUID(int=2)})
+    async with simulated() as system:
+        links = await system.start(Spec("links", lambda: Recorder(seen)))
+        await system.start(Spec("peers", lambda: Peers(HOST, store, links)))
+        await trio.sleep(3 * EVERY)
+        assert [message for message in seen if isinstance(message, Admit)] == [Admit(frozenset({UUID(int=1)}))]
+        assert [message for message in seen if isinstance(message, Forget)] == [Forget(UUID(int=2), refuse=True)]
 
 
 async def test_while_the_database_is_away_links_follow_gossip(autojump_clock: object) -> None:

@@ -12,7 +12,7 @@ from runtime import ActorStopped, AskTimeout, MailboxFull, ProtocolError, Unknow
 from runtime.links.board import LinkDown
 from runtime.links.errors import QueueFull, Refused, RemoteProblem, StaleIdentity, Unreachable, Unsendable
 from runtime.links.frames import BULK_CHUNK
-from runtime.links.messages import Forget, Introduce, Learn, NoIntroduction, Want
+from runtime.links.messages import Admit, Forget, Introduce, Learn, NoIntroduction, Want
 from runtime.links.rules import Rules
 from runtime.links.transport import Address, PlainTransport
 from tests.runtime.links.hosts import QUICK, SOON, Host, host, until, want
@@ -235,6 +235,10 @@ async def test_a_removed_host_is_not_let_in_again() -> None:
         one.links.tell(Forget(two.id, refuse=True))
         await until(lambda: "removed from the cluster" in str(two.board.peer(one.id).failure))
         assert len(one.ups()) == 1
+        # Unless it is of the cluster again.
+        one.links.tell(Admit(frozenset({UUID(int=99)})))
+        one.links.tell(Admit(frozenset({two.id})))
+        await until(lambda: len(one.ups()) == 2)
 
 
 async def test_an_introduction_tells_who_is_there() -> None:
