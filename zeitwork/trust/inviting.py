@@ -11,7 +11,7 @@ import structlog
 
 from actors.model.errors import Failed, Problem, Unavailable
 from actors.registrar.invite import Invited, Outcome
-from runtime.lease import Term
+from runtime.lease import Fenced, Term
 from runtime.links.transport import Address
 from zeitwork.trust import certificates, invitation
 from zeitwork.trust.files import TrustFiles, base_context
@@ -55,8 +55,15 @@ class Inviting:
             host = await self._talk(one, code, f"https://{self._address}", term)
         except Problem as problem:
             return Outcome(False, problem.detail, final=problem.code in _FINAL)
-        except ValueError as error:
-            return Outcome(False, f"its answer can't be understood: {error}")
+        except ExceptionGroup as group:
+            # What happens while a connection stands comes out of its nursery.
+            error: Exception = group
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            if isinstance(error, Fenced):
+                raise error from None
+            _log.warning("an invitation failed", node=str(one.node_id), error=repr(group)[:500])
+            return Outcome(False, "its answer can't be understood: see the log of the host that leads")
         _log.info("a host has accepted its invitation", node=str(one.node_id), host=str(host), address=one.address)
         return Outcome(True, "")
 

@@ -16,11 +16,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.model.errors import Failed, InvalidInput, Problem
+from actors.model.errors import Failed, InvalidInput, Problem, Unavailable
 from actors.model.states import NodeState
 from actors.registrar.invite import Invited, Outcome
 from runtime import RealEnvironment
-from runtime.lease import Term
+from runtime.lease import Fenced, Term
 from runtime.links.transport import Address
 from tests.runtime.links.hosts import SOON, until
 from tests.zeitwork.trust.secured import Signer, issue
@@ -175,6 +175,7 @@ class Cluster:
 
     files: TrustFiles
     minted: list[Token] = field(default_factory=list)
+    broken: Exception | None = None
 
     async def invite(self, one: Invited) -> Outcome:
         with trio.fail_after(SOON):
@@ -183,6 +184,8 @@ class Cluster:
     async def mint(self, node: UUID, token: Token, life: timedelta, term: Term) -> None:
         assert node == NODE
         await trio.lowlevel.checkpoint()
+        if self.broken is not None:
+            raise self.broken
         self.minted.append(token)
 
 
@@ -253,6 +256,21 @@ async def test_a_join_that_fails_is_told_and_can_be_tried_again(tmp_path: Path, 
         assert (await cluster.invite(host.invited(code))).accepted
         first, second = cluster.minted
         assert first.secret != second.secret
+
+
+async def test_a_leader_that_is_none_any_more_is_told_so(tmp_path: Path, cluster: Cluster) -> None:
+    async with waiting(tmp_path) as host:
+        (code,) = host.codes
+        cluster.broken = Fenced(TERM, "epoch 2 has begun")
+        with pytest.raises(Fenced):
+            await cluster.invite(host.invited(code))
+        cluster.broken = Unavailable("the database is away")
+        assert await cluster.invite(host.invited(code)) == Outcome(False, "the database is away")
+        cluster.broken = ValueError("strange")
+        outcome = await cluster.invite(host.invited(code))
+        assert (outcome.accepted, outcome.final) == (False, False)
+        cluster.broken = None
+        assert (await cluster.invite(host.invited(code))).accepted
 
 
 async def test_a_host_with_a_token_accepts_its_cluster_only(tmp_path: Path, cluster: Cluster, signer: Signer) -> None:

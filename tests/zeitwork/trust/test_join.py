@@ -106,6 +106,27 @@ async def test_wrong_tokens_and_addresses_are_told_apart(tmp_path: Path) -> None
         await join(url(one), token, host=NEW, hostname="h", key=key)
 
 
+async def test_a_database_that_is_known_by_its_own_machine_only_is_of_no_use_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer, key = Signer(), certificates.new_key()
+    local = "postgresql://u:secret@localhost/zeitwork"
+    async with a_cluster(tmp_path, signer, database=local) as one:
+        token = str(token_for(signer))
+        monkeypatch.setattr("zeitwork.trust.reach.on_this_machine", lambda _: False)
+        with pytest.raises(Problem, match="known by localhost") as caught:
+            await join(url(one), token, host=NEW, hostname="h", key=key)
+        assert (caught.value.code, caught.value.field) == ("local-database", "database_url")
+        assert "secret" not in str(caught.value)
+        # Its token is as good as before, for a host that knows the database by a DSN of its own.
+        assert len(signer.tokens) == 1
+        welcome, _ = await join(url(one), token, host=NEW, hostname="h", key=key, database=True)
+        assert welcome.database == local
+        # Another host of the same machine means the same by it.
+        monkeypatch.undo()
+        await join(url(one), str(token_for(signer)), host=NEW, hostname="h", key=key)
+
+
 async def test_attempts_are_limited(tmp_path: Path) -> None:
     signer = Signer()
     async with a_cluster(tmp_path, signer, attempts=Attempts(each=3)) as one:
