@@ -115,11 +115,9 @@ class RemoteHost(HostProcess):
         if self.alive:
             self.kill()
         for pid in {*processes_with(str(self.data)), *processes_with(str(self.run))}:
-            with suppress(OSError):
-                if Path(f"/proc/{pid}/cwd").exists():
-                    os.kill(pid, signal.SIGKILL)
-        tag = self.config.tag
-        for group in sorted(cgroups_of(tag), key=lambda path: len(path.parts), reverse=True):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for group in sorted(cgroups_of(self.config.tag), key=lambda path: len(path.parts), reverse=True):
             with suppress(OSError):
                 group.rmdir()
 

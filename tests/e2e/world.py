@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from tests.e2e.networks import Network
 from tests.e2e.observer import Observer
-from tests.e2e.process import until
+from tests.e2e.process import processes_with, until
 from tests.e2e.remote import RemoteHost
 
 T = TypeVar("T")
@@ -124,10 +124,12 @@ class World:
     def observed(self) -> Iterator[Observer]:
         """Ask all hosts meanwhile, and check their answers."""
         with Observer(self.hosts).watching() as observer:
+            self.until(
+                lambda: {one.host for one in observer.seen} == {host.name for host in self.hosts}, "first answers"
+            )
             yield observer
         _log.info("answers: %s; seconds: %s", dict(observer.answers), self.seconds)
         self.seconds.clear()
-        assert observer.answers["200"] >= len(self.hosts)
 
 
 def where(host: RemoteHost) -> dict[str, Any]:
@@ -168,6 +170,9 @@ def started(hosts: Sequence[RemoteHost]) -> Iterator[None]:
             until(lambda host=host: not host.machines() and not host.taps(), f"an empty {host.name}")  # type: ignore[misc]
         with ThreadPoolExecutor(len(hosts)) as pool:
             assert set(pool.map(lambda host: host.terminate(), hosts)) == {0}
+        for host in hosts:
+            assert processes_with(str(host.data)) == []
+            assert host.config.tag not in host.network.run(host.name, "nft", "list", "ruleset")
     finally:
         for host in hosts:
             host.sweep()

@@ -49,11 +49,10 @@ class Pool:
         *,
         application_name: str,
         statement_timeout: float,
-        idle_timeout: float | None = None,
+        idle_timeout: float,
         metrics: StoreMetrics,
     ) -> None:
         milliseconds = int(statement_timeout * 1000)
-        idle = 2 * milliseconds if idle_timeout is None else int(idle_timeout * 1000)
         self._parameters = parameters(
             dsn,
             application_name,
@@ -61,7 +60,7 @@ class Pool:
                 "statement_timeout": str(milliseconds),
                 "lock_timeout": str(milliseconds // 2),
                 # A process that is paused or cut off in the middle of a transaction must not block all others for ever.
-                "idle_in_transaction_session_timeout": str(idle),
+                "idle_in_transaction_session_timeout": str(int(idle_timeout * 1000)),
                 "timezone": "UTC",
                 "default_transaction_isolation": "read\\ committed",
             },

@@ -26,6 +26,9 @@ Unit = Callable[[Cursor], T]
 
 #: Seconds that a statement may take, always.
 STATEMENT_TIMEOUT = 10.0
+#: Seconds after which the server ends a transaction whose client is silent in the middle of it. A host that was cut off
+#: there holds rows that whoever replaces it needs: its own, for one, which says that it is down.
+IDLE_TIMEOUT = 5.0
 #: Units that run at once; more of them wait in the limiter.
 POOL_SIZE = 4
 #: Attempts of a unit that the database asks to repeat, and the first and largest wait between them in seconds.
@@ -171,8 +174,7 @@ class Units:
     A unit is a synchronous function of a cursor. It is one transaction, READ COMMITTED (one that only reads: a
     snapshot), repeated when the database asks for it (so it must have no other effects), and it runs in a thread that
     is never abandoned: a cancelled caller waits until its transaction was rolled back or, too late, committed. It
-    cannot know which. The server ends one whose client was silent in the middle of it for ``idle_timeout`` seconds
-    (None: twice as long as a statement may take).
+    cannot know which. The server ends one whose client was silent in the middle of it for ``idle_timeout`` seconds.
     """
 
     def __init__(
@@ -182,7 +184,7 @@ class Units:
         size: int = POOL_SIZE,
         application_name: str = "zeitwork",
         statement_timeout: float = STATEMENT_TIMEOUT,
-        idle_timeout: float | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
         metrics: StoreMetrics | None = None,
         rng: random.Random | None = None,
     ) -> None:

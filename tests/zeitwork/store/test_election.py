@@ -380,7 +380,7 @@ async def test_a_transaction_of_a_leader_has_less_than_a_third_of_the_ttl(store:
         return str(row["setting"])
 
     # They end with that transaction: the connection goes back to the pool as it was.
-    assert await store.units.run(later, name="limits after") == "20000"
+    assert await store.units.run(later, name="limits after") == "5000"
 
 
 async def test_a_renewal_whose_commit_never_arrives_blocks_a_successor_no_longer_than_other_transactions(

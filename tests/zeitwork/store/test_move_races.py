@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import trio
 from psycopg.rows import dict_row
 
+from actors.model.errors import Unavailable
 from actors.model.records import Observation
 from actors.model.states import InstanceDesired, InstanceState, NodeState, PlacementState
 from actors.scheduler.store import Displaced, Move, Moved
@@ -51,6 +54,35 @@ async def together(*works: Callable[[], Awaitable[object]]) -> None:
                 await work()
 
             nursery.start_soon(one)
+
+
+async def test_a_host_that_was_cut_off_in_the_middle_of_a_sign_of_life_is_found_dead(store: Store) -> None:
+    """The server ends what it has begun, without a word from it."""
+    node, row, _ = await running(store)
+    found = threading.Event()
+
+    def unit(cursor: Cursor) -> None:
+        cursor.execute("update nodes set last_seen_at = clock_timestamp() where id = %s", (node.id,))
+        # It is cut off here: its commit never arrives.
+        assert found.wait(60)
+
+    async def sign() -> None:
+        with pytest.raises(Unavailable):
+            await store.units.run(unit, name="cut off")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sign)
+        try:
+            with trio.fail_after(50):
+                while True:
+                    with suppress(Unavailable):  # a lock was not to be had in time
+                        await die(store, node)
+                        break
+        finally:
+            found.set()
+    assert (await store.nodes.get(node.id)).state is NodeState.DOWN
+    assert await pending(store) == []
+    assert (await displaced(store)).instance.id == row.id
 
 
 async def test_a_sign_of_life_and_a_verdict(store: Store) -> None:
