@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from actors.model.errors import Conflict, Failed, InvalidInput, Problem, Unavailable
 from actors.model.states import NodeState
-from tests.zeitwork.store.own_server import own_servers
+from tests.zeitwork.store.own_server import older, own_servers
 from tests.zeitwork.store.test_trust import token_of
 from tests.zeitwork.store.world import instance, ready_image, ready_node, running
 from zeitwork.store import Store, archive, migrate, open_store
@@ -97,6 +97,24 @@ async def test_all_is_back_on_a_server_of_ones_own(
         # A second time it is not empty, and that is told.
         with pytest.raises(Conflict, match="this cluster's already"):
             await archive.restore(file, own.dsn())
+
+
+@pytest.mark.skipif(older() is None, reason="the wheel's server speaks no TLS, and there is no other one here")
+async def test_a_server_that_insists_on_tls(
+    store: Store, database_url: str, tmp_path: Path, public_directory: Path
+) -> None:
+    await fill(store)
+    file = tmp_path / "backup.dump"
+    content = await archive.dump(database_url, file)
+    with own_servers(public_directory / uuid4().hex[:6], require_user()) as (own,):
+        own.make()
+        own.insist_on_tls()
+        own.start(ssl="on")
+        own.make_database()
+        with pytest.raises(Unavailable):
+            await archive.restore(file, f"{own.dsn()} sslmode=disable")
+        assert await archive.restore(file, f"{own.dsn()} sslmode=require") == content
+        assert everything(own.dsn()) == everything(database_url)
 
 
 async def test_a_restore_that_fails_leaves_nothing(
