@@ -8,6 +8,7 @@ import pytest
 
 from bench.membership import measure
 from tests.bench.test_bench import run
+from zeitwork.store.system_user import find_user
 
 
 @pytest.mark.parametrize("name", ["command_round_trip", "link_round_trip", "membership_processes"])
@@ -16,6 +17,15 @@ def test_each_question_answers(name: str) -> None:
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)["questions"]
     assert all(answer["value"] > 0 for answer in result["answers"])
+
+
+def test_the_failover_of_a_host_is_measured() -> None:
+    if find_user() is None:
+        pytest.skip("the database's system user does not exist")
+    done = run("host_failover", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["questions"]
+    assert result["answers"][0]["value"] > 0
 
 
 def test_a_simulated_crowd_is_measured() -> None:

@@ -116,7 +116,10 @@ def peers(patient: Patient) -> list[Check]:
     if not lost:
         return ok("peers", f"{', '.join(map(str, addresses))} answer{'s' if len(addresses) == 1 else ''}")
     fix = "look whether zeitwork run is up there, and let its port through firewalls"
-    return (fail if len(lost) == len(addresses) else warn)("peers", "; ".join(lost), fix)
+    tunnelled = membership is not None and membership.database is None and patient.config.database_url is None
+    # Only what leads to the database is needed to run.
+    needed = tunnelled and len(lost) == len(addresses)
+    return (fail if needed else warn)("peers", "; ".join(lost), fix)
 
 
 def clock_skew(patient: Patient) -> list[Check]:

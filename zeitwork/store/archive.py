@@ -26,6 +26,7 @@ from zeitwork.store.embedded.binaries import DISTRIBUTION
 from zeitwork.store.embedded.holding import sync
 from zeitwork.store.journal import flush, record
 from zeitwork.store.opening import probe
+from zeitwork.store.pools import leap
 from zeitwork.store.presence import await_return
 from zeitwork.store.problems import check_dsn, describe_dsn, disk_full, first_line, translate
 from zeitwork.store.script import CopyBegin, CopyEnd, CopyRow, Part, Sql, Unreadable, parts, rows
@@ -130,7 +131,8 @@ async def restore(file: Path, dsn: str, *, stale: bool = True) -> Content:
     """Fill an empty database with a backup, in one transaction: all of it or nothing. Return what the backup is.
 
     Every host is down in it until it is started, and what runs there is not replaced for `RETURN` seconds. With
-    ``stale``, things have happened since the backup was made: join tokens in it open nothing any more.
+    ``stale``, things have happened since the backup was made: join tokens in it open nothing any more, and addresses
+    that were given since are not given again soon.
 
     Raises `InvalidInput` for a file that is none, `Conflict` when the database is not empty, `Unavailable` when it
     does not answer, and `Failed` with the server's words. What a cancelled restore did is undone.
@@ -164,6 +166,7 @@ def _apply(file: Path, dsn: str, content: Content, stale: bool) -> None:
                 await_return(cursor, "the database was restored: its host has not been started since", WHO, RETURN)
                 if stale:
                     revoke_all(cursor, WHO)
+                    leap(cursor)
                 record(cursor, WHO, "cluster.restored", "cluster", content.cluster, {"taken": content.taken})
                 flush(cursor)
     except Unreadable as error:

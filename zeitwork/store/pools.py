@@ -126,6 +126,19 @@ def keep_places(cursor: Cursor, supplies: Mapping[tuple[UUID, int], Supply]) -> 
     cursor.execute(_KEEP, (*_keys(used), numbers(used.values())), prepare=False)
 
 
+def leap(cursor: Cursor) -> None:
+    """Begin the next search in each pool far behind the last address given.
+
+    What was given since a backup was made comes right after what that knows of, and may still be in use by machines
+    that a restored database does not know.
+    """
+    cursor.execute(
+        "update pools set next_offset = first_offset + (next_offset - first_offset + least(size / 2, %s)) %% size "
+        "from (select network as key, last_offset - first_offset + 1 as size from pools) s where network = s.key",
+        (_LEAP,),
+    )
+
+
 def exhausted(cursor: Cursor, supply: Supply) -> str:
     """Return what to say about a pool of which all that was free is given."""
     cursor.execute(_COUNT, (supply.network,))
@@ -135,6 +148,8 @@ def exhausted(cursor: Cursor, supply: Supply) -> str:
     return f"no free IPv{family} address in {supply.network}: {leased} leased, {row['resting']} resting"
 
 
+#: Addresses that are left out at most: an IPv6 pool has more than anybody can count.
+_LEAP = 1 << 20
 _LOCK_POOLS = """
 select p.network::text, p.node_id, p.family, p.first_offset, p.last_offset, p.next_offset
 from unnest(%s::uuid[], %s::smallint[]) as w (node_id, family)

@@ -182,8 +182,9 @@ def test_peers(world: World, tmp_path: Path) -> None:
         assert only(cluster.peers(patient(world))).status == "fail"
     joined(world, good)
     check = only(cluster.peers(patient(world)))
-    assert check.status == "fail"
+    assert check.status == "fail", "nothing leads to the database"
     assert "connection refused" in check.detail
+    assert only(cluster.peers(patient(world, database_url="host=db"))).status == "warn"
 
 
 def test_a_clock_that_differs_from_the_databases(

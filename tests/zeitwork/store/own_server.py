@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 
 from zeitwork.store.archive import program
 from zeitwork.store.embedded.binaries import install
+from zeitwork.trust import certificates
 
 PASSWORD = "own secret"
 
@@ -55,6 +57,17 @@ class OwnServer:
         )
         with (self.data / "pg_hba.conf").open("a") as hba:
             hba.write("host replication admin 127.0.0.1/32 scram-sha-256\n")
+
+    def insist_on_tls(self) -> None:
+        """Take connections over TLS only. Before it is started."""
+        made = certificates.new_authority(uuid4(), certificates.now())
+        for name, text in (("server.crt", made.certificate), ("server.key", made.key)):
+            path = self.data / name
+            path.write_text(text)
+            path.chmod(0o600)
+            os.chown(path, self.user.pw_uid, self.user.pw_gid)
+        hba = self.data / "pg_hba.conf"
+        hba.write_text("local all all scram-sha-256\nhostssl all all all scram-sha-256\n")
 
     def follow(self, primary: OwnServer) -> None:
         self._own_directory()

@@ -16,9 +16,9 @@ from psycopg.conninfo import make_conninfo
 
 from actors.model.errors import Conflict, Failed, InvalidInput, Problem, Unavailable
 from actors.model.states import NodeState
-from tests.zeitwork.store.own_server import own_servers
+from tests.zeitwork.store.own_server import older, own_servers
 from tests.zeitwork.store.test_trust import token_of
-from tests.zeitwork.store.world import instance, ready_image, ready_node, running
+from tests.zeitwork.store.world import instance, place, ready_image, ready_node, running
 from zeitwork.store import Store, archive, migrate, open_store
 from zeitwork.store.embedded import EmbeddedServer
 from zeitwork.store.embedded.settings import dsn as socket_dsn
@@ -28,8 +28,8 @@ from zeitwork.store.trust import Trust
 
 AWKWARD = 'it\'s\ta \\. "b" \n\\N\nCOPY a (b) FROM stdin;\n\\.\nü\u2028'
 
-#: Columns that a restore changes, of hosts and tokens.
-CHANGED = {"state", "reason", "updated_at", "down_since", "replace_after", "revoked_at"}
+#: Columns that a restore changes, of hosts, tokens and pools.
+CHANGED = {"state", "reason", "updated_at", "down_since", "replace_after", "revoked_at", "next_offset"}
 
 
 @pytest.fixture
@@ -97,6 +97,24 @@ async def test_all_is_back_on_a_server_of_ones_own(
         # A second time it is not empty, and that is told.
         with pytest.raises(Conflict, match="this cluster's already"):
             await archive.restore(file, own.dsn())
+
+
+@pytest.mark.skipif(older() is None, reason="the wheel's server speaks no TLS, and there is no other one here")
+async def test_a_server_that_insists_on_tls(
+    store: Store, database_url: str, tmp_path: Path, public_directory: Path
+) -> None:
+    await fill(store)
+    file = tmp_path / "backup.dump"
+    content = await archive.dump(database_url, file)
+    with own_servers(public_directory / uuid4().hex[:6], require_user()) as (own,):
+        own.make()
+        own.insist_on_tls()
+        own.start(ssl="on")
+        own.make_database()
+        with pytest.raises(Unavailable):
+            await archive.restore(file, f"{own.dsn()} sslmode=disable")
+        assert await archive.restore(file, f"{own.dsn()} sslmode=require") == content
+        assert everything(own.dsn()) == everything(database_url)
 
 
 async def test_a_restore_that_fails_leaves_nothing(
@@ -226,6 +244,24 @@ async def test_hosts_have_time_to_come_back_and_old_tokens_open_nothing(
     async with open_store(empty) as there:
         (shown,) = await Trust(there.units).tokens()
         assert shown.state == "valid"
+
+
+async def test_addresses_given_since_the_backup_are_not_given_again(
+    store: Store, database_url: str, empty: str, tmp_path: Path
+) -> None:
+    """Whoever has them runs on, and the restored database knows nothing of it."""
+    node, row, placement = await running(store)
+    file = tmp_path / "backup.dump"
+    await archive.dump(database_url, file)
+    later = [await place(store, await instance(store, await store.images.get(row.image_id)), node) for _ in range(5)]
+    await archive.restore(file, empty)
+    async with open_store(empty) as there:
+        await there.nodes.set_state(node.id, NodeState.READY)
+        image = await there.images.get(row.image_id)
+        again = [await place(there, await instance(there, image), node) for _ in range(5)]
+    taken = {address for one in (placement, *later) for address in (one.lease.v4, one.lease.v6)}
+    assert len(taken) == 12
+    assert not taken & {address for one in again for address in (one.lease.v4, one.lease.v6)}
 
 
 async def test_a_file_that_can_not_be_written(database_url: str, tmp_path: Path) -> None:
