@@ -114,7 +114,7 @@ def test_what_breaks_between_hosts_is_noticed_and_mends() -> None:
         hosts=4,
         seconds=150.0,
         items=(
-            *(items.Create(5.0, number, via=0) for number in range(8)),
+            *(items.Create(5.0, number, via=0, pinned=number % 4) for number in range(8)),
             items.LostHints(4.0, 10.0, 0.5),
             items.Split(20.0, host=2, count=2, seconds=20.0),
             items.LinkCut(50.0, host=0, other=1, seconds=10.0, way="out"),
