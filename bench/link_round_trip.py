@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 import cbor2
 import structlog
 import trio
 from trio_websocket import WebSocketConnection, WebSocketRequest, connect_websocket, serve_websocket
 
+from bench._links import TIMEOUT, issue, linked_host, timed
 from bench._parts import Echo, Get
 from bench.question import Answer, Question, best_of
-from runtime import Spec, System
-from runtime.links.board import Board
-from runtime.links.frames import Hello, Identity
-from runtime.links.links import Links, links
+from runtime import Spec
 from runtime.links.messages import Introduce
-from runtime.links.receiver import SystemReceiver
 from runtime.links.registry import Registry
 from runtime.links.remote import RemoteRef
-from runtime.links.transport import Contexts, PlainTransport, TlsTransport
-from zeitwork.trust import certificates
-from zeitwork.trust.files import Credentials, TrustFiles
+from runtime.links.transport import Contexts
+from zeitwork.trust.files import TrustFiles
 
-TIMEOUT = 5.0
 ROUNDS = 3
-CLUSTER = UUID(int=1)
 
 
 def ask(quick: bool) -> Iterator[Answer]:
@@ -42,7 +31,7 @@ def ask(quick: bool) -> Iterator[Answer]:
     structlog.configure(wrapper_class=quiet)
     try:
         with tempfile.TemporaryDirectory() as directory:
-            files = [_issue(Path(directory), number) for number in (1, 2)]
+            files = [issue(Path(directory), number) for number in (1, 2)]
             subjects: dict[str, Callable[[], float]] = {
                 "zeitwork ask over a link, TLS": lambda: trio.run(_asked, count, files),
                 "zeitwork ask over a link, no TLS": lambda: trio.run(_asked, count, None),
@@ -54,50 +43,18 @@ def ask(quick: bool) -> Iterator[Answer]:
         structlog.reset_defaults()
 
 
-_AUTHORITY = functools.cache(lambda: certificates.new_authority(CLUSTER, certificates.now()))
-
-
-def _issue(directory: Path, number: int) -> TrustFiles:
-    files, key, authority = TrustFiles(directory / str(number)), certificates.new_key(), _AUTHORITY()
-    asked, host = certificates.request(key), UUID(int=number)
-    pem = certificates.sign(authority, asked, cluster=CLUSTER, host=host, now=certificates.now())
-    files.save(Credentials(key, pem, authority.certificate))
-    return files
-
-
-async def _timed(count: int, once: Callable[[], Awaitable[Any]]) -> float:
-    for _ in range(20):
-        await once()
-    began = time.perf_counter()
-    for _ in range(count):
-        await once()
-    return (time.perf_counter() - began) / count * 1e6
-
-
-@asynccontextmanager
-async def _host(number: int, files: TrustFiles | None) -> AsyncIterator[tuple[System, Board, Links]]:
-    registry = Registry()
-    registry.add(Get, "bench.get")
-    async with System() as system:
-        board = Board(UUID(int=number), system.env.monotonic)
-        transport = (
-            PlainTransport()
-            if files is None
-            else TlsTransport("127.0.0.1", 0, files.contexts, lambda shown: certificates.prove(shown, CLUSTER))
-        )
-        local = Hello(CLUSTER, Identity(UUID(int=number), 1))
-        actor = Links(board, transport, local, registry, SystemReceiver(system, registry))
-        await system.start(Spec("echo", Echo))
-        await system.start(links(lambda: actor))
-        yield system, board, actor
-
-
 async def _asked(count: int, files: list[TrustFiles] | None) -> float:
     one_files, two_files = files or (None, None)
-    async with _host(1, one_files) as (system, board, _), _host(2, two_files) as (_, _, two):
+    registry = Registry()
+    registry.add(Get, "bench.get")
+    echo = [Spec("echo", Echo)]
+    async with (
+        linked_host(1, one_files, registry, echo) as (system, board, _),
+        linked_host(2, two_files, registry, echo) as (_, _, two),
+    ):
         there = await system.name("links").ask(Introduce(two.addresses[0]), timeout=TIMEOUT)
         ref = RemoteRef(board, there, "echo")
-        return await _timed(count, lambda: ref.ask(Get(1), timeout=TIMEOUT))
+        return await timed(count, lambda: ref.ask(Get(1), timeout=TIMEOUT))
 
 
 async def _bare(count: int, contexts: Contexts | None) -> float:
@@ -117,7 +74,7 @@ async def _bare(count: int, contexts: Contexts | None) -> float:
         server = await nursery.start(serve_websocket, serve, "127.0.0.1", 0, context)
         secure = contexts.client if contexts else False
         socket = await connect_websocket(nursery, "127.0.0.1", server.port, "/", use_ssl=secure)
-        taken = await _timed(count, lambda: once(socket))
+        taken = await timed(count, lambda: once(socket))
         nursery.cancel_scope.cancel()
     return taken
 

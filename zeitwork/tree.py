@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from actors.model.ids import short_id
 from actors.model.paths import HostPaths
 from actors.model.records import Placement
 from actors.model.states import NodeState
+from actors.registrar.actor import NAME as PRESENCE
 from actors.registrar.actor import Presence
 from actors.registrar.inviter import NAME as INVITER
 from actors.registrar.inviter import Inviter
@@ -82,6 +83,7 @@ from zeitwork.config import DEFAULT_RUN_DIR, Config
 from zeitwork.epochs import EpochFile
 from zeitwork.guest.kernel import load_guest
 from zeitwork.invite import LateInviting
+from zeitwork.leave import leave, removed, removed_here
 from zeitwork.members import Members
 from zeitwork.relay import Relay
 from zeitwork.store import Store, open_store
@@ -96,6 +98,8 @@ _log = structlog.get_logger()
 
 #: Seconds for VMs to stop when the process was told to stop them; each has its own, shorter, time.
 STOP_VMS_DEADLINE = 120.0
+#: Seconds in which answers that are under way still go out.
+LAST_WORD = 0.5
 
 
 @dataclass(slots=True)
@@ -114,15 +118,28 @@ class RunningHost:
     linked: Linked | None = None
     lost: trio.Event = field(default_factory=trio.Event)
     problem: Problem | None = None
+    #: Its signs of life are no longer taken.
+    superseded: trio.Event = field(default_factory=trio.Event)
+    #: It is no longer of its cluster.
+    left: bool = False
+    #: What is done last of all, while nobody else can have the data directory yet.
+    last: ExitStack = field(default_factory=ExitStack)
 
     async def hypervisor(self) -> str:
         """Return what runs VMs here, such as ``qemu (tcg)``. Raises `Unavailable` when nothing can."""
         chosen = await self.hypervisors.get()
         return f"{chosen.name} ({chosen.acceleration.value})"
 
+    def leave(self, forget: Callable[[], None]) -> None:
+        """Make the process end in order because this host has left its cluster; ``forget`` is called last of all."""
+        if not self.left:
+            self.left = True
+            self.last.callback(forget)
+
     def lose(self, problem: Problem) -> None:
         """Make the process end with ``problem``; VMs stay."""
-        if self.problem is None:
+        # One that has left is no node any more, which others may tell it before its process has ended.
+        if self.problem is None and not self.left:
             self.problem = problem
             self.lost.set()
 
@@ -134,6 +151,9 @@ async def run_host(config: Config) -> None:
         _log.info("host is up", node=str(host.node_id), url=host.url, socket=str(host.socket))
         try:
             await host.lost.wait()
+            if host.left:
+                # Whoever asked for it hears that it was done.
+                await trio.sleep(LAST_WORD)
         finally:
             systemd.notify("STOPPING=1")
         if host.problem is not None:
@@ -148,11 +168,12 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
     """
     paths, env = config.paths, RealEnvironment()
     validate_http_bind(config.http)
-    with ownership.hold(config.data_dir), _tidied(paths):
+    with ownership.hold(config.data_dir), _tidied(paths), ExitStack() as last:
         guest = await trio.to_thread.run_sync(_prepare, config, paths)
         host_id = machine.host_id(config.data_dir, env)
         membership = await _membership(config, host_id, env)
-        async with _database(config, paths, membership) as dsn, _store(dsn) as store:
+        refused = trio.Event()
+        async with _database(config, paths, membership, refused) as dsn, _store(dsn) as store:
             cluster = await store.cluster.identity()
             node = await store.nodes.register(await _registration(config, host_id))
             async with _network(config, node) as network:
@@ -176,7 +197,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                     members = Members(
                         node.id, node.generation, env.monotonic, hostname=node.hostname, version=__version__
                     )
-                    host = RunningHost(node.id, config.api_socket, None, system, hypervisors, members)
+                    host = RunningHost(node.id, config.api_socket, None, system, hypervisors, members, last=last)
                     await _start_actors(config, settings, store, node, network, host)
                     try:
                         if config.advertise is not None or membership is not None:
@@ -193,6 +214,8 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                             trio.open_nursery() as tasks,
                         ):
                             tasks.start_soon(_learn, hypervisors, name="hypervisor probe")
+                            tasks.start_soon(_end_when_superseded, store, host, name="superseded")
+                            tasks.start_soon(_end_when_refused, refused, host, name="refused")
                             host.url = listening.url
                             yield host
                             tasks.cancel_scope.cancel()
@@ -242,8 +265,13 @@ async def _membership(config: Config, host_id: UUID, env: Environment) -> Member
 
 
 @asynccontextmanager
-async def _database(config: Config, paths: HostPaths, membership: Membership | None) -> AsyncIterator[str]:
-    """Yield a DSN: the given one, the cluster's, or that of an embedded server which runs as long as this."""
+async def _database(
+    config: Config, paths: HostPaths, membership: Membership | None, refused: trio.Event
+) -> AsyncIterator[str]:
+    """Yield a DSN: the given one, the cluster's, or that of an embedded server which runs as long as this.
+
+    ``refused`` is set when it is the cluster's and other hosts let this one through to it no more.
+    """
     if config.database_url is not None:
         yield config.database_url
         return
@@ -253,7 +281,7 @@ async def _database(config: Config, paths: HostPaths, membership: Membership | N
             return
         from zeitwork.cluster import tunnelled
 
-        async with tunnelled(config, membership) as dsn:
+        async with tunnelled(config, membership, refused) as dsn:
             yield dsn
         return
     async with EmbeddedServer(paths.postgres, paths.run / "postgres").running() as server, trio.open_nursery() as tasks:
@@ -306,6 +334,35 @@ async def _learn(hypervisors: HypervisorChoice) -> None:
         await hypervisors.get()
     except Problem as problem:
         _log.error("no VM can run here", reason=problem.detail, fix=problem.fix)
+
+
+async def _end_when_refused(refused: trio.Event, host: RunningHost) -> None:
+    """End the process once other hosts let this one through to the database no more; what runs here stays.
+
+    That it may be removed, only the database could say.
+    """
+    await refused.wait()
+    host.lose(removed_here())
+
+
+async def _end_when_superseded(store: Store, host: RunningHost) -> None:
+    """End the process once the database says that this host is another one, or none any more."""
+    await host.superseded.wait()
+    try:
+        gone = (await store.nodes.get(host.node_id)).state is NodeState.TERMINATED
+    except Problem:
+        gone = False
+    if gone and not host.left:
+        # What was placed here is removed with it, which is done here now if it can be.
+        await removed(host)
+        host.lose(removed_here())
+    host.lose(
+        Conflict(
+            "another process has registered as this host",
+            field="data_dir",
+            fix="two processes share a copy of one data directory: give one of them another",
+        )
+    )
 
 
 async def _choose(config: Config, paths: HostPaths, guest: GuestImage) -> Hypervisor:
@@ -433,15 +490,6 @@ async def _start_actors(
             Spec(INVITER, lambda: Inviter(store.invitations, inviting, office)),
         ]
 
-    def superseded() -> None:
-        host.lose(
-            Conflict(
-                "another process has registered as this host",
-                field="data_dir",
-                fix="two processes share a copy of one data directory: give one of them another",
-            )
-        )
-
     leftovers = VmLeftovers(paths, settings.cgroup, network.drop, network.names)
     files = SnapshotFiles(paths.snapshots, settings.cluster_id)
     wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
@@ -454,7 +502,7 @@ async def _start_actors(
         DISPATCHER: (("zw_placements", "zw_nodes"), lambda: Dispatch("notified")),
     }
     for spec in (
-        Spec("presence", lambda: Presence(store.presence, node.id, node.generation, superseded, pulse)),
+        Spec(PRESENCE, lambda: Presence(store.presence, node.id, node.generation, host.superseded.set, pulse)),
         Spec(MONITOR, lambda: monitor()),
         Spec(ADDRESSES, lambda: Addresses(store.nodes, node.id)),
         Spec("ipam-lease", lambda: IpamLease(store.leases, node.id)),
@@ -491,6 +539,7 @@ async def _doors(
         dispatcher=host.dispatcher,
         join_address=None if host.linked is None else str(host.linked.address),
         members=host.members,
+        leave=partial(leave, config, store, host),
     )
     async with trio.open_nursery() as nursery:
         listening: Listening = await nursery.start(
@@ -501,18 +550,22 @@ async def _doors(
 
 
 async def _leave(config: Config, store: Store, host: RunningHost) -> None:
-    """Say goodbye: stop VMs if told to, and write that this host's process is gone."""
+    """Say goodbye: stop VMs if told to, and write that this host's process is gone; the others hear it, too."""
     # A process that never came up (its port was taken, say) has no business ending what an earlier one started.
-    if config.stop_vms and host.url is not None and host.problem is None:
+    if config.stop_vms and host.url is not None and host.problem is None and not host.left:
         try:
             stopped = await host.system.name(HOST).ask(StopAll(STOP_VMS_DEADLINE), timeout=STOP_VMS_DEADLINE + 5)
         except ActorError as error:
             _log.error("VMs not stopped", error=str(error))
         else:
             _log.info("VMs stopped", all=stopped)
-    if host.problem is None:
+    if host.problem is None and host.linked is not None:
+        await host.linked.depart()
+    if host.problem is None and not host.left:
         try:
             with trio.fail_after(5):
+                # A sign of life that is under way would bring back what says goodbye.
+                await host.system.stop(PRESENCE)
                 await store.nodes.set_state(host.node_id, NodeState.DOWN, "its process was stopped")
         except (Problem, trio.TooSlowError) as error:
             _log.warning("not written that this host is down", error=str(error))

@@ -10,6 +10,8 @@ from actors.registrar.pulse import Pulse
 from actors.registrar.store import PresenceStore
 from runtime import Actor, Message
 
+#: Name of the one actor of this kind.
+NAME = "presence"
 #: Seconds between signs of life, and how long one may take to write.
 INTERVAL, DEADLINE = 3.0, 4.0
 

@@ -153,6 +153,8 @@ class TlsTransport:
         except BaseException as error:
             await trio.aclose_forcefully(stream)
             cause = error.__cause__
-            if isinstance(error, trio.BrokenResourceError) and isinstance(cause, ssl.SSLError):
+            # Who goes away in the middle proves nothing: it was cut off, or gave up waiting.
+            ended = isinstance(cause, ssl.SSLEOFError)
+            if isinstance(error, trio.BrokenResourceError) and isinstance(cause, ssl.SSLError) and not ended:
                 raise Untrusted(f"TLS handshake failed: {cause.reason or cause}") from error
             raise

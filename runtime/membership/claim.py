@@ -69,6 +69,8 @@ class Claim:
 
 def join(old: Claim, new: Claim) -> Claim:
     """Return what holds when both were said of a host; ``old`` itself when ``new`` adds nothing to it."""
+    if new is old:
+        return old
     if new.generation != old.generation:
         return new if new.generation > old.generation else old
     profile = old.profile

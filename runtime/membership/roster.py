@@ -189,11 +189,10 @@ class Roster:
 
     def _consider(self, host: UUID, random: stdlib_random.Random) -> None:
         """Make a new one a peer with the same chance that all others had."""
-        if host in self.peers:
-            return
         if len(self.peers) < self._most_peers:
-            self.peers.append(host)
-        elif random.random() * len(self.live) < self._most_peers:
+            if host not in self.peers:
+                self.peers.append(host)
+        elif random.random() * len(self.live) < self._most_peers and host not in self.peers:
             self.peers[int(random.random() * len(self.peers))] = host
 
     def _refill(self, random: stdlib_random.Random) -> None:

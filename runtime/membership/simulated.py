@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import heapq
 import random as stdlib_random
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from uuid import UUID
 
 import trio
@@ -160,6 +162,7 @@ class Crowd:
         self.by_address: dict[str, Host] = {}
         self.heard: list[Heard] = []
         self.superseded: Counter[int] = Counter()
+        self._behind: Host | None = None
         self._nursery = nursery
         self._seed = seed
         self._rules = rules
@@ -248,11 +251,13 @@ class Crowd:
     def agree(self) -> bool:
         """Tell whether each host that runs sees exactly those that run, in their present life, and none suspect."""
         wanted = {host.id: host.life for host in self.running}
-        for host in self.running:
+        # First the one that did not agree last time: of a thousand nearly all do, long before the last one does.
+        for host in sorted(self.running, key=lambda host: host is not self._behind):
             assert host.machine is not None
             seen = {member.host: member.generation for member in host.machine.members() if member.state == 0}
             seen[host.id] = host.life
             if seen != wanted or any(member.state == 1 for member in host.machine.members()):
+                self._behind = host
                 return False
         return True
 
@@ -267,8 +272,8 @@ class Crowd:
     def told(self, kind: Kind, about: int, since: float = 0.0) -> dict[int, float]:
         """Return who was given that notice of a host since then, and when first."""
         found: dict[int, float] = {}
-        for heard in self.heard:
-            if heard.kind == kind and heard.about == about and heard.at >= since:
+        for heard in islice(self.heard, bisect_left(self.heard, since, key=lambda heard: heard.at), None):
+            if heard.kind == kind and heard.about == about:
                 found.setdefault(heard.by, heard.at)
         return found
 

@@ -28,6 +28,11 @@ _HOST, _GEN, _INC, _STATE, _PROFILE, _WHERE, _META, _ACCUSERS, _REFUSED, _SINCE 
 _KINDS: dict[type, int] = {Ping: 1, Ack: 2, Nack: 3, PingRequest: 4, Gossip: 5, Sync: 6}
 
 
+#: What was last read of each host, as plain values and as the claim that those are; of so many hosts at most.
+_last_read: dict[bytes, tuple[dict[Any, Any], Claim]] = {}
+_LAST_READ: Final = 4096
+
+
 class Garbled(ValueError):
     """Not a message of this protocol. The message says which field and why."""
 
@@ -136,7 +141,24 @@ def _claim(claim: Claim) -> dict[int, Any]:
 
 def _claims(fields: dict[Any, Any]) -> tuple[Claim, ...]:
     found = _items(fields.get(_CLAIMS, []), "claims", CLAIMS)
-    return tuple(claim for claim in map(_read_claim, found) if claim is not None)
+    return tuple(claim for claim in map(_known_claim, found) if claim is not None)
+
+
+def _known_claim(value: object) -> Claim | None:
+    """Return the claim; the very one that was read before if the same was said of that host last time.
+
+    Whoever exchanges everything hears of everybody what it knows, a thousand times for each time that it does not.
+    """
+    host = value.get(_HOST) if type(value) is dict else None
+    known = _last_read.get(host) if type(host) is bytes else None
+    if known is not None and known[0] == value:
+        return known[1]
+    claim = _read_claim(value)
+    if claim is not None and type(host) is bytes and type(value) is dict:
+        if host not in _last_read and len(_last_read) >= _LAST_READ:
+            del _last_read[next(iter(_last_read))]
+        _last_read[host] = value, claim
+    return claim
 
 
 def _read_claim(value: object) -> Claim | None:

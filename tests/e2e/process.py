@@ -46,6 +46,8 @@ class HostProcess:
     arguments: list[str] = field(default_factory=list)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    #: What the command is run by.
+    prefix: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.config = load({"data_dir": str(self.data), "http": f"127.0.0.1:{self.port}"})
@@ -62,7 +64,7 @@ class HostProcess:
 
     def start(self) -> None:
         command = [
-            sys.executable, "-m", "zeitwork", "run",
+            *self.prefix, sys.executable, "-m", "zeitwork", "run",
             "--data-dir", str(self.data), "--http", f"127.0.0.1:{self.port}", *self.arguments,
         ]  # fmt: skip
         with self.log.open("ab") as log:

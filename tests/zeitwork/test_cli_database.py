@@ -125,12 +125,13 @@ def test_back_to_a_backup(machine: Machine, tmp_path: Path, capsys: pytest.Captu
     assert told["bytes"] == file.stat().st_size
     machine.image("after")
     assert machine.images() == {"before", "after"}
+    shutil.rmtree(machine.config.paths.run)
     assert machine.db("restore", str(file)) == 0
     said = capsys.readouterr().out
     assert told["cluster"] in said
     assert "replaced-" in said
-    assert machine.images() == {"before"}
     assert not machine.config.paths.run.exists()
+    assert machine.images() == {"before"}
 
 
 def test_on_a_new_machine(machine: Machine, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from actors.commands.counts import Counts as CommandCounts
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from runtime import System
     from zeitwork.members import Members
     from zeitwork.store import Store
+
+
+class Leave(Protocol):
+    """How this host leaves its cluster."""
+
+    async def __call__(self, *, force: bool) -> None:
+        """Leave; raises a `Problem` when that can't be."""
 
 
 def fresh_id() -> UUID:
@@ -53,3 +60,5 @@ class ApiDeps:
     dispatcher: CommandCounts = field(default_factory=CommandCounts)
     #: What gossip knows of all hosts.
     members: Members | None = None
+    #: Takes this host out of its cluster, with ``force`` also when something runs here.
+    leave: Leave | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Annotated
 from uuid import UUID
 
 import msgspec
 
-from actors.model.errors import InvalidInput
+from actors.model.errors import Conflict, InvalidInput, Problem
 from actors.model.states import NodeDesired, NodeState
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
@@ -35,8 +36,8 @@ class NodeQuery(PageQuery):
 class NewNode(Input):
     """A host that is expected to join. It is invited at its address for ``timeout`` seconds, then in error.
 
-    ``code`` is what the unclaimed host there printed; one that was given a join token instead needs none. It is shown
-    to nobody, and kept until it is used.
+    ``code`` is what the unclaimed host there printed, taken through the unix socket only; one that was given a join
+    token instead needs none. It is shown to nobody, and kept until it is used.
     """
 
     hostname: Hostname
@@ -64,6 +65,18 @@ class NodeWish(Input):
     """``ready``, ``cordoned`` (takes nothing new) or ``draining`` (and what is there moves elsewhere)."""
 
     state: AskedNodeState
+
+
+class RemovalQuery(Input):
+    """``dead``: the host never comes back. What ran there is placed anew at once, even what is never to run twice."""
+
+    dead: bool = False
+
+
+class Leaving(Input):
+    """``force``: stop what runs on this host; it is placed anew elsewhere."""
+
+    force: bool = False
 
 
 class Taints(Input):
@@ -253,6 +266,15 @@ async def create(call: Call) -> Answer:
         raise InvalidInput(f"{body.ip_address} is no host's address", field="ip_address")
     code = None
     if body.code is not None:
+        if call.request.scope.get("server") is not None:
+            # Whoever may bring in a host of their own reads all there is: as with join tokens.
+            raise Problem(
+                "hosts are invited with a code through the unix socket only",
+                field="code",
+                fix="run zeitwork nodes add on a host of the cluster, as root or a member of the socket's group",
+                code="socket-only",
+                status=HTTPStatus.FORBIDDEN,
+            )
         # What reads certificates takes a while to import; most hosts never do.
         from zeitwork.trust.invitation import parse_code
 
@@ -276,8 +298,18 @@ async def get(call: Call) -> Answer:
 
 async def delete(call: Call) -> Answer:
     """DELETE /api/v1/nodes/{id}."""
-    await call.deps.store.nodes.delete(call.id)
+    query: RemovalQuery = call.query
+    await call.deps.store.nodes.delete(call.id, dead=query.dead)
     return Answer(None, status=204)
+
+
+async def leave(call: Call) -> Answer:
+    """POST /api/v1/leave."""
+    if call.deps.leave is None:
+        raise Conflict("this host can't leave", code="not-a-member")
+    body: Leaving = call.body or Leaving()
+    await call.deps.leave(force=body.force)
+    return Answer(await _shown(call, await call.deps.store.nodes.get(call.deps.node_id)))
 
 
 async def put_state(call: Call) -> Answer:

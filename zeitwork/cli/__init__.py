@@ -40,6 +40,7 @@ _COMMANDS = {
     "cordon": ("zeitwork.cli.nodes", "cordon", "Place nothing new on a host."),
     "uncordon": ("zeitwork.cli.nodes", "uncordon", "Let a host take instances again."),
     "drain": ("zeitwork.cli.nodes", "drain", "Move everything off a host."),
+    "leave": ("zeitwork.cli.membership", "leave", "Take this host out of its cluster."),
     "token": ("zeitwork.cli.token", "token", "Let new hosts join the cluster."),
     "db": ("zeitwork.cli.database", "db", "Back up, restore and move the cluster's database (needs root)."),
     "version": ("zeitwork.cli", "version", "Show the version of this command."),

@@ -38,9 +38,10 @@ class Client:
         """Return the JSON at ``path``."""
         return self._json(self._send("GET", path, params={k: v for k, v in params.items() if v is not None}))
 
-    def post(self, path: str, body: Any = None, *, key: str | None = None) -> Any:
-        """Send JSON; ``key`` makes a repeated request safe."""
-        return self._json(self._send("POST", path, json=body, headers={"Idempotency-Key": key} if key else None))
+    def post(self, path: str, body: Any = None, *, key: str | None = None, timeout: float = TIMEOUT) -> Any:
+        """Send JSON; ``key`` makes a repeated request safe. ``timeout`` in seconds, for work that takes long."""
+        headers = {"Idempotency-Key": key} if key else None
+        return self._json(self._send("POST", path, json=body, headers=headers, timeout=timeout))
 
     def put(self, path: str, body: Any) -> Any:
         """Replace what is at ``path``."""

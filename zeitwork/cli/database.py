@@ -162,7 +162,7 @@ async def _move(config: Config, to: str) -> Content:
         # Marked before it is there: if this is killed, no host starts with either by itself.
         mark_moved(directory, describe_dsn(to))
         try:
-            return await restore(dumped, to)
+            return await restore(dumped, to, stale=False)
         except BaseException:
             unmark_moved(directory)
             raise

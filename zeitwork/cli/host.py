@@ -81,7 +81,7 @@ def run(**flags: Any) -> None:
       zeitwork run --data-dir /srv/zeitwork --http 127.0.0.1:8081 --stop-vms
     """
     config = configuration(flags)
-    _require_root("run")
+    require_root("run")
     from zeitwork import logs
 
     logs.configure(config.log_level, config.log_format)
@@ -106,7 +106,7 @@ def demo(once: bool, yes: bool, **flags: Any) -> int:
     """
     flags["log_level"] = flags["log_level"] or "warning"
     config = configuration(flags)
-    _require_root("demo")
+    require_root("demo")
     from zeitwork import logs
     from zeitwork.demo import Stopwatch, Summary, demo_config, run_demo, say_where
     from zeitwork.setup.command import setup_if_needed
@@ -153,11 +153,12 @@ def _import_run_host() -> Callable[[Config], Any]:
     return run_host
 
 
-def _require_root(command: str) -> None:
+def require_root(command: str) -> None:
+    """Raise a `Problem` that holds the line with sudo for whoever is not root."""
     if os.geteuid() != 0:
         line = " ".join(["sudo", sys.argv[0], *sys.argv[1:]])
         raise Problem(
-            f"zeitwork {command} needs root: it makes network devices and starts VMs", fix=line, code="needs-root"
+            f"zeitwork {command} needs root: it works on network devices and VMs", fix=line, code="needs-root"
         )
 
 

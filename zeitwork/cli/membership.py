@@ -1,16 +1,18 @@
-"""``nodes add`` and ``nodes rm``: hosts come and go."""
+"""``nodes add``, ``nodes rm`` and ``leave``: hosts come and go."""
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import sys
 import time
 from ipaddress import ip_address
 from typing import Any
 
 import click
 
-from actors.model.errors import Failed, InvalidInput
+from actors.model.errors import Failed, InvalidInput, NotFound, Problem, Unavailable
 from zeitwork.cli.client import Client
 from zeitwork.cli.nodes import nodes
 from zeitwork.cli.options import talks_to_host
@@ -49,6 +51,104 @@ def add(client: Client, hostname: str, address: str, code: str | None, timeout: 
         print_json(found)
     else:
         click.echo(f"{found['hostname']} is {found['state']}{': ' + found['reason'] if found['reason'] else ''}")
+
+
+@nodes.command()
+@click.argument("node")
+@click.option("--dead", is_flag=True, help="It never comes back: what ran there is placed anew at once.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@talks_to_host
+def rm(client: Client, node: str, dead: bool, yes: bool, as_json: bool) -> None:
+    """Remove a host that is stopped and empty; a living one leaves by itself (`zeitwork leave`).
+
+    With --dead also one that still holds instances: they run elsewhere from then on, what may never run twice too, so
+    make sure that it is off. It is refused everywhere if it comes back. NODE is a hostname or id.
+
+    \b
+    Examples:
+      zeitwork nodes rm h3
+      zeitwork nodes rm h3 --dead
+    """
+    found = client.node(node)
+    held = found["resources"]["placements"]
+    if dead and held and not yes:
+        question = f"{found['hostname']} holds {held} instances, which are placed anew. Is it off for good?"
+        if not sys.stdin.isatty() or not click.confirm(question, err=True):
+            raise InvalidInput(
+                f"{found['hostname']} holds {held} instances that would run twice if it were not off",
+                field="--yes",
+                fix="make sure that it is, then add --yes",
+            )
+    client.delete(f"/api/v1/nodes/{found['id']}", **({"dead": "true"} if dead else {}))
+    if as_json:
+        print_json({"id": found["id"], "hostname": found["hostname"], "state": "terminated"})
+    else:
+        click.echo(f"{found['hostname']} is removed")
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Stop what runs here first; or, without a process, forget the cluster.")
+@click.option("--data-dir", metavar="PATH", help="Whose cluster to forget. [/var/lib/zeitwork]")
+@talks_to_host
+def leave(client: Client, force: bool, data_dir: str | None, as_json: bool) -> None:
+    """Take this host out of its cluster, and end its process. Run it on the host itself.
+
+    Refused while instances are here: drain the host first, or let --force stop them; they run elsewhere then. If the
+    process does not run, because the host was removed or its cluster is gone, --force makes the machine one that can
+    join anew: VMs that still run here end.
+
+    \b
+    Examples:
+      zeitwork drain h3 && ssh root@h3 zeitwork leave
+      zeitwork leave --force
+    """
+    try:
+        found = client.post("/api/v1/leave", {"force": force}, timeout=240)
+    except Unavailable as problem:
+        if not force or "no host answers" not in problem.detail:
+            raise
+        _forget(data_dir, as_json)
+        return
+    progress = Progress(quiet=as_json)
+    try:
+        _wait_until_gone(client, progress, time.monotonic() + 60)
+    finally:
+        progress.done()
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(f"{found['hostname']} has left the cluster, and its process has ended")
+
+
+def _wait_until_gone(client: Client, progress: Progress, deadline: float) -> None:
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            client.get("/health")
+        except Unavailable:
+            return
+        except Problem:
+            pass  # it says that something is wrong with it, which is so
+        progress.show("it has left; its process ends")
+        pause = pause_until(pause, deadline, "its process has not ended", "see its log")
+
+
+def _forget(data_dir: str | None, as_json: bool) -> None:
+    import trio
+
+    from zeitwork.cli.host import require_root
+    from zeitwork.config import load
+    from zeitwork.leave import forget_cluster
+
+    require_root("leave")
+    config = load({"data_dir": data_dir}, os.environ)
+    if not config.data_dir.exists():
+        raise NotFound(f"{config.data_dir} does not exist", field="data_dir", fix="give --data-dir")
+    ended = trio.run(forget_cluster, config)
+    if as_json:
+        print_json({"data_dir": str(config.data_dir), "ended": ended})
+    else:
+        click.echo(f"{config.data_dir} belongs to no cluster any more; {ended} VMs ended")
 
 
 def _wait_until_ready(client: Client, found: Any, progress: Progress, deadline: float) -> Any:

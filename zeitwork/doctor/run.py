@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from zeitwork.config import Config
-from zeitwork.doctor import firewall, machine, network, storage, virtual
+from zeitwork.doctor import cluster, firewall, machine, network, storage, virtual
 from zeitwork.doctor.check import Check, Look, Patient
 from zeitwork.setup.options import SetupOptions
 from zeitwork.setup.tools import SystemTools, Tools
@@ -13,7 +13,14 @@ from zeitwork.setup.tools import SystemTools, Tools
 #: Seconds that all checks have together. One that hangs (a dead disk, a database that does not answer) is named.
 DEADLINE = 5.0
 
-LOOKS: tuple[Look, ...] = (*machine.LOOKS, *virtual.LOOKS, *storage.LOOKS, *network.LOOKS, *firewall.LOOKS)
+LOOKS: tuple[Look, ...] = (
+    *machine.LOOKS,
+    *virtual.LOOKS,
+    *storage.LOOKS,
+    *network.LOOKS,
+    *firewall.LOOKS,
+    *cluster.LOOKS,
+)
 
 
 def run_doctor(

@@ -26,8 +26,10 @@ from zeitwork.store.embedded.binaries import DISTRIBUTION
 from zeitwork.store.embedded.holding import sync
 from zeitwork.store.journal import flush, record
 from zeitwork.store.opening import probe
+from zeitwork.store.presence import await_return
 from zeitwork.store.problems import check_dsn, describe_dsn, disk_full, first_line, translate
 from zeitwork.store.script import CopyBegin, CopyEnd, CopyRow, Part, Sql, Unreadable, parts, rows
+from zeitwork.store.trust import revoke_all
 
 #: Seconds for a dump or a restore; a cluster's data are megabytes, and history and events are limited.
 DEADLINE = 1800.0
@@ -36,6 +38,10 @@ LOCK_WAIT = 30
 #: What runs as root here shall not be led astray by the caller's environment (PGOPTIONS, PGHOST, ...).
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C", "LC_ALL": "C", "TZ": "UTC"}
 _APPLICATION = "zeitwork restore"
+#: Who is said to have done what a restore does.
+WHO = "restore"
+#: Seconds that hosts have to be started again: until then, at least, nothing that runs on them is replaced.
+RETURN = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +126,11 @@ async def describe(file: Path) -> Content:
     return content
 
 
-async def restore(file: Path, dsn: str) -> Content:
+async def restore(file: Path, dsn: str, *, stale: bool = True) -> Content:
     """Fill an empty database with a backup, in one transaction: all of it or nothing. Return what the backup is.
+
+    Every host is down in it until it is started, and what runs there is not replaced for `RETURN` seconds. With
+    ``stale``, things have happened since the backup was made: join tokens in it open nothing any more.
 
     Raises `InvalidInput` for a file that is none, `Conflict` when the database is not empty, `Unavailable` when it
     does not answer, and `Failed` with the server's words. What a cancelled restore did is undone.
@@ -131,12 +140,12 @@ async def restore(file: Path, dsn: str) -> Content:
     await trio.to_thread.run_sync(probe, dsn, _APPLICATION)
     with trio.move_on_after(DEADLINE):
         # Not abandoned when cancelled: it looks for that itself, between any two parts.
-        await trio.to_thread.run_sync(_apply, file, dsn, content)
+        await trio.to_thread.run_sync(_apply, file, dsn, content, stale)
         return content
     raise Failed(f"the restore did not end within {DEADLINE:.0f} s", fix="look at the server's load, and try again")
 
 
-def _apply(file: Path, dsn: str, content: Content) -> None:
+def _apply(file: Path, dsn: str, content: Content, stale: bool) -> None:
     try:
         with psycopg.connect(dsn, application_name=_APPLICATION, connect_timeout=10) as connection:
             connection.execute(f"set statement_timeout = '600s'; set lock_timeout = '{LOCK_WAIT}s'".encode())
@@ -151,7 +160,11 @@ def _apply(file: Path, dsn: str, content: Content) -> None:
             # The script has left no search path.
             connection.execute("set search_path to public")
             with Cursor(connection) as cursor:
-                record(cursor, "operator", "cluster.restored", "cluster", content.cluster, {"taken": content.taken})
+                migrate.apply(cursor, migrate.load())
+                await_return(cursor, "the database was restored: its host has not been started since", WHO, RETURN)
+                if stale:
+                    revoke_all(cursor, WHO)
+                record(cursor, WHO, "cluster.restored", "cluster", content.cluster, {"taken": content.taken})
                 flush(cursor)
     except Unreadable as error:
         raise InvalidInput(f"{file} can't be restored: {error}", field="file") from error

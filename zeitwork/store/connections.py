@@ -43,16 +43,25 @@ def parameters(dsn: str, application_name: str, options: dict[str, str]) -> dict
 class Pool:
     """Idle connections, newest first. Every method blocks and may be called from any thread."""
 
-    def __init__(self, dsn: str, *, application_name: str, statement_timeout: float, metrics: StoreMetrics) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        application_name: str,
+        statement_timeout: float,
+        idle_timeout: float | None = None,
+        metrics: StoreMetrics,
+    ) -> None:
         milliseconds = int(statement_timeout * 1000)
+        idle = 2 * milliseconds if idle_timeout is None else int(idle_timeout * 1000)
         self._parameters = parameters(
             dsn,
             application_name,
             {
                 "statement_timeout": str(milliseconds),
                 "lock_timeout": str(milliseconds // 2),
-                # A process that is paused in the middle of a transaction must not block all others for ever.
-                "idle_in_transaction_session_timeout": str(milliseconds * 2),
+                # A process that is paused or cut off in the middle of a transaction must not block all others for ever.
+                "idle_in_transaction_session_timeout": str(idle),
                 "timezone": "UTC",
                 "default_transaction_isolation": "read\\ committed",
             },

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import errors
+
 from runtime.lease import Candidate, Fenced, Granted, Held, Term
 from zeitwork.store.journal import announce
 from zeitwork.store.nodes import report_epoch
@@ -23,6 +25,9 @@ FENCED_SHARE = 0.3
 #: Seconds for a statement about the lease, on a connection that nothing else uses. Locks get half of it, which is
 #: longer than any leader's transaction may hold one.
 STATEMENT_TIMEOUT = 8.0
+#: Seconds after which the server ends a transaction about the lease whose client is silent. A leader that is cut off
+#: as it commits a renewal holds the row that its successor needs: for no longer than its other transactions may.
+IDLE_TIMEOUT = TTL * FENCED_SHARE
 
 # A host's own lease from an earlier start is taken over without a wait. That is safe: generations are counted by the
 # database as a process registers, which it does while it holds the lock of its data directory, and the kernel drops
@@ -129,7 +134,11 @@ class Election:
             assert row is not None  # it is what was in the way, and is never deleted
             return Held(row["epoch"], row["node_id"], row["remaining"])
 
-        return await self._reserved.run(unit, name="election.acquire")
+        try:
+            return await self._reserved.run(unit, name="election.acquire")
+        except errors.UniqueViolation:
+            # Two wrote the first row ever at the same moment, with the same epoch. It is there now: once more.
+            return await self._reserved.run(unit, name="election.acquire")
 
     async def renew(self, term: Term) -> bool:
         """Make the lease last a whole ttl from now; False when it is another's, has expired, or has too low an epoch.

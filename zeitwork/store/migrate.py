@@ -55,10 +55,11 @@ async def migrate(units: Units, migrations: Iterable[Migration] | None = None) -
     migrated by a newer Zeitwork.
     """
     wanted = tuple(load() if migrations is None else migrations)
-    return await units.run(lambda cursor: _migrate(cursor, wanted), name="migrate")
+    return await units.run(lambda cursor: apply(cursor, wanted), name="migrate")
 
 
-def _migrate(cursor: Cursor, wanted: tuple[Migration, ...]) -> int:
+def apply(cursor: Cursor, wanted: tuple[Migration, ...]) -> int:
+    """Do what `migrate` does as part of a transaction."""
     # Another host may hold the lock for as long as its own migration takes.
     cursor.execute("set local lock_timeout = '60s'; set local statement_timeout = '120s'")
     cursor.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))

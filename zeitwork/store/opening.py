@@ -11,6 +11,7 @@ import trio
 from actors.model.errors import Failed
 from zeitwork.store.cluster import ensure_cluster
 from zeitwork.store.connections import CONNECT_TIMEOUT
+from zeitwork.store.election import IDLE_TIMEOUT as ELECTION_IDLE
 from zeitwork.store.election import STATEMENT_TIMEOUT as ELECTION_TIMEOUT
 from zeitwork.store.leases import REST
 from zeitwork.store.metrics import StoreMetrics
@@ -52,6 +53,7 @@ async def open_store(
         dsn,
         size=1,
         statement_timeout=ELECTION_TIMEOUT,
+        idle_timeout=ELECTION_IDLE,
         application_name=f"{application_name} election",
         metrics=metrics,
     )

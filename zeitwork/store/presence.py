@@ -132,3 +132,20 @@ def _come_back(cursor: Cursor, node_id: UUID, generation: int) -> None:
         settle(cursor, instances[row["instance_id"]], "", who="host")
         announce_desired(cursor, row["instance_id"])
     announce(cursor, "zw_nodes", node_id)
+
+
+def await_return(cursor: Cursor, reason: str, who: str, grace: float) -> None:
+    """Hold every host that has ever run for down, and let what runs there be replaced ``grace`` seconds from now at
+    the earliest: when it is not known of any of them whether it runs, and all are about to be started.
+    """
+    cursor.execute("select * from nodes where generation > 0 and state <> 'terminated' order by id for no key update")
+    for row in cursor.fetchall():
+        cursor.execute(
+            "update nodes set state = 'down', reason = %(reason)s, updated_at = now(), "
+            "down_since = coalesce(down_since, now()), "
+            "replace_after = greatest(replace_after, now() + make_interval(secs => %(grace)s)) where id = %(id)s",
+            {"reason": reason, "grace": grace, "id": row["id"]},
+        )
+        data = {"from": row["state"], "to": NodeState.DOWN, "reason": reason}
+        record(cursor, who, "node.state", "node", row["id"], data)
+        announce(cursor, "zw_nodes", row["id"])

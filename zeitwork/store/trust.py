@@ -200,6 +200,15 @@ def _take_place(cursor: Cursor, host: UUID, node: UUID | None) -> None:
     write_host(cursor, node, host)
 
 
+def revoke_all(cursor: Cursor, who: str) -> None:
+    """Make every token worthless that was not used: some may have been since this database was written."""
+    cursor.execute(
+        "update join_tokens set revoked_at = now() where revoked_at is null and used_at is null returning id"
+    )
+    for row in cursor.fetchall():
+        _tell(cursor, who, "token.revoked", row["id"])
+
+
 def _authority(cursor: Cursor) -> tuple[Authority, UUID]:
     cursor.execute("select id from cluster")
     cluster = cursor.fetchone()

@@ -171,7 +171,8 @@ class Units:
     A unit is a synchronous function of a cursor. It is one transaction, READ COMMITTED (one that only reads: a
     snapshot), repeated when the database asks for it (so it must have no other effects), and it runs in a thread that
     is never abandoned: a cancelled caller waits until its transaction was rolled back or, too late, committed. It
-    cannot know which.
+    cannot know which. The server ends one whose client was silent in the middle of it for ``idle_timeout`` seconds
+    (None: twice as long as a statement may take).
     """
 
     def __init__(
@@ -181,12 +182,17 @@ class Units:
         size: int = POOL_SIZE,
         application_name: str = "zeitwork",
         statement_timeout: float = STATEMENT_TIMEOUT,
+        idle_timeout: float | None = None,
         metrics: StoreMetrics | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.metrics = metrics or StoreMetrics()
         self._pool = Pool(
-            dsn, application_name=application_name, statement_timeout=statement_timeout, metrics=self.metrics
+            dsn,
+            application_name=application_name,
+            statement_timeout=statement_timeout,
+            idle_timeout=idle_timeout,
+            metrics=self.metrics,
         )
         self._limiter = trio.CapacityLimiter(size)
         self._threads = trio.CapacityLimiter(size)

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from runtime.failure import sift
 from runtime.links.door import Door
@@ -75,10 +75,18 @@ async def carry(websocket: WebSocketConnection, stream: trio.abc.Stream) -> None
 
 
 class Tunnel:
-    """Listens at ``path``. ``addresses`` are those of hosts that may have the database, tried in order."""
+    """Listens at ``path``. ``addresses`` are those of hosts that may have the database, tried in order.
+
+    ``refused`` is called when all of them let this host through no more: it was removed from the cluster.
+    """
 
     def __init__(
-        self, path: Path, addresses: Callable[[], Sequence[Address]], contexts: Callable[[], Contexts], cluster: UUID
+        self,
+        path: Path,
+        addresses: Callable[[], Sequence[Address]],
+        contexts: Callable[[], Contexts],
+        cluster: UUID,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = path
         self._addresses = addresses
@@ -89,6 +97,9 @@ class Tunnel:
         self._transport = TlsTransport("127.0.0.1", 0, contexts, identify)
         self._busy = 0
         self._reached = True
+        self._refused = refused
+        #: Whether the last host that was asked lets this one through no more.
+        self._shut = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -125,9 +136,13 @@ class Tunnel:
             return
         self._busy += 1
         try:
+            shut = []
             for address in self._addresses():
                 if await self._over(address, local):
                     return
+                shut.append(self._shut)
+            if shut and all(shut):
+                self._refused()
         except BaseException as error:
             failure, fatal = sift(error)
             if fatal is not None:
@@ -149,13 +164,15 @@ class Tunnel:
                     websocket = await wrap_client_stream(
                         nursery, stream, str(address), PATH, message_queue_size=1, max_message_size=4 * CHUNK
                     )
-                self._reached = True
+                self._reached, self._shut = True, False
                 await carry(websocket, local)
                 nursery.cancel_scope.cancel()
         except* (OSError, FrameError, HandshakeError, trio.BrokenResourceError, trio.TooSlowError) as group:
+            first = group.exceptions[0]
+            self._shut = isinstance(first, ConnectionRejected) and first.status_code == 403
             # Once: whoever needs the database tries again and again.
             log = _log.warning if self._reached else _log.debug
-            log("the database is not reached", address=str(address), error=repr(group.exceptions[0]))
+            log("the database is not reached", address=str(address), error=repr(first))
             self._reached = False
             return_value = False
         else:

@@ -19,7 +19,7 @@ from zeitwork.api.table import ENDPOINTS
 DESIGNED = """
     GET /health | GET /metrics | GET /openapi.json
     GET POST /api/v1/nodes | GET DELETE /api/v1/nodes/{id} | PUT /api/v1/nodes/{id}/state
-    PUT /api/v1/nodes/{id}/taints | GET /api/v1/members
+    PUT /api/v1/nodes/{id}/taints | GET /api/v1/members | POST /api/v1/leave
     GET POST /api/v1/instances | GET DELETE /api/v1/instances/{id} | PUT /api/v1/instances/{id}/state
     POST /api/v1/instances/{id}/start | POST /api/v1/instances/{id}/stop | POST /api/v1/instances/{id}/restart
     POST /api/v1/instances/{id}/replace

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,12 +21,13 @@ import zeitwork.store.scheduling
 from actors.model.errors import Unavailable
 from runtime.lease import Candidate, Fenced, Granted, Held, Term
 from tests.zeitwork.store.world import assign, instance, live, ready_image, ready_node
-from zeitwork.store import Store, open_store
+from zeitwork.store import Store, election, open_store
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.election import fence
 from zeitwork.store.rows import NodeRow
 
 TTL = 30.0
+IDLE = "idle_in_transaction_session_timeout"
 
 
 def candidate(node: NodeRow, **changes: object) -> Candidate:
@@ -98,6 +100,25 @@ async def test_of_many_that_want_it_one_is_elected(store: Store, database_url: s
         assert sorted(type(answer).__name__ for answer in answers) == ["Granted", *["Held"] * 5]
         assert {answer.epoch for answer in answers} == {epoch}
         expire(database_url)
+
+
+async def test_who_writes_the_first_lease_at_the_same_moment_as_another_asks_again(
+    store: Store, database_url: str
+) -> None:
+    one = candidate(await ready_node(store))
+    with admin(database_url) as connection:
+        # What Postgres says now and then to one of two who insert the same row, as its second unique column is checked.
+        connection.execute(
+            """
+            create sequence attempts;
+            create function collide() returns trigger language plpgsql as $$ begin
+                if nextval('attempts') = 1 then raise unique_violation; end if;
+                return new;
+            end $$;
+            create trigger collide before insert on leadership for each row execute function collide();
+            """
+        )
+    assert (await elect(store, one)).epoch == 1
 
 
 async def test_an_expired_lease_is_not_revived(store: Store, database_url: str) -> None:
@@ -360,3 +381,38 @@ async def test_a_transaction_of_a_leader_has_less_than_a_third_of_the_ttl(store:
 
     # They end with that transaction: the connection goes back to the pool as it was.
     assert await store.units.run(later, name="limits after") == "20000"
+
+
+async def test_a_renewal_whose_commit_never_arrives_blocks_a_successor_no_longer_than_other_transactions(
+    store: Store, database_url: str
+) -> None:
+    one, two = await ready_node(store), await ready_node(store)
+    old = await elect(store, candidate(one), ttl=0.5)
+    reserved = store.election._reserved
+    elected = threading.Event()
+
+    def setting(cursor: Cursor) -> float:
+        cursor.execute("select setting::float / 1000 as s from pg_settings where name = %s", (IDLE,))
+        row = cursor.fetchone()
+        assert row is not None
+        return float(row["s"])
+
+    assert await reserved.read(setting, name="setting") <= election.TTL * election.FENCED_SHARE
+
+    def renewal(cursor: Cursor) -> None:
+        cursor.execute(election._RENEW, {"boot": old.boot, "epoch": old.epoch, "ttl": 1000})
+        # Cut off here: the server hears nothing more.
+        assert elected.wait(60)
+
+    async def renew() -> None:
+        with pytest.raises(Unavailable):
+            await reserved.run(renewal, name="renewal")
+
+    async with open_store(database_url) as other, trio.open_nursery() as nursery:
+        nursery.start_soon(renew)
+        try:
+            successor = await until_elected(other, candidate(two), TTL)
+        finally:
+            elected.set()
+    assert successor.epoch == 2
+    assert not await store.election.renew(old)

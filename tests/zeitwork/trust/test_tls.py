@@ -15,6 +15,7 @@ import trio
 from trio_websocket import connect_websocket
 
 from runtime import Spec
+from runtime.links.errors import Unreachable
 from runtime.links.messages import Introduce, NoIntroduction
 from tests.runtime.links.hosts import SOON, ended, host, raw_socket, until, want
 from tests.runtime.links.messages import Double
@@ -116,6 +117,20 @@ async def test_what_is_no_tls_is_refused(said: bytes, log: Log, tmp_path: Path) 
         assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
 
 
+async def test_who_goes_away_in_the_middle_of_the_handshake_is_lost_and_not_untrusted(log: Log, tmp_path: Path) -> None:
+    async with secured(1, issue(tmp_path, 1, SIGNER)) as one:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        outgoing = ssl.MemoryBIO()
+        shaken = context.wrap_bio(ssl.MemoryBIO(), outgoing)
+        with suppress(ssl.SSLWantReadError):
+            shaken.do_handshake()
+        async with raw_socket(one) as stream:
+            await stream.send_all(outgoing.read())
+        await until(lambda: reasons(log))
+        assert reasons(log).startswith("lost: ")
+
+
 async def test_links_with_and_without_tls_do_not_mix(tmp_path: Path) -> None:
     async with secured(1, issue(tmp_path, 1, SIGNER)) as one, host(2) as two:
         with pytest.raises(NoIntroduction):
@@ -178,6 +193,49 @@ async def test_a_link_outlives_its_certificate_by_another_connection(tmp_path: P
         assert session is not None
         assert session.proof is not None
         assert session.proof.until > certificates.now().timestamp() + 3600
+
+
+async def test_what_is_asked_is_answered_through_several_lives_of_both_certificates(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in weeks of a cluster: nobody starts anything anew, and the certificates of the beginning have long ended."""
+    monkeypatch.setattr(certificates, "SKEW", timedelta(0))
+    monkeypatch.setattr("runtime.links.session.RENEWAL", 1.0)
+    signer = Signer()
+    signer.life = timedelta(seconds=4)
+    one_files, two_files = (issue(tmp_path, number, signer, life=signer.life) for number in (1, 2))
+    first = [files.load() for files in (one_files, two_files)]
+    answered = lost = 0
+    harmless = {"renewal", "duplicate"}
+    async with secured(1, one_files) as one, secured(2, two_files) as two:
+        renewers = []
+        for host_, files in ((one, one_files), (two, two_files)):
+            renewers.append(Certificates(host_.id, files, signer.sign))
+            await host_.system.start(Spec("certificates", lambda made=renewers[-1]: made))  # type: ignore[misc]
+        # Either may have to make the next connection.
+        want(one, two)
+        want(two, one)
+        await until(one.ups)
+        with trio.fail_after(60):
+            # A life is renewed after less than half of it: five times are two whole lives.
+            while min(renewer.renewed for renewer in renewers) < 5:
+                for ref in (one.ref(two.id), two.ref(one.id)):
+                    try:
+                        assert await ref.ask(Double(4), timeout=SOON) == 8
+                        answered += 1
+                    except Unreachable as error:
+                        # It was on its way when the other end gave the connection up: nobody knows its fate.
+                        assert any(code in str(error) for code in harmless), error
+                        lost += 1
+                await trio.sleep(0.02)
+        assert answered > 20 * lost
+        for credentials in first:
+            assert credentials is not None
+            assert certificates.validity(credentials.certificate)[1] < certificates.now().timestamp()
+        # Connections gave way to others, and for no other reason.
+        assert {down.reason.code for down in (*one.downs(), *two.downs())} <= harmless
+        assert any(down.reason.code == "renewal" for down in one.downs()), "nothing was tested"
+        assert "expired" not in reasons(log)
 
 
 async def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

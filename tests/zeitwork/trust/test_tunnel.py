@@ -98,8 +98,10 @@ async def test_a_host_that_was_removed_loses_it_whatever_its_certificate_says(
     port = conninfo_to_dict(database_url)["port"]
     url = make_conninfo(database_url, host=str(directory / "run"))
     async with secured(1, issue(tmp_path, 1, signer), doors=doors) as one:
-        files = issue(tmp_path, 2, signer)
-        way = tunnel.Tunnel(directory / "run" / f".s.PGSQL.{port}", lambda: [one.address], files.contexts, CLUSTER)
+        files, told = issue(tmp_path, 2, signer), trio.Event()
+        way = tunnel.Tunnel(
+            directory / "run" / f".s.PGSQL.{port}", lambda: [one.address], files.contexts, CLUSTER, told.set
+        )
         async with way.running():
             stream = await trio.open_unix_socket(str(directory / "run" / f".s.PGSQL.{port}"))
             await stream.send_all(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
@@ -107,9 +109,12 @@ async def test_a_host_that_was_removed_loses_it_whatever_its_certificate_says(
             # What is open ends, and nothing is opened again; other hosts are as they were.
             one.links.tell(Forget(UUID(int=2), refuse=True))
             assert await ended(stream) == b""  # type: ignore[arg-type]
+            assert not told.is_set()
             with pytest.raises(Problem):
                 async with open_store(url):
                     pass
+            # It is told that it is no longer of the cluster, which is another thing than a database that is away.
+            assert told.is_set()
         other = issue(tmp_path, 3, signer)
         way = tunnel.Tunnel(directory / "run" / f".s.PGSQL.{port}", lambda: [one.address], other.contexts, CLUSTER)
         async with way.running(), open_store(url) as store:
@@ -123,12 +128,15 @@ async def test_another_host_is_tried_and_none_is_an_error(tmp_path: Path, direct
     addresses = [Address("127.0.0.1", 1)]
     async with secured(1, issue(tmp_path, 1, signer), doors=doors) as one:
         files = issue(tmp_path, 2, signer)
-        way = tunnel.Tunnel(directory / "run" / f".s.PGSQL.{port}", lambda: addresses, files.contexts, CLUSTER)
+        told = trio.Event()
+        path = directory / "run" / f".s.PGSQL.{port}"
+        way = tunnel.Tunnel(path, lambda: addresses, files.contexts, CLUSTER, told.set)
         url = make_conninfo(database_url, host=str(directory / "run"))
         async with way.running():
             with pytest.raises(Problem):
                 async with open_store(url):
                     pass
+            assert not told.is_set()
             addresses.append(one.address)
             async with open_store(url) as store:
                 assert await store.cluster.identity()
