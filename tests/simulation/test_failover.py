@@ -1,4 +1,4 @@
-"""How long it takes until what ran on a host runs elsewhere, by the simulated clock, and when nothing may be hurried."""
+"""How long it takes until what ran on a host runs elsewhere by the simulated clock, and when nothing is hurried."""
 
 from __future__ import annotations
 
