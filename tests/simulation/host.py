@@ -25,6 +25,7 @@ from actors.model.image import ImageConfig, RootImage
 from actors.model.records import Placement
 from actors.model.resources import Capacity
 from actors.model.states import NodeState
+from actors.registrar.actor import NAME as PRESENCE
 from actors.registrar.actor import Presence
 from actors.registrar.pulse import Pulse
 from actors.scheduler.messages import Evaluate
@@ -262,9 +263,12 @@ class SimulatedHost:
                 await store.nodes.set_state(node.id, NodeState.READY)
                 self.world.trace(self.name, "ready")
                 await life.over.wait()
-            if not life.dead:
-                with trio.move_on_after(5):
-                    await store.nodes.set_state(node.id, NodeState.DOWN, "its process was stopped")
+                if not life.dead:
+                    if life.linked is not None:
+                        await life.linked.depart()
+                    with trio.move_on_after(5):
+                        await system.stop(PRESENCE)
+                        await store.nodes.set_state(node.id, NodeState.DOWN, "its process was stopped")
             tasks.cancel_scope.cancel()
 
     async def _start_links(self, system: System, life: ProcessLife, store: Store, own: Identity) -> None:
@@ -348,7 +352,7 @@ class SimulatedHost:
         leftovers = ModelLeftovers(life, self.machines)
         relay: Any = listener
         for spec in (
-            Spec("presence", lambda: Presence(store.presence, node_id, generation, superseded, pulse)),
+            Spec(PRESENCE, lambda: Presence(store.presence, node_id, generation, superseded, pulse)),
             Spec("ipam-lease", lambda: IpamLease(store.leases, node_id)),
             Spec(IMAGES, lambda: Images(self)),
             Spec(

@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import actors.host.actor
+import actors.registrar.watch
 import actors.scheduler.actor
 import actors.vm.recover
 import actors.vm.report
@@ -48,6 +49,8 @@ def planted(bugs: frozenset[Bug]) -> Iterator[None]:
         patches.append(mock.patch.object(Memory, "accept", lambda memory, command, left: True))
     if Bug.WRONG_REPLY in bugs:
         patches.append(mock.patch.object(Connection, "_settled", _oldest_first(Connection._settled)))
+    if Bug.NO_GRACE in bugs:
+        patches.append(mock.patch.object(actors.registrar.watch, "GRACE", 0.0))
     if Bug.RAISED_BY_GOSSIP in bugs:
         patches.append(mock.patch("runtime.membership.roster.join", _raising(join)))
     for patch in patches:

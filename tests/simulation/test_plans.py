@@ -105,3 +105,49 @@ def test_more_than_fits_waits_with_a_reason() -> None:
 def test_a_seed_of_its_own_changes_what_is_left_to_chance() -> None:
     plan = generate(3, 3, 1.0)
     assert simulate(plan).trace != simulate(replace(plan, seed=plan.seed + 1)).trace
+
+
+def test_what_breaks_between_hosts_is_noticed_and_mends() -> None:
+    """A split is seen by both sides, a cut to the database alone by none; commands go over links; all is well after."""
+    plan = Plan(
+        seed=2,
+        hosts=4,
+        seconds=150.0,
+        items=(
+            *(items.Create(5.0, number, via=0, pinned=number % 4) for number in range(8)),
+            items.LostHints(4.0, 10.0, 0.5),
+            items.Split(20.0, host=2, count=2, seconds=20.0),
+            items.LinkCut(50.0, host=0, other=1, seconds=10.0, way="out"),
+            items.LinkHold(50.0, host=1, other=2, seconds=10.0),
+            items.LinkStall(50.0, host=2, other=3, seconds=10.0),
+            items.LinkSlow(50.0, host=3, other=0, seconds=10.0, mean=1.0),
+            items.Cut(90.0, host=3, seconds=25.0),
+        ),
+        settings={"links": True},
+    )
+    log: list[str] = []
+    result = simulate(plan, log=log)
+    assert result.violations == ()
+    text = "\n".join(log)
+    for seen in ("h0: membership: dead h2", "h3: membership: dead h1", "h0: membership: joined h2", "takes create"):
+        assert seen in text, f"no {seen}"
+    assert "can't reach the database" in text
+    assert "dead h3" not in "\n".join(
+        line for line in log if line.startswith(("9", "10", "11")) and "membership" in line
+    )
+    assert result.looks["answers are those of their requests"] > 100
+
+
+def test_without_links_nothing_goes_between_hosts() -> None:
+    log: list[str] = []
+    simulate(Plan(1, 3, 30.0, (items.Create(5.0, 0, via=0), items.Split(10.0, 0, 1, 5.0))), log=log)
+    assert not any("membership" in line or " takes " in line for line in log)
+
+
+def test_a_command_that_comes_late_is_not_heeded() -> None:
+    """It was sent by a leader whose successor its host knows of, and arrives when it has nothing to say any more."""
+    plan = Plan.read(PLANS / "planted" / "late-command.json")
+    log: list[str] = []
+    assert simulate(plan, log=log).violations == ()
+    assert any("is cut off as it commands" in line for line in log)
+    assert any(" takes " in line for line in log)
