@@ -34,6 +34,14 @@ def write_revoked(cursor: Cursor, token: UUID) -> bool:
     return cursor.rowcount > 0
 
 
+def write_all_revoked(cursor: Cursor) -> list[UUID]:
+    """Make every token worthless that nobody has used; return which those were."""
+    cursor.execute(
+        "update join_tokens set revoked_at = now() where revoked_at is null and used_at is null returning id"
+    )
+    return [row["id"] for row in cursor]
+
+
 def forget_old(cursor: Cursor) -> None:
     """Delete tokens that ended a month ago."""
     cursor.execute("delete from join_tokens where expires_at < now() - interval '30 days'")

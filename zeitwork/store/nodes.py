@@ -114,6 +114,19 @@ def hasten(cursor: Cursor, row: Mapping[str, Any], reason: str, who: str, grace:
     return True
 
 
+def write_awaited(cursor: Cursor, node_id: UUID, reason: str, grace: float) -> None:
+    """Write that a (locked) node is down and awaited: what runs there is not replaced for ``grace`` seconds at least.
+
+    Unlike anywhere else, that may be later than it was to be before.
+    """
+    cursor.execute(
+        "update nodes set state = 'down', reason = %(reason)s, updated_at = now(), "
+        "down_since = coalesce(down_since, now()), "
+        "replace_after = greatest(replace_after, now() + make_interval(secs => %(grace)s)) where id = %(id)s",
+        {"reason": reason, "grace": grace, "id": node_id},
+    )
+
+
 def expect(
     cursor: Cursor,
     node_id: UUID,

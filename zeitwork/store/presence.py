@@ -12,7 +12,7 @@ from zeitwork.store.election import fence
 from zeitwork.store.instance_rows import announce_desired
 from zeitwork.store.journal import announce, record
 from zeitwork.store.node_rows import lock_node
-from zeitwork.store.nodes import hasten, write_beat, write_state
+from zeitwork.store.nodes import hasten, write_awaited, write_beat, write_state
 from zeitwork.store.placement_rows import write_found
 from zeitwork.store.succession import settle
 from zeitwork.store.units import Cursor, Units
@@ -140,12 +140,7 @@ def await_return(cursor: Cursor, reason: str, who: str, grace: float) -> None:
     """
     cursor.execute("select * from nodes where generation > 0 and state <> 'terminated' order by id for no key update")
     for row in cursor.fetchall():
-        cursor.execute(
-            "update nodes set state = 'down', reason = %(reason)s, updated_at = now(), "
-            "down_since = coalesce(down_since, now()), "
-            "replace_after = greatest(replace_after, now() + make_interval(secs => %(grace)s)) where id = %(id)s",
-            {"reason": reason, "grace": grace, "id": row["id"]},
-        )
+        write_awaited(cursor, row["id"], reason, grace)
         data = {"from": row["state"], "to": NodeState.DOWN, "reason": reason}
         record(cursor, who, "node.state", "node", row["id"], data)
         announce(cursor, "zw_nodes", row["id"])

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from actors.model.errors import Conflict, InvalidInput, NotFound, Problem
 from actors.model.states import NodeState
-from zeitwork.store.join_tokens import forget_old, insert_token, write_revoked, write_used
+from zeitwork.store.join_tokens import forget_old, insert_token, write_all_revoked, write_revoked, write_used
 from zeitwork.store.journal import record
 from zeitwork.store.nodes import write_host
 from zeitwork.store.units import Cursor, Units
@@ -202,11 +202,8 @@ def _take_place(cursor: Cursor, host: UUID, node: UUID | None) -> None:
 
 def revoke_all(cursor: Cursor, who: str) -> None:
     """Make every token worthless that was not used: some may have been since this database was written."""
-    cursor.execute(
-        "update join_tokens set revoked_at = now() where revoked_at is null and used_at is null returning id"
-    )
-    for row in cursor.fetchall():
-        _tell(cursor, who, "token.revoked", row["id"])
+    for token in write_all_revoked(cursor):
+        _tell(cursor, who, "token.revoked", token)
 
 
 def _authority(cursor: Cursor) -> tuple[Authority, UUID]:
