@@ -33,7 +33,8 @@ async def replace_data(directory: Path, run: Path, fill: Callable[[str], Awaitab
     lock = await trio.to_thread.run_sync(_hold, directory)
     try:
         await trio.to_thread.run_sync(_clear, directory, staging, user.pw_uid)
-        async with EmbeddedServer(staging, run).running() as server:
+        # Not at the socket of the server to be: one of a restore that was killed takes its own away as it ends.
+        async with EmbeddedServer(staging, run / STAGING).running() as server:
             result = await fill(server.dsn)
         # Stopped in order: what is in there is on the disk.
         with trio.CancelScope(shield=True):
@@ -42,7 +43,8 @@ async def replace_data(directory: Path, run: Path, fill: Callable[[str], Awaitab
         raise disk_full(error, directory) or Failed(f"{directory} can't be changed: {error}") from error
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(partial(shutil.rmtree, staging, ignore_errors=True))
+            for left in (staging, run / STAGING):
+                await trio.to_thread.run_sync(partial(shutil.rmtree, left, ignore_errors=True))
         os.close(lock)
     return result, kept
 
