@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.simulation.crowd import PLANS, cores, run_all, shrunk
-from tests.simulation.generate import generate
+from tests.simulation.generate import FOCI, generate
 from tests.simulation.plan import Plan
 from tests.simulation.store import Bug
 from tests.simulation.world import Result, simulate
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _one(options.plan, bugs, verbose=options.verbose)
     seeds = range(options.first, options.first + options.seeds)
     least, most = _hosts(options.hosts)
-    plans = [generate(seed, least + seed % (most - least + 1), options.minutes) for seed in seeds]
+    focus = tuple(options.focus)
+    plans = [generate(seed, least + seed % (most - least + 1), options.minutes, focus=focus) for seed in seeds]
     began = time.perf_counter()
     faults: Counter[str] = Counter()
     looks: Counter[str] = Counter()
@@ -70,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--first", type=int, default=1, metavar="S", help="the first seed (1)")
     parser.add_argument("--hosts", default="3-12", metavar="M", help="hosts of each world, a number or a range (3-12)")
     parser.add_argument("--minutes", type=float, default=3.0, metavar="T", help="simulated minutes (3)")
+    parser.add_argument(
+        "--focus",
+        action="append",
+        default=[],
+        choices=sorted(FOCI),
+        help="only trouble of this kind, and of others that are given: may be repeated",
+    )
     parser.add_argument("--jobs", type=_positive, default=cores(), metavar="J", help="worlds at once (all processors)")
     parser.add_argument("--plan", type=Path, metavar="FILE", help="run this plan instead")
     parser.add_argument("--keep", type=int, default=3, metavar="N", help="failing plans that are shrunk and kept (3)")

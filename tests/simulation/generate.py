@@ -15,6 +15,11 @@ CALM_BEGIN, CALM_END = 8.0, 30.0
 LINKED = 0.6
 #: What breaks between hosts. Any of them in a focus makes hosts linked.
 LINK_FAULTS = frozenset({"link-cut", "link-hold", "link-stall", "link-slow", "split", "late-command", "links"})
+#: What a focus may be on.
+FOCI = LINK_FAULTS | {
+    *("kill", "quit", "crash", "pause", "cut", "stall", "slow", "outage", "aborts", "lost-answers", "lost-hints"),
+    *("no-hints", "clock-step", "fail-start", "ambush", "ambush-apply", "late", "singletons"),
+}
 #: Where starts can fail.
 JOBS = ("choose", "image", "template", "disk", "tap", "intent", "jail", "boot")
 
@@ -27,6 +32,7 @@ def generate(
     ``crowded``: more is wanted than fits, at times. None leaves that to the seed. With a ``focus`` there is trouble of
     these kinds only; ``singletons`` among them makes most instances such.
     """
+    assert FOCI.issuperset(focus), f"{sorted(set(focus) - FOCI)} is nothing to focus on"
     chance = random.Random(f"plan {seed} {hosts} {minutes}")
     seconds = minutes * 60.0
     crowded = chance.random() < 0.25 if crowded is None else crowded

@@ -19,6 +19,7 @@ from actors.vm.recover import Found, Recovery
 from runtime.links.connection import Connection, Settled
 from runtime.links.frames import Reply
 from runtime.membership.claim import Claim, State, join
+from runtime.membership.rules import Rules as MembershipRules
 from tests.actors.vm.simulated import ModelOperations
 from tests.simulation.store import Bug
 from zeitwork.store.problems import OutcomeUnknown
@@ -49,6 +50,9 @@ def planted(bugs: frozenset[Bug]) -> Iterator[None]:
         patches.append(mock.patch.object(Memory, "accept", lambda memory, command, left: True))
     if Bug.WRONG_REPLY in bugs:
         patches.append(mock.patch.object(Connection, "_settled", _oldest_first(Connection._settled)))
+    if Bug.NEVER_SOUGHT in bugs:
+        rules = MembershipRules(seek_every=_NEVER, seek_first=_NEVER)
+        patches.append(mock.patch("tests.simulation.links.MEMBERSHIP_RULES", rules))
     if Bug.NO_GRACE in bugs:
         patches.append(mock.patch.object(actors.registrar.watch, "GRACE", 0.0))
     if Bug.RAISED_BY_GOSSIP in bugs:

@@ -22,6 +22,16 @@ def test_it_tells_what_was_broken_and_looked_at(capsys: pytest.CaptureFixture[st
     assert "violations: 0 in 0 worlds" in told
 
 
+def test_trouble_can_be_of_some_kinds_only(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--seeds", "1", "--hosts", "3", "--minutes", "1", "--jobs", "1"]
+    assert main([*arguments, "--focus", "split", "--focus", "quit"]) == 0
+    told = capsys.readouterr().out
+    assert "split" in told
+    assert "quit" in told
+    assert "outage" not in told
+    assert "hosts see each other" in told
+
+
 def test_a_violation_is_told_and_its_plan_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Several: which world meets the bug changes with whatever changes worlds.
     arguments = ["--seeds", "4", "--hosts", "3", "--minutes", "1", "--jobs", "1", "--keep", "1"]
@@ -48,6 +58,7 @@ def test_a_violation_is_told_and_its_plan_kept(tmp_path: Path, capsys: pytest.Ca
         ["--hosts", "many"],
         ["--plan", "/nowhere/plan.json"],
         ["--bug", "of-which-nobody-knows"],
+        ["--focus", "the-weather"],
     ],
 )
 def test_bad_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,8 +29,10 @@ def test_a_plan_is_the_same_run_each_time(seed: int) -> None:
     assert simulate(plan).trace == first.trace
 
 
-def test_a_plan_is_the_same_run_in_another_process() -> None:
-    plan = generate(7, 6, 2.0)
+@pytest.mark.parametrize("focus", [(), ("links", "kill", "pause")], ids=["without links", "with links"])
+def test_a_plan_is_the_same_run_in_another_process(focus: tuple[str, ...]) -> None:
+    plan = generate(7, 6, 2.0, focus=focus)
+    assert plan.settings["links"] is bool(focus)
     traces = {simulate(plan).trace}
     for hash_seed in ("1", "2"):
         done = subprocess.run(

@@ -53,6 +53,7 @@ HUNTS: dict[Bug, Hunt] = {
     Bug.NO_INTENT: Hunt(1, ("machine rules",), ("kill",)),
     Bug.LATE_COMMAND: Hunt(3, ("late commands are refused",), ("late-command",)),
     Bug.WRONG_REPLY: Hunt(1, ("answers are those of their requests",), ("links",)),
+    Bug.NEVER_SOUGHT: Hunt(4, ("converged: hosts see each other",), ("split",)),
     Bug.NO_GRACE: Hunt(4, ("who answers others is given time",), ("cut", "links")),
     Bug.RAISED_BY_GOSSIP: Hunt(4, ("the dead come back by their own word",), ("pause", "crash", "split")),
     Bug.ADOPTED_BLINDLY: Hunt(4, ("machines are taken over rightly",), ("ambush",)),

@@ -29,5 +29,6 @@ class Bug(StrEnum):
     # --- of what is between hosts
     LATE_COMMAND = "late-command"  # a host heeds whatever command comes, of whatever leader
     WRONG_REPLY = "wrong-reply"  # an answer is taken for that to the request that waits longest
+    NEVER_SOUGHT = "never-sought"  # nobody tries whether one that is believed dead lives behind a partition
     NO_GRACE = "no-grace"  # whoever can't reach the database is done without at once, although others reach it
     RAISED_BY_GOSSIP = "raised-by-gossip"  # who has heard nothing of a death yet raises the dead
