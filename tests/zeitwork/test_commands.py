@@ -182,13 +182,14 @@ async def test_a_link_is_made_for_a_command_where_there_is_none(store: Store, tm
 async def test_a_host_that_is_down_is_not_told_anything(store: Store, tmp_path: Path) -> None:
     async with cluster(store, tmp_path) as world, up(world.leader, store), up(world.other, store):
         await world.leader.want(world.other)
-        await world.leader.lead(store, term := await leading(store))
+        term = await leading(store)
         await world.place()
         (beat,) = [one for one in await store.presence.beats() if one.node_id == world.other.node.id]
         assert await store.presence.mark_down(beat, "silent", term)
         (order,) = await store.commands.outstanding(world.leader.node.id, term, 10)
         assert order.away
-        world.leader.hint()
+        # Only now: the first look of all must find the host down already.
+        await world.leader.lead(store, term)
         await trio.sleep(0.5)
         assert await world.steps() == []
         await store.presence.heartbeat(world.other.node.id, world.other.node.generation)
