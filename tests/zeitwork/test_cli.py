@@ -251,6 +251,7 @@ def test_followed_logs_for_programs_are_lines_as_they_come(host: StandIn, capsys
 @pytest.mark.parametrize("arguments", [("ps",), ("ps", "--json")])
 def test_a_reader_that_leaves_is_no_error(host: StandIn, arguments: tuple[str, ...]) -> None:
     host.say("/api/v1/instances", page(*[INSTANCE] * 2000))
+    host.say("/api/v1/nodes", page())
     read, write = os.pipe()
     os.close(read)
     try:
@@ -263,6 +264,7 @@ def test_a_reader_that_leaves_is_no_error(host: StandIn, arguments: tuple[str, .
 @pytest.mark.parametrize("count", [1, 2000])
 def test_an_output_that_can_not_be_written_is_said(host: StandIn, count: int) -> None:
     host.say("/api/v1/instances", page(*[INSTANCE] * count))
+    host.say("/api/v1/nodes", page())
     with Path("/dev/full").open("wb") as full:
         done = run(host, "ps", stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1

@@ -39,13 +39,28 @@ def ps(client: Client, everything: bool, as_json: bool) -> None:
         return
     # Most have none: a column for those who use them.
     grouped = any(item.get("group") for item in found)
+    hosts = {node["id"]: node["hostname"] for node in client.pages("/api/v1/nodes")}
+    several = len(hosts) > 1
     table(
-        ("NAME", *(["GROUP"] if grouped else []), "STATE", "ADDRESS", "PORT", "VCPU", "MEMORY", "AGE", "ID", "REASON"),
+        (
+            "NAME",
+            *(["GROUP"] if grouped else []),
+            "STATE",
+            *(["HOST"] if several else []),
+            "ADDRESS",
+            "PORT",
+            "VCPU",
+            "MEMORY",
+            "AGE",
+            "ID",
+            "REASON",
+        ),
         (
             (
                 item["name"],
                 *([item.get("group")] if grouped else []),
                 f"{item['state']} (unhealthy)" if item.get("health_status") == "unhealthy" else item["state"],
+                *([hosts.get(item.get("node_id"))] if several else []),
                 item.get("ipv6") or item.get("ipv4"),
                 item["default_port"],
                 item["resources"]["vcpu"],

@@ -74,7 +74,10 @@ async def test_an_apps_whole_life(world: World) -> None:
         assert ":3000" in printed
         (instance,) = await loaded(world, "ps")
         assert (instance["name"], instance["state"], instance["default_port"]) == ("web", "running", 3000)
-        assert "web" in await zeitwork(world, "ps")
+        assert "HOST" not in await zeitwork(world, "ps")
+        await world.client.post("/api/v1/nodes", json={"hostname": "host-b", "ip_address": "2001:db8::7"})
+        head, row = (await zeitwork(world, "ps")).splitlines()
+        assert (head.split()[:3], row.split()[:3]) == (["NAME", "STATE", "HOST"], ["web", "running", "host-a"])
         assert await zeitwork(world, "logs", "web") == "hello from the app\n"
         assert (await loaded(world, "stop", "web"))["state"] == "stopped"
         assert (await loaded(world, "start", "web"))["generation"] == 2
