@@ -309,18 +309,27 @@ class Board:
         self, host: UUID, to: str, request: Request[Any], generation: int | None, name: str, timeout: float
     ) -> Any:
         """Ask an actor on another host; see `RemoteRef.ask`."""
+        ends = trio.current_time() + timeout
+        while True:
+            session = await self._within(host, generation, name, ends - trio.current_time())
+            try:
+                return await session.ask(to, request, timeout=_left(ends, name, request), name=name)
+            except Unreachable as error:
+                # Where the peer gave that connection up (its certificate is renewed, say) just as this came, another
+                # one carries it.
+                if error.sent or not session.parted:
+                    raise
+
+    async def _within(self, host: UUID, generation: int | None, name: str, timeout: float) -> Session:
+        """Return the link to a host, making one if need be. Raises as `linked_to` does, also when time is over."""
         session = self.session(host, generation, name)
         if session is None:
-            began = trio.current_time()
             with trio.move_on_after(timeout):
                 session = await self.linked_to(host, generation, name)
             if session is None:
                 why = self.peer(host).failure or f"no link within {timeout:g} s"
                 raise Unreachable(str(host), why, sent=False)
-            timeout -= trio.current_time() - began
-            if timeout <= 0:
-                raise AskTimeout(name, type(request).__name__, timeout)
-        return await session.ask(to, request, timeout=timeout, name=name)
+        return session
 
     async def send_bulk(self, host: UUID, transfer: str, pieces: AsyncIterable[bytes]) -> int:
         """Send a transfer over the connection for bulk data; return its bytes. What was sent need not have arrived.
@@ -349,3 +358,10 @@ class Board:
             await peer.changed.wait()
             if peer.bulk is None and not peer.dialling_bulk:
                 raise Unreachable(str(host), peer.bulk_failure or "no connection", sent=False)
+
+
+def _left(ends: float, name: str, request: Request[Any]) -> float:
+    """Return the seconds until ``ends``. Raises `AskTimeout` when there are none."""
+    if (left := ends - trio.current_time()) <= 0:
+        raise AskTimeout(name, type(request).__name__, left)
+    return left

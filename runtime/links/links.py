@@ -23,7 +23,7 @@ from runtime.links.frames import BULK_LIMIT, CONTROL_LIMIT, Hello, Purpose
 from runtime.links.messages import Admit, Follow, Forget, Introduce, Learn, NoIntroduction, Want
 from runtime.links.registry import Registry
 from runtime.links.rules import Rules
-from runtime.links.session import End, Left, Receiver, Session
+from runtime.links.session import LINGERED, PARTED, End, Left, Receiver, Session
 from runtime.links.sockets import Sockets, WebSockets
 from runtime.links.transport import Address, Proof, Secured, Transport, Untrusted
 from runtime.message import Exit, Message
@@ -31,7 +31,7 @@ from runtime.spec import Spec
 
 #: Name of the one actor of this kind in a process.
 NAME = "links"
-_HARMLESS = ("done", "renewal", "duplicate", "stopping", "unused")
+_HARMLESS = ("done", "stopping", LINGERED, *PARTED)
 LIMITS: dict[Purpose, int] = {"control": CONTROL_LIMIT, "bulk": BULK_LIMIT}
 #: How an attempt ends when the machine answers that nobody listens.
 REFUSED = "connection-refused"

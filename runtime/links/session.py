@@ -30,6 +30,10 @@ from runtime.message import Message, Request
 BATCH = 64
 #: Seconds before the end of the peer's certificate from which on nothing new goes over a connection.
 RENEWAL = 30.0
+#: Ends in order, before which everything in work was waited for: what has no answer then was never begun.
+PARTED = frozenset({"renewal", "duplicate", "unused"})
+#: The end of one that was retired and had work for too long.
+LINGERED = "lingered"
 #: Close codes of the websocket that say more than that the connection is gone.
 _CLOSED = {1009: ("oversize", "a message was larger than is allowed"), 1002: ("garbage", "no websocket frames")}
 
@@ -137,6 +141,7 @@ class Session:
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._retired_at: float | None = None
+        self._writing = False
         self._retired: End | None = None
         self._ping = 0
         self._pinged_at: float | None = None
@@ -176,6 +181,11 @@ class Session:
     def open(self) -> bool:
         """Whether messages can be queued."""
         return self._end is None and self._retired is None
+
+    @property
+    def parted(self) -> bool:
+        """Whether the peer ended it in order: what had no answer by then was not carried out, and never will be."""
+        return self._end is not None and self._end.theirs and self._end.code in PARTED
 
     async def run(self) -> End:
         """Carry messages until it ends. Raises nothing but ``Cancelled`` and faults of our own."""
@@ -252,7 +262,9 @@ class Session:
     async def _write(self) -> None:
         try:
             while message := await self._outbox.take():
+                self._writing = True
                 await self._socket.send_message(message)
+                self._writing = False
         except ConnectionClosed as closed:
             self._lost(closed)
 
@@ -274,9 +286,11 @@ class Session:
             if self.purpose == "bulk" and self.dialled and now - self._used > self._rules.bulk:
                 self.close("unused", "no bulk data for a while")
             if self._retired is not None and self._retired_at is not None:
-                idle = not (self._waiting or self._in_work or self._outbox.size)
-                if idle or now - self._retired_at >= self._rules.lingering:
+                idle = not (self._waiting or self._in_work or self._outbox.size or self._writing)
+                if idle:
                     self.close(self._retired.code, self._retired.detail)
+                elif now - self._retired_at >= self._rules.lingering:
+                    self.close(LINGERED, f"{self._retired.detail}, and {self._in_work} requests are still in work")
             await trio.sleep(min(self._rules.ping_every, self._rules.silence / 4))
 
     # ---- what comes
@@ -321,6 +335,8 @@ class Session:
                 pass
 
     def _asked(self, asked: events.Asked) -> None:
+        if self._end is not None:
+            return  # The goodbye promises that nothing is carried out any more.
         if asked.remaining <= 0:
             self._receiver.lost(asked.to, "expired", asked.request)
             self._send_back(asked.to, self._connection.refuse(asked.number, EXPIRED, "no time was left"))
@@ -394,4 +410,5 @@ class Session:
             waiter.sent = True
 
     def _fail(self, waiter: _Waiter, end: End) -> None:
-        waiter.settle(outcome.Error(Unreachable(str(self.peer.host), str(end), sent=waiter.sent)))
+        sent = waiter.sent and not self.parted
+        waiter.settle(outcome.Error(Unreachable(str(self.peer.host), str(end), sent=sent)))

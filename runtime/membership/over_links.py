@@ -16,6 +16,7 @@ from runtime.links.frames import Identity
 from runtime.links.messages import Follow, Introduce
 from runtime.links.receiver import SystemReceiver
 from runtime.links.registry import Registry
+from runtime.links.session import LINGERED, PARTED
 from runtime.links.transport import Address
 from runtime.membership.driver import NAME as MEMBERSHIP
 from runtime.membership.driver import Arrived, Failed
@@ -30,7 +31,7 @@ WAITING, MAKING = 8, 64
 #: Seconds to make one: a message of membership is of no use any more after that.
 MAKE = 5.0
 #: Ends of links that say nothing about the host at the other end.
-_HARMLESS = frozenset({"duplicate", "unused", "renewal", "stale"})
+_HARMLESS = PARTED | {LINGERED, "stale"}
 
 
 @dataclass(frozen=True, slots=True)

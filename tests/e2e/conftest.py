@@ -51,6 +51,19 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
+def directories() -> Iterator[tuple[Path, Path, Path]]:
+    """Data directories of three hosts, each alone in its parent."""
+    roots = [Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp")) for _ in range(3)]
+    try:
+        for root in roots:
+            root.chmod(0o755)
+        yield roots[0] / "data", roots[1] / "data", roots[2] / "data"
+    finally:
+        for root in roots:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
 def host(assets: Path, data_dir: Path) -> Iterator[HostProcess]:
     """A running host on QEMU, which works on every machine."""
     with running(HostProcess(data_dir, assets, ["--hypervisor", "qemu"])) as process:

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pytest
-
 from actors.model.ids import short_id
 from tests.e2e.process import HostProcess, answers, cgroups_of, free_port, links, processes_with, running, until
 from tests.e2e.test_moves import in_registry
-
-
-@pytest.fixture
-def directories() -> Iterator[tuple[Path, Path]]:
-    roots = [Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp")) for _ in range(2)]
-    try:
-        for root in roots:
-            root.chmod(0o755)
-        yield roots[0] / "data", roots[1] / "data"
-    finally:
-        for root in roots:
-            shutil.rmtree(root, ignore_errors=True)
 
 
 def told(host: HostProcess, instance: Any) -> list[tuple[str, str]]:
@@ -47,7 +30,7 @@ def left(host: HostProcess, placement: Any) -> list[str]:
 
 
 def test_an_app_on_another_host_is_told_to_it_and_its_end_is_confirmed(
-    assets: Path, directories: tuple[Path, Path]
+    assets: Path, directories: tuple[Path, Path, Path]
 ) -> None:
     qemu = ["--hypervisor", "qemu"]
     first = HostProcess(directories[0], assets, [*qemu, "--advertise", f"127.0.0.1:{free_port()}"])

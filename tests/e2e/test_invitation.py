@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.archives import write_image
 from tests.e2e.process import ROOT, HostProcess, free_port, links, nft, running, until
-
-
-@pytest.fixture
-def directories() -> Iterator[tuple[Path, Path]]:
-    roots = [Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp")) for _ in range(2)]
-    try:
-        for root in roots:
-            root.chmod(0o755)
-        yield roots[0] / "data", roots[1] / "data"
-    finally:
-        for root in roots:
-            shutil.rmtree(root, ignore_errors=True)
 
 
 def launch(host: HostProcess) -> None:
@@ -49,7 +34,7 @@ def ids(host: HostProcess) -> set[str]:
     return {one["id"] for one in host.get("/api/v1/nodes")["items"]}
 
 
-def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Path]) -> None:
+def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Path, Path]) -> None:
     qemu = ["--hypervisor", "qemu"]
     first = HostProcess(directories[0], assets, [*qemu, "--advertise", f"127.0.0.1:{free_port()}"])
     own = f"127.0.0.1:{free_port()}"
@@ -134,10 +119,10 @@ def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Pat
 
 
 def test_a_host_that_leaves_by_force_stops_what_runs_there(
-    assets: Path, directories: tuple[Path, Path], database_url: str
+    assets: Path, directories: tuple[Path, Path, Path], database_url: str
 ) -> None:
     arguments = ["--hypervisor", "qemu", "--database-url", database_url]
-    one, two = (HostProcess(path, assets, arguments) for path in directories)
+    one, two = (HostProcess(path, assets, arguments) for path in directories[:2])
     with running(one), running(two):
         # Nobody but this host has the image, so that it runs there.
         upload = write_image(directories[1].parent / "upload.tar", {"Cmd": ["/bin/sleep", "9999"]})

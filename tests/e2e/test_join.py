@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import signal
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.process import HostProcess, free_port, running, until
-
-
-@pytest.fixture
-def directories() -> Iterator[tuple[Path, Path]]:
-    roots = [Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp")) for _ in range(2)]
-    try:
-        for root in roots:
-            root.chmod(0o755)
-        yield roots[0] / "data", roots[1] / "data"
-    finally:
-        for root in roots:
-            shutil.rmtree(root, ignore_errors=True)
 
 
 def ready(host: HostProcess) -> bool:
@@ -49,7 +34,7 @@ def heard(host: HostProcess) -> list[str]:
     return [one["state"] for one in host.get("/api/v1/members")["items"] if one["load"]]
 
 
-def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path]) -> None:
+def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path, Path]) -> None:
     qemu = ["--hypervisor", "qemu"]
     first = HostProcess(directories[0], assets, [*qemu, "--advertise", f"127.0.0.1:{free_port()}"])
     with running(first):

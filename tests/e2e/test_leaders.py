@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.e2e.process import HostProcess, running, until
 
@@ -40,24 +35,12 @@ def test_a_host_that_was_killed_leads_again_with_a_higher_epoch(host: HostProces
     assert "leadership resigned" in log
 
 
-@pytest.fixture
-def directories() -> Iterator[tuple[Path, Path]]:
-    roots = [Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp")) for _ in range(2)]
-    try:
-        for root in roots:
-            root.chmod(0o755)
-        yield roots[0] / "data", roots[1] / "data"
-    finally:
-        for root in roots:
-            shutil.rmtree(root, ignore_errors=True)
-
-
 def test_another_host_follows_a_paused_leader_which_then_leads_no_more(
-    assets: Path, directories: tuple[Path, Path], database_url: str
+    assets: Path, directories: tuple[Path, Path, Path], database_url: str
 ) -> None:
     arguments = ["--hypervisor", "qemu", "--database-url", database_url]
     with ExitStack() as stack:
-        one, two = (stack.enter_context(running(HostProcess(path, assets, arguments))) for path in directories)
+        one, two = (stack.enter_context(running(HostProcess(path, assets, arguments))) for path in directories[:2])
         first = until(lambda: leads(one) or leads(two), "the first election")
         paused, other = (one, two) if leads(one) else (two, one)
         assert leader(other) == leader(paused)

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.e2e.process import HostProcess, free_port, running, until
-
-
-@pytest.fixture
-def directories() -> Iterator[list[Path]]:
-    roots = [Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp")) for _ in range(3)]
-    try:
-        for root in roots:
-            root.chmod(0o755)
-        yield [root / "data" for root in roots]
-    finally:
-        for root in roots:
-            shutil.rmtree(root, ignore_errors=True)
 
 
 def newest(host: HostProcess) -> Any:
@@ -33,7 +16,7 @@ def newest(host: HostProcess) -> Any:
     return max(host.get("/api/v1/nodes")["items"], key=lambda node: str(node["id"]))
 
 
-def test_three_hosts_and_one_that_is_silent(assets: Path, directories: list[Path]) -> None:
+def test_three_hosts_and_one_that_is_silent(assets: Path, directories: tuple[Path, Path, Path]) -> None:
     qemu = ["--hypervisor", "qemu"]
     with ExitStack() as stack:
         hosts: list[HostProcess] = []

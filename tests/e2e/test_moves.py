@@ -18,18 +18,6 @@ from tests.e2e.archives import write_image
 from tests.e2e.process import HostProcess, answers, free_port, running, until
 
 
-@pytest.fixture
-def directories() -> Iterator[tuple[Path, Path]]:
-    roots = [Path(tempfile.mkdtemp(prefix="zeitwork-e2e-", dir="/var/tmp")) for _ in range(2)]
-    try:
-        for root in roots:
-            root.chmod(0o755)
-        yield roots[0] / "data", roots[1] / "data"
-    finally:
-        for root in roots:
-            shutil.rmtree(root, ignore_errors=True)
-
-
 def me(host: HostProcess) -> str:
     return str(host.get("/health")["node_id"])
 
@@ -83,10 +71,10 @@ def roots(host: HostProcess) -> list[tuple[str, bytes]]:
 
 
 def test_an_instance_outlives_its_host_and_leaves_one_that_is_drained(
-    assets: Path, directories: tuple[Path, Path], database_url: str
+    assets: Path, directories: tuple[Path, Path, Path], database_url: str
 ) -> None:
     arguments = ["--hypervisor", "qemu", "--database-url", database_url]
-    one, two = (HostProcess(path, assets, arguments) for path in directories)
+    one, two = (HostProcess(path, assets, arguments) for path in directories[:2])
     with ExitStack() as stack:
         image = stack.enter_context(in_registry(assets / "hello.tar"))
         stack.enter_context(running(one))

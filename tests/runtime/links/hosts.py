@@ -36,12 +36,14 @@ class Worker(Actor):
 
     def __init__(self) -> None:
         self.notes: list[Message] = []
+        self.doubled: list[int] = []
 
     async def receive(self, message: Message) -> None:
         match message:
             case Double(number):
                 if number < 0:
                     raise Refused("no negative numbers", field="number", fix="give a positive one")
+                self.doubled.append(number)
                 self.ctx.reply(number * 2)
             case Describe(name, after):
                 slot = self.ctx.reply_slot()

@@ -43,6 +43,48 @@ async def test_messages_and_answers_cross() -> None:
         await until(lambda: one.board.linked()[0].round_trip is not None)
 
 
+@pytest.mark.parametrize("code", ["renewal", "unused"])
+async def test_what_is_asked_as_the_peer_gives_a_connection_up_goes_over_the_next_one(code: str) -> None:
+    async with host(1) as one, host(2) as two, trio.open_nursery() as nursery:
+        want(one, two)
+        await until(one.ups)
+
+        async def give_up() -> None:
+            while True:
+                if (session := two.board.peer(one.id).session) is not None:
+                    session.retire(code, "to see what comes of it")
+                await trio.sleep(0.01)
+
+        nursery.start_soon(give_up)
+        number = 0
+        while len(one.ups()) < 20:
+            number += 1
+            assert await one.ref(two.id).ask(Double(number), timeout=SOON) == number * 2
+        nursery.cancel_scope.cancel()
+        # Each was carried out, and once.
+        assert two.worker.doubled == list(range(1, number + 1))
+
+
+async def test_what_takes_too_long_for_a_connection_that_is_given_up_has_an_unknown_end() -> None:
+    async with host(1) as one, host(2) as two:
+        want(one, two)
+        await until(one.ups)
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(Unreachable, match="lingered") as caught:
+                    await one.ref(two.id).ask(Describe("slow", after=60.0), timeout=SOON)
+                assert caught.value.sent
+
+            nursery.start_soon(ask)
+            await until(lambda: two.system.lookup("worker") and two.board.peer(one.id).session)
+            await trio.sleep(0.1)
+            session = two.board.peer(one.id).session
+            assert session is not None
+            session.retire("renewal", "to see what comes of it")
+        assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
+
+
 async def test_a_link_is_made_when_it_is_needed() -> None:
     async with host(1) as one, host(2) as two:
         with pytest.raises(Unreachable, match="address is not known"):

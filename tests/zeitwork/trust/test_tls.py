@@ -15,7 +15,6 @@ import trio
 from trio_websocket import connect_websocket
 
 from runtime import Spec
-from runtime.links.errors import Unreachable
 from runtime.links.messages import Introduce, NoIntroduction
 from tests.runtime.links.hosts import SOON, ended, host, raw_socket, until, want
 from tests.runtime.links.messages import Double
@@ -205,7 +204,6 @@ async def test_what_is_asked_is_answered_through_several_lives_of_both_certifica
     signer.life = timedelta(seconds=4)
     one_files, two_files = (issue(tmp_path, number, signer, life=signer.life) for number in (1, 2))
     first = [files.load() for files in (one_files, two_files)]
-    answered = lost = 0
     harmless = {"renewal", "duplicate"}
     async with secured(1, one_files) as one, secured(2, two_files) as two:
         renewers = []
@@ -220,15 +218,8 @@ async def test_what_is_asked_is_answered_through_several_lives_of_both_certifica
             # A life is renewed after less than half of it: five times are two whole lives.
             while min(renewer.renewed for renewer in renewers) < 5:
                 for ref in (one.ref(two.id), two.ref(one.id)):
-                    try:
-                        assert await ref.ask(Double(4), timeout=SOON) == 8
-                        answered += 1
-                    except Unreachable as error:
-                        # It was on its way when the other end gave the connection up: nobody knows its fate.
-                        assert any(code in str(error) for code in harmless), error
-                        lost += 1
+                    assert await ref.ask(Double(4), timeout=SOON) == 8
                 await trio.sleep(0.02)
-        assert answered > 20 * lost
         for credentials in first:
             assert credentials is not None
             assert certificates.validity(credentials.certificate)[1] < certificates.now().timestamp()
