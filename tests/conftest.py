@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import structlog
 import trio
 from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
@@ -24,6 +25,13 @@ TEMPLATE = "zeitwork_template"
 # A slow machine is no failure: how long an example takes says nothing about whether the code is right.
 settings.register_profile("zeitwork", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("zeitwork")
+
+
+@pytest.fixture(autouse=True)
+def logs_stay_as_they_were() -> Iterator[None]:
+    """Say which test leaves logs configured as a process does: later ones would write to a stream that is closed."""
+    yield
+    assert not structlog.get_config()["cache_logger_on_first_use"], "this test has configured logs and left them so"
 
 
 @pytest.fixture(scope="session")

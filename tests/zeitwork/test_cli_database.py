@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import structlog
 import trio
 
 from tests.zeitwork.store.own_server import OwnServer, own_servers
@@ -27,6 +29,16 @@ from zeitwork.store.embedded import EmbeddedServer
 from zeitwork.store.system_user import create_user
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded Postgres needs root to become its system user")
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command configures the logs of its process; this one is the tests' and has yet more to do."""
+    before = structlog.get_config()
+    monkeypatch.setattr("zeitwork.logs.configure", lambda *_: None)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
 
 
 class Machine:
