@@ -22,6 +22,16 @@ def command(*argv: str, stdin: str | None = None) -> str:
     return done.stdout
 
 
+def entering(namespace: str) -> list[str]:
+    """How to run a command in a namespace. `ip netns exec` and `ip -n` remount /, which a chroot does not allow."""
+    return ["nsenter", f"--net=/run/netns/{namespace}", "--"]
+
+
+def ip(namespace: str, *arguments: str) -> None:
+    """Run ``ip`` in a namespace."""
+    command(*entering(namespace), "ip", *arguments)
+
+
 def inside(namespace: str, function: Callable[[], T]) -> T:
     """Return what ``function`` returns in a network namespace: it runs in a thread that never was elsewhere."""
     outcome: list[Any] = []
@@ -71,8 +81,8 @@ class Network:
         return f"fd00:7e57::{self.names.index(name) + 1:x}"
 
     def within(self, name: str) -> list[str]:
-        """How to run a command there. `ip netns exec` would remount /, which a chroot does not allow."""
-        return ["nsenter", f"--net=/run/netns/{self.namespace(name)}", "--"]
+        """How to run a command there."""
+        return entering(self.namespace(name))
 
     def run(self, name: str, *argv: str) -> str:
         """Run a command there and return what it printed."""
@@ -83,14 +93,12 @@ class Network:
         self.names.append(name)
         namespace, port = self.namespace(name), f"port-{name}"
         command("ip", "netns", "add", namespace)
-        command("ip", "-n", namespace, "link", "set", "lo", "up")
-        command(
-            "ip", "-n", self.switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace
-        )
-        command("ip", "-n", self.switch, "link", "set", port, "master", "br0", "up")
-        command("ip", "-n", namespace, "link", "set", "eth0", "up")
-        command("ip", "-n", namespace, "addr", "add", f"{self.v4(name)}/24", "dev", "eth0")
-        command("ip", "-n", namespace, "addr", "add", f"{self.v6(name)}/64", "dev", "eth0", "nodad")
+        ip(namespace, "link", "set", "lo", "up")
+        ip(self.switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        ip(self.switch, "link", "set", port, "master", "br0", "up")
+        ip(namespace, "link", "set", "eth0", "up")
+        ip(namespace, "addr", "add", f"{self.v4(name)}/24", "dev", "eth0")
+        ip(namespace, "addr", "add", f"{self.v6(name)}/64", "dev", "eth0", "nodad")
 
     def route(self, prefix: str, through: str) -> None:
         """Let everybody reach a host's virtual machines by it, as a site's routers would."""
@@ -123,7 +131,7 @@ class Network:
             "table bridge cuts {}\ndelete table bridge cuts\n"
             f"table bridge cuts {{\nchain forward {{\n{chain}\n}}\n}}\n"
         )
-        command("nsenter", f"--net=/run/netns/{self.switch}", "--", "nft", "-f", "-", stdin=ruleset)
+        command(*entering(self.switch), "nft", "-f", "-", stdin=ruleset)
 
 
 @contextmanager
@@ -132,8 +140,8 @@ def network(*names: str) -> Iterator[Network]:
     made = Network()
     try:
         command("ip", "netns", "add", made.switch)
-        command("ip", "-n", made.switch, "link", "add", "br0", "type", "bridge")
-        command("ip", "-n", made.switch, "link", "set", "br0", "up")
+        ip(made.switch, "link", "add", "br0", "type", "bridge")
+        ip(made.switch, "link", "set", "br0", "up")
         for name in names:
             made.add(name)
         yield made
