@@ -153,8 +153,9 @@ class TlsTransport:
         except BaseException as error:
             await trio.aclose_forcefully(stream)
             cause = error.__cause__
-            # Who goes away in the middle proves nothing: it was cut off, or gave up waiting.
-            ended = isinstance(cause, ssl.SSLEOFError)
+            # Who goes away in the middle proves nothing: it was cut off, or gave up waiting. OpenSSL's versions differ
+            # in which of these that is.
+            ended = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
             if isinstance(error, trio.BrokenResourceError) and isinstance(cause, ssl.SSLError) and not ended:
                 raise Untrusted(f"TLS handshake failed: {cause.reason or cause}") from error
             raise
