@@ -311,7 +311,7 @@ class Board:
         """Ask an actor on another host; see `RemoteRef.ask`."""
         ends = trio.current_time() + timeout
         while True:
-            session = await self._within(host, generation, name, ends - trio.current_time())
+            session = await self._by(host, generation, name, ends)
             try:
                 return await session.ask(to, request, timeout=_left(ends, name, request), name=name)
             except Unreachable as error:
@@ -320,14 +320,15 @@ class Board:
                 if error.sent or not session.parted:
                     raise
 
-    async def _within(self, host: UUID, generation: int | None, name: str, timeout: float) -> Session:
-        """Return the link to a host, making one if need be. Raises as `linked_to` does, also when time is over."""
+    async def _by(self, host: UUID, generation: int | None, name: str, ends: float) -> Session:
+        """Return the link to a host, made by ``ends`` if need be. Raises as `linked_to` does, also after that."""
         session = self.session(host, generation, name)
         if session is None:
-            with trio.move_on_after(timeout):
+            began = trio.current_time()
+            with trio.move_on_at(ends):
                 session = await self.linked_to(host, generation, name)
             if session is None:
-                why = self.peer(host).failure or f"no link within {timeout:g} s"
+                why = self.peer(host).failure or f"no link within {max(0.0, ends - began):g} s"
                 raise Unreachable(str(host), why, sent=False)
         return session
 

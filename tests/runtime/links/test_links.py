@@ -65,6 +65,16 @@ async def test_what_is_asked_as_the_peer_gives_a_connection_up_goes_over_the_nex
         assert two.worker.doubled == list(range(1, number + 1))
 
 
+async def test_no_link_is_made_when_the_time_is_over() -> None:
+    async with host(1) as one, host(2) as two:
+        one.links.tell(Learn(two.id, two.address))
+        await until(lambda: one.board.peer(two.id).address)
+        with pytest.raises(Unreachable, match="no link within 0 s") as caught:
+            # As when the connection that an ask went over was given up at the very end of its time.
+            await one.board._by(two.id, None, "worker", trio.current_time() - 1.0)
+        assert not caught.value.sent
+
+
 async def test_what_takes_too_long_for_a_connection_that_is_given_up_has_an_unknown_end() -> None:
     async with host(1) as one, host(2) as two:
         want(one, two)
