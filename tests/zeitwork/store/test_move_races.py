@@ -59,10 +59,12 @@ async def together(*works: Callable[[], Awaitable[object]]) -> None:
 async def test_a_host_that_was_cut_off_in_the_middle_of_a_sign_of_life_is_found_dead(store: Store) -> None:
     """The server ends what it has begun, without a word from it."""
     node, row, _ = await running(store)
-    found = threading.Event()
+    signed, found = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
 
     def unit(cursor: Cursor) -> None:
         cursor.execute("update nodes set last_seen_at = clock_timestamp() where id = %s", (node.id,))
+        token.run_sync_soon(signed.set)
         # It is cut off here: its commit never arrives.
         assert found.wait(60)
 
@@ -74,6 +76,7 @@ async def test_a_host_that_was_cut_off_in_the_middle_of_a_sign_of_life_is_found_
         nursery.start_soon(sign)
         try:
             with trio.fail_after(50):
+                await signed.wait()
                 while True:
                     with suppress(Unavailable):  # a lock was not to be had in time
                         await die(store, node)
