@@ -7,73 +7,28 @@ sockets, CPU is the process's own, both at rest but for metadata that changes.
 
 from __future__ import annotations
 
-import os
-import queue
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench._host import ROOT, environment
-from bench._links import issue
+from bench._crowd import Crowd
 from bench.question import Answer, Question
 
 PROCESSES = 10
 #: All know by then (seconds), as in the simulation of a hundred.
 TARGET = 8.0
-#: Seconds at rest, and within which anything else happens.
-REST, PATIENCE = 20.0, 90.0
-
-Heard = tuple[int, str, int, float]
-
-
-@dataclass
-class _Process:
-    number: int
-    process: subprocess.Popen[str]
-    heard: queue.SimpleQueue[Heard]
-    sent: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
-    stands: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            match line.split():
-                case ["heard", kind, about, at]:
-                    self.heard.put((self.number, kind, int(about), float(at)))
-                case ["sent", count]:
-                    self.sent.put(int(count))
-                case ["stands"]:
-                    self.stands.set()
-
-    def bytes_sent(self) -> int:
-        """Return how many bytes it has sent so far."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self.sent.get(timeout=PATIENCE)
-
-    def cpu(self) -> float:
-        """Return its seconds of CPU so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+#: Seconds at rest.
+REST = 20.0
 
 
 def ask(quick: bool) -> Iterator[Answer]:
     """Measure each; seconds, and other units where it says so."""
     count, rest = (4, 1.0) if quick else (PROCESSES, REST)
     with tempfile.TemporaryDirectory(prefix="zeitwork-bench-") as made, ExitStack() as stack:
-        crowd = _Crowd(Path(made), count, stack)
+        crowd = Crowd(Path(made), count, stack)
         joined = crowd.all_know()
         time.sleep(rest / 2)
         sent, cpu = crowd.spent()
@@ -88,71 +43,6 @@ def ask(quick: bool) -> Iterator[Answer]:
     per = rest * count
     yield Answer("  kB/s sent by each", (then_sent - sent) / per / 1000, "TLS included", apart=True)
     yield Answer("  ms of CPU/s of each", (then_cpu - cpu) / per * 1000, "the whole process", apart=True)
-
-
-class _Crowd:
-    def __init__(self, directory: Path, count: int, stack: ExitStack) -> None:
-        self.heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
-        self.members: dict[int, _Process] = {}
-        #: Deaths that were told of hosts that lived.
-        self.false = 0
-        ports = _free_ports(count)
-        for number, port in enumerate(ports, 1):
-            files = issue(directory, number)
-            command = [sys.executable, "-m", "bench._member", str(number), str(port), str(ports[0])]
-            process = subprocess.Popen(
-                [*command, str(files.directory)],
-                cwd=ROOT,
-                env=environment(directory / "pycache"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            stack.callback(process.wait, 30)
-            stack.callback(process.kill)
-            self.members[number] = _Process(number, process, self.heard)
-        for member in self.members.values():
-            if not member.stands.wait(PATIENCE):
-                raise TimeoutError("a process did not begin")
-        self.began = time.monotonic()
-
-    def all_know(self) -> float:
-        """Wait until each has heard of all others; return the seconds since all stood."""
-        missing = {(one, other) for one in self.members for other in self.members if one != other}
-        last = self.began
-        while missing:
-            by, kind, about, at = self.heard.get(timeout=PATIENCE)
-            if kind == "joined":
-                missing.discard((by, about))
-                last = max(last, at)
-        return last - self.began
-
-    def spent(self) -> tuple[int, float]:
-        """Return the bytes and the seconds of CPU of all, so far."""
-        return sum(one.bytes_sent() for one in self.members.values()), sum(one.cpu() for one in self.members.values())
-
-    def lose(self, number: int, how: signal.Signals) -> float:
-        """Let one die; return the seconds until all others know."""
-        self.members.pop(number).process.send_signal(how)
-        began = time.monotonic()
-        missing, last = set(self.members), began
-        while missing:
-            by, kind, about, at = self.heard.get(timeout=PATIENCE)
-            if kind == "dead" and about == number:
-                missing.discard(by)
-                last = max(last, at)
-            elif kind == "dead" and about in self.members:
-                self.false += 1
-        return last - began
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 QUESTION = Question(
