@@ -19,8 +19,8 @@ MOST_ITEMS = 8192
 _FALSE, _TRUE, _NULL, _HALF, _DOUBLE = 20, 21, 22, 25, 27
 
 
-def measure(data: bytes, start: int = 0) -> int:
-    """Return where the item that begins at ``start`` ends. Raises `Garbage`."""
+def measure(data: bytes, start: int = 0, *, most: int = MOST_ITEMS) -> int:
+    """Return where the item that begins at ``start`` ends; it may hold ``most`` items. Raises `Garbage`."""
     position, size = start, len(data)
     left, items = 1, 0
     outer: list[int] = []
@@ -32,8 +32,8 @@ def measure(data: bytes, start: int = 0) -> int:
             continue
         left -= 1
         items += 1
-        if items > MOST_ITEMS:
-            raise Garbage(f"more than {MOST_ITEMS} items in one frame")
+        if items > most:
+            raise Garbage(f"more than {most} items in one frame")
         if position >= size:
             raise Garbage("a frame ends in its middle")
         first = data[position]
@@ -58,8 +58,8 @@ def measure(data: bytes, start: int = 0) -> int:
                     raise Garbage(f"nested deeper than {DEEPEST}")
                 outer.append(left)
                 left = value << (major - 4)
-                if left > MOST_ITEMS:
-                    raise Garbage(f"more than {MOST_ITEMS} items in one frame")
+                if left > most:
+                    raise Garbage(f"more than {most} items in one frame")
             elif major == 6:
                 raise Garbage("a tag")
         if position > size:

@@ -12,6 +12,8 @@ from uuid import UUID
 
 import cbor2
 
+from runtime.links import cbor
+from runtime.links.errors import Garbage
 from runtime.membership.claim import ACCUSERS, ADDRESS_BYTES, LARGEST, META_BYTES, Claim, Profile, State
 from runtime.membership.messages import Ack, Gossip, Life, Nack, Ping, PingRequest, Said, Sync
 
@@ -20,15 +22,19 @@ VERSION: Final = 1
 #: Most bytes of one message, and most claims in it.
 MESSAGE_BYTES: Final = 65536
 CLAIMS: Final = 1024
+#: Most items of CBOR in one message: what so many claims are made of, and some for what later versions add.
+_ITEMS: Final = 32 * CLAIMS
 #: Most seconds that anybody can ask for, and most seconds that somebody has been dead.
 _WITHIN, _AGE = 60.0, 2**31
 
 _VERSION, _KIND, _GENERATION, _INCARNATION, _NUMBER, _CLAIMS, _TARGET, _ADDRESS, _WAIT, _MORE, _ANSWER = range(11)
 _HOST, _GEN, _INC, _STATE, _PROFILE, _WHERE, _META, _ACCUSERS, _REFUSED, _SINCE = range(10)
+_KNOWN = frozenset(range(_SINCE + 1))
 _KINDS: dict[type, int] = {Ping: 1, Ack: 2, Nack: 3, PingRequest: 4, Gossip: 5, Sync: 6}
 
 
-#: What was last read of each host, as plain values and as the claim that those are; of so many hosts at most.
+#: What was last read of each host, as plain values and as the claim that those are; of so many hosts at most. Only what
+#: is known here all through: the rest of what a peer sends may be large, and is not to stay.
 _last_read: dict[bytes, tuple[dict[Any, Any], Claim]] = {}
 _LAST_READ: Final = 4096
 
@@ -51,9 +57,11 @@ def decode(data: bytes) -> Said:
     if len(data) > MESSAGE_BYTES:
         raise Garbled(f"a message of {len(data)} bytes; at most {MESSAGE_BYTES} are taken")
     try:
-        value = cbor2.loads(data)
-    except Exception as error:
-        # Its own errors, and whatever tags of it raise: what a peer sends must not hurt.
+        # Looked through first: references in a few bytes make what takes years to hash or to compare.
+        if cbor.measure(data, most=_ITEMS) != len(data):
+            raise Garbage("bytes after its end")
+        value = cbor.decode(data)
+    except Garbage as error:
         raise Garbled(f"not CBOR: {error}") from None
     return from_wire(value)
 
@@ -154,11 +162,16 @@ def _known_claim(value: object) -> Claim | None:
     if known is not None and known[0] == value:
         return known[1]
     claim = _read_claim(value)
-    if claim is not None and type(host) is bytes and type(value) is dict:
+    if claim is not None and type(host) is bytes and type(value) is dict and _is_checked(value):
         if host not in _last_read and len(_last_read) >= _LAST_READ:
             del _last_read[next(iter(_last_read))]
         _last_read[host] = value, claim
     return claim
+
+
+def _is_checked(value: dict[Any, Any]) -> bool:
+    """Tell whether `_read_claim` has looked at all that is in a claim."""
+    return _KNOWN.issuperset(value) and (_PROFILE in value or not (_WHERE in value or _META in value))
 
 
 def _read_claim(value: object) -> Claim | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from typing import Any
+from uuid import uuid4
 
 import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.membership import wire
 from runtime.membership.claim import Claim, State
 from runtime.membership.messages import Gossip, Life, Ping, Said, Sync
 from runtime.membership.wire import (
@@ -95,7 +97,9 @@ def test_a_wrong_field_of_a_claim_is_refused_or_harmless(one: Claim, key: int, v
         (b"\x00" * (MESSAGE_BYTES + 1), "at most"),
         (b"\x81" * 60_000, "not CBOR"),
         (b"\x9b" + b"\xff" * 8, "not CBOR"),
-        (b"\xd8\x1c\x81\xd8\x1d\x00", "a map is expected"),
+        (b"\xd8\x1c\x81\xd8\x1d\x00", "not CBOR: a tag"),
+        (cbor2.dumps({0: 1, 1: 1, 2: 1, 3: 1, 4: 1}) + b"\x00", "bytes after its end"),
+        (cbor2.dumps({}) + b"\xbf\xff", "bytes after its end"),
         (cbor2.dumps({}), "version"),
         (cbor2.dumps({0: 1, 1: True, 2: 1, 3: 1}), "kind"),
         (cbor2.dumps({0: 1, 1: 1, 2: -1, 3: 1}), "generation"),
@@ -108,6 +112,38 @@ def test_a_wrong_field_of_a_claim_is_refused_or_harmless(one: Claim, key: int, v
 def test_what_is_refused_is_named(data: bytes, why: str) -> None:
     with pytest.raises(Garbled, match=why):
         decode(data)
+
+
+def shared(depth: int) -> bytes:
+    """Return lists of two, each of which is twice the one before: few bytes, and ``2**depth`` lists to look at."""
+    twice = [b"\x82" + 2 * (b"\xd8\x1d" + cbor2.dumps(below)) for below in range(depth)]
+    return bytes([0x98, depth + 1]) + b"".join(b"\xd8\x1c" + one for one in (b"\x80", *twice))
+
+
+@pytest.mark.parametrize("place", ["claim", "key"])
+def test_references_that_multiply_are_never_looked_at(place: str) -> None:
+    """One more level doubles the time: this would not end."""
+    bare, hundred = {0: 1, 1: 5, 2: 1, 3: 1}, shared(100)
+    if place == "key":
+        said = b"\xa5" + cbor2.dumps(bare)[1:] + hundred + b"\x00"
+    else:
+        inner = cbor2.dumps({0: b"x" * 16, 1: 1, 2: 1, 3: 0})
+        said = b"\xa5" + cbor2.dumps(bare)[1:] + b"\x05\x81\xa5" + inner[1:] + cbor2.dumps(50) + hundred
+    for _ in range(2):
+        with pytest.raises(Garbled, match="a tag"):
+            decode(said)
+
+
+@pytest.mark.parametrize("more", [{50: "x" * 40_000}, {6: b"x" * 40_000}, {5: ["x" * 40_000]}])
+def test_what_is_not_known_is_not_kept(more: dict[int, object]) -> None:
+    """Of thousands of hosts it would be gigabytes."""
+    kept = len(wire._last_read)
+    claimed = {0: uuid4().bytes, 1: 1, 2: 1, 3: 0} | more
+    message = decode(cbor2.dumps({0: 1, 1: 5, 2: 1, 3: 1, 5: [claimed]}))
+    assert isinstance(message, Gossip)
+    assert len(message.rumours) == 1
+    assert claimed[0] not in wire._last_read
+    assert len(wire._last_read) == kept
 
 
 def test_unknown_kinds_and_states_can_be_told_apart_and_passed_over() -> None:
