@@ -8,7 +8,7 @@ from uuid import UUID
 
 from runtime.membership.agenda import Agenda
 from runtime.membership.awareness import Awareness
-from runtime.membership.claim import Claim, Profile, State
+from runtime.membership.claim import CLAIMED, LARGEST, Claim, Profile, State
 from runtime.membership.events import Effect, Peer, Send, Superseded, live
 from runtime.membership.messages import Gossip, Life, Said
 from runtime.membership.probing import Due
@@ -130,10 +130,10 @@ class Beliefs:
             return
         if claim.profile is not None and claim.profile.version >= profile.version and claim.profile != profile:
             # Said by an earlier actor of this very life of the host.
-            profile = replace(profile, version=claim.profile.version + 1)
+            profile = replace(profile, version=min(CLAIMED, claim.profile.version + 1))
         incarnation = own.incarnation
         if (claim.incarnation, claim.state) > (own.incarnation, own.state):
-            incarnation = claim.incarnation + 1
+            incarnation = min(LARGEST, claim.incarnation + 1)
             if claim.state is not State.ALIVE:
                 self.awareness.add(1)
         if incarnation != own.incarnation or profile is not own.profile:
@@ -144,7 +144,7 @@ class Beliefs:
         """Say from now on that this host's metadata is this. Raises `ValueError` when it is too large."""
         profile = self.own.profile
         if profile is not None and meta != profile.meta:
-            self.own = replace(self.own, profile=Profile(profile.version + 1, profile.address, meta))
+            self.own = replace(self.own, profile=Profile(min(CLAIMED, profile.version + 1), profile.address, meta))
             self.tell(self.own)
 
     def leave(self) -> None:

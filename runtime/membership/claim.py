@@ -12,6 +12,9 @@ ADDRESS_BYTES = 255
 ACCUSERS = 4
 #: Bound of generations, incarnations and versions.
 LARGEST = 2**53
+#: Bound of the incarnations and versions that are believed of others. Whoever refutes one of these still has numbers to
+#: speak under, and what it says of itself by speaking counts: nobody is made mute, or dead for good, by a large one.
+CLAIMED = LARGEST // 2
 
 
 class State(IntEnum):

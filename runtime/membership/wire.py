@@ -14,7 +14,16 @@ import cbor2
 
 from runtime.links import cbor
 from runtime.links.errors import Garbage
-from runtime.membership.claim import ACCUSERS, ADDRESS_BYTES, LARGEST, META_BYTES, Claim, Profile, State
+from runtime.membership.claim import (
+    ACCUSERS,
+    ADDRESS_BYTES,
+    CLAIMED,
+    LARGEST,
+    META_BYTES,
+    Claim,
+    Profile,
+    State,
+)
 from runtime.membership.messages import Ack, Gossip, Life, Nack, Ping, PingRequest, Said, Sync
 
 #: Of what is written here. Readers take any.
@@ -187,10 +196,14 @@ def _read_claim(value: object) -> Claim | None:
             raise Garbled(f"meta: at most {META_BYTES} bytes are expected")
         profile = Profile(_whole(fields, _PROFILE, "profile version"), _address(fields, _WHERE), meta)
     accusers = _items(fields.get(_ACCUSERS, []), "accusers", ACCUSERS)
+    incarnation = _whole(fields, _INC, "incarnation")
+    if incarnation > CLAIMED or (profile is not None and profile.version > CLAIMED):
+        # No host raises its own that far. Passed over, and not refused: the rest of the message may well be right.
+        return None
     return Claim(
         host,
         _whole(fields, _GEN, "generation"),
-        _whole(fields, _INC, "incarnation"),
+        incarnation,
         State(state),
         profile,
         tuple(sorted({_host(accuser, "accuser") for accuser in accusers})),

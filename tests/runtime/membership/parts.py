@@ -8,7 +8,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from runtime.membership.claim import ACCUSERS, LARGEST, META_BYTES, Claim, Profile, State
+from runtime.membership.claim import ACCUSERS, CLAIMED, LARGEST, META_BYTES, Claim, Profile, State
 from runtime.membership.events import Effect, Join, Notice, Peer, Received, Send, Tick
 from runtime.membership.machine import Machine
 from runtime.membership.messages import Ack, Gossip, Life, Nack, Ping, PingRequest, Said, Sync
@@ -97,6 +97,7 @@ def notices(effects: Sequence[Effect]) -> list[tuple[str, int]]:
 # ---- strategies
 
 numbers = st.integers(0, LARGEST)
+believed = st.integers(0, CLAIMED)
 hosts = st.uuids()
 texts = st.text(max_size=60)
 profiles = st.builds(Profile, st.integers(0, 3), st.sampled_from(["a", "b"]), st.sampled_from([b"", b"x"]))
@@ -118,12 +119,12 @@ def claims_of(number: int) -> st.SearchStrategy[Claim]:
     )
 
 
-any_profile = st.builds(Profile, numbers, texts, st.binary(max_size=META_BYTES))
+any_profile = st.builds(Profile, believed, texts, st.binary(max_size=META_BYTES))
 any_claim = st.builds(
     Claim,
     hosts,
     numbers,
-    numbers,
+    believed,
     st.sampled_from(State),
     st.none() | any_profile,
     st.lists(hosts, max_size=ACCUSERS, unique=True).map(lambda found: tuple(sorted(found))),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from runtime.membership.claim import META_BYTES, Claim, Profile, State
+from runtime.membership.claim import CLAIMED, LARGEST, META_BYTES, Claim, Profile, State
 from runtime.membership.events import (
     Effect,
     Join,
@@ -26,7 +26,7 @@ from runtime.membership.events import (
 from runtime.membership.machine import Machine
 from runtime.membership.messages import Ack, Gossip, Life, Nack, Ping, PingRequest, Said, Sync
 from runtime.membership.rules import Rules
-from runtime.membership.wire import MESSAGE_BYTES, encode
+from runtime.membership.wire import MESSAGE_BYTES, decode, encode
 from tests.runtime.membership.parts import (
     Bench,
     accusers,
@@ -163,6 +163,32 @@ def test_this_host_refutes_whatever_is_said_of_it() -> None:
         # Old news.
         bench.hear(1, Gossip(LIFE, (claim(0, state, 4, bare=True),)))
         assert bench.machine.own.incarnation == 5
+
+
+@pytest.mark.parametrize("said", [CLAIMED, CLAIMED + 1, LARGEST])
+def test_the_largest_numbers_that_can_be_said_make_nobody_mute_or_dead(said: int) -> None:
+    """What others say of this host comes as bytes, what it says then can be read, and it is believed to be alive."""
+    bench, other = Bench(1, 2), Bench(2, 1)
+    lies = tuple(
+        Claim(host(0), 1, said, state, profile)
+        for state in (State.SUSPECT, State.DEAD, State.LEFT)
+        for profile in (None, Profile(said, address(9)))
+    )
+    for lie in lies:
+        for heard in (bench, other):
+            message = decode(encode(Gossip(Life(1, 0), (lie,))))
+            # The machine of both benches is host 0's: the other one hears it of host 1.
+            if heard is other:
+                message = Gossip(Life(1, 0), tuple(replace(one, host=host(1)) for one in message.rumours))  # type: ignore[union-attr]
+            heard.hear(2, message)
+    bench.do(Publish(b"news"))
+    effects = bench.pass_time(1.0)
+    spoken = [decode(encode(effect.said)) for effect in effects if isinstance(effect, Send)]
+    assert spoken
+    assert bench.machine.own.state is State.ALIVE
+    for message in spoken:
+        other.hear(1, message)
+    assert other.state(1) is State.ALIVE
 
 
 def test_a_host_that_is_believed_dead_is_told_when_it_speaks() -> None:
