@@ -106,8 +106,11 @@ class Unclaimed:
             await trio.sleep(max(1.0, min(LOCKED, self._until - now)))
 
     async def _serve(self, context: ssl.SSLContext, tcp: trio.SocketStream) -> None:
-        remote = str(tcp.socket.getpeername()[0])
-        if self._connections >= MOST_CONNECTIONS:
+        try:
+            remote = str(tcp.socket.getpeername()[0])
+        except OSError:
+            remote = ""  # gone already, as those are who only look which ports are open
+        if not remote or self._connections >= MOST_CONNECTIONS:
             await trio.aclose_forcefully(tcp)
             return
         self._connections += 1

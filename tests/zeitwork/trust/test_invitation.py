@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -287,6 +289,17 @@ async def test_a_host_with_a_token_accepts_its_cluster_only(tmp_path: Path, clus
         # It came with a token: it is given none, for nobody has proved to be this host.
         assert host.joined == [("https://192.0.2.1:7946", str(token), NODE)]
         assert cluster.minted == stranger.minted == []
+
+
+async def test_who_is_gone_before_it_is_looked_at_does_not_hurt(tmp_path: Path, cluster: Cluster) -> None:
+    """As those are who look which ports are open: the first of them would have ended the process."""
+    async with waiting(tmp_path) as host:
+        where = host.address
+        for _ in range(5):
+            # Nothing here waits for anything: the reset is there before the connection is taken.
+            with socket.create_connection((where.host, where.port)) as visitor:
+                visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert (await cluster.invite(host.invited(host.codes[0]))).accepted
 
 
 async def test_garbage_does_not_hurt_and_a_host_that_waits_is_patient(
