@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 import trio
@@ -42,7 +41,7 @@ from zeitwork.store.rows import NodeRow
 from zeitwork.store.trust import Trust
 from zeitwork.trust import certificates, tunnel
 from zeitwork.trust.bootstrap import ensure_credentials
-from zeitwork.trust.files import TrustFiles, trust_directory
+from zeitwork.trust.files import TrustFiles, replace_file, trust_directory
 from zeitwork.trust.invitation import Code
 from zeitwork.trust.join import JoinDoors, join, join_address
 from zeitwork.trust.reach import local_part
@@ -94,24 +93,13 @@ class MembershipFile:
 
     def save(self, membership: Membership) -> None:
         """Replace it as a whole. Raises `OSError`."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".cluster-{uuid4().hex}")
         content = {
             "cluster": str(membership.cluster),
             "database": membership.database,
             "peers": membership.peers,
             "advertise": membership.advertise,
         }
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        replace_file(self.path, json.dumps(content))
 
 
 async def membership_of(config: Config, host_id: UUID, env: Environment) -> Membership | None:
@@ -157,16 +145,19 @@ async def join_as(config: Config, host_id: UUID, url: str, token: str, node: UUI
         token,
         host=host_id,
         hostname=machine.hostname(),
-        key=key.read_text(),
+        key=key,
         node=node,
         database=config.database_url is not None,
     )
     address = join_address(url)
     advertise = config.advertise or str(Address(await trio.to_thread.run_sync(_own_address, address), address.port))
     membership = Membership(welcome.cluster, welcome.database, (str(address), *config.peers), advertise)
-    TrustFiles(trust_directory(config.data_dir)).save(credentials)
-    MembershipFile(config.data_dir).save(membership)
-    key.unlink(missing_ok=True)
+    try:
+        TrustFiles(trust_directory(config.data_dir)).save(credentials)
+        MembershipFile(config.data_dir).save(membership)
+    except OSError as error:
+        raise _not_written(trust_directory(config.data_dir), error) from error
+    _pending_path(config.data_dir).unlink(missing_ok=True)
     _log.info("joined", cluster=str(welcome.cluster), through=str(address), advertise=advertise)
     return membership
 
@@ -213,17 +204,37 @@ async def invited(config: Config, host_id: UUID, env: Environment) -> Membership
     return joined[0]
 
 
-def _pending_key(data: Path) -> Path:
-    """Return the file with the key to join with: kept until that has worked, since an answer may get lost."""
-    path = trust_directory(data) / "joining.pem"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _pending_path(data: Path) -> Path:
+    return trust_directory(data) / "joining.pem"
+
+
+def _pending_key(data: Path) -> str:
+    """Return the key to join with: kept until that has worked, since an answer may get lost. Raises `Failed`."""
+    path = _pending_path(data)
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path
-    with os.fdopen(descriptor, "w") as file:
-        file.write(certificates.new_key())
-    return path
+        kept = path.read_text()
+        certificates.request(kept)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        # Nobody has joined with what is no key.
+        _log.warning("the key of a join that was begun can't be used: another one is made", error=str(error))
+    else:
+        return kept
+    made = certificates.new_key()
+    try:
+        replace_file(path, made)
+    except OSError as error:
+        raise _not_written(path.parent, error) from error
+    return made
+
+
+def _not_written(directory: Path, error: OSError) -> Failed:
+    return Failed(
+        f"{directory} can't be written to: {error.strerror or error}",
+        field="data_dir",
+        fix="make room there, or see who owns it; then try again with the same token",
+    )
 
 
 def _own_address(towards: Address) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from uuid import UUID
@@ -24,6 +25,7 @@ from tests.runtime.parts import settled, simulated
 from zeitwork.cluster import Linked, Membership, MembershipFile, membership_of, start_links
 from zeitwork.config import load
 from zeitwork.peers import EVERY, MOST, Peers, choose
+from zeitwork.trust import certificates
 from zeitwork.wire import wire_registry
 
 HOST = UUID(int=4)
@@ -107,6 +109,34 @@ async def test_a_join_that_fails_leaves_only_the_key_for_the_next_try(tmp_path: 
         keys.add(left.read_text())
     assert len(keys) == 1
     assert callable(start_links)
+
+
+@pytest.mark.parametrize("left", ["", "-----BEGIN PRIVATE KEY-----\nMIGHAg", "nonsense"])
+async def test_half_a_key_of_a_join_that_was_cut_short_is_replaced(tmp_path: Path, left: str) -> None:
+    """The machine lost power, or its disk was full: the host can join nevertheless."""
+    config = load({"data_dir": str(tmp_path), "join": "https://127.0.0.1:1", "token": "zwt1_x"})
+    key = tmp_path / "trust" / "joining.pem"
+    key.parent.mkdir(mode=0o700)
+    key.write_text(left)
+    with pytest.raises(InvalidInput, match="incomplete"):
+        await membership_of(config, HOST, ENV)
+    assert certificates.request(key.read_text())
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert list(key.parent.iterdir()) == [key]
+
+
+async def test_no_room_for_a_key_is_a_problem_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    config = load({"data_dir": str(tmp_path), "join": "https://127.0.0.1:1", "token": "zwt1_x"})
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Failed, match="No space left") as caught:
+        await membership_of(config, HOST, ENV)
+    assert (caught.value.field, caught.value.fix is None) == ("data_dir", False)
+    assert list((tmp_path / "trust").iterdir()) == []
 
 
 # ---- whom to link with

@@ -56,24 +56,7 @@ class TrustFiles:
 
     def save(self, credentials: Credentials) -> None:
         """Replace what is there. Raises `OSError`; then the old file is as it was."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = self.directory / f".host-{uuid4().hex}.pem"
-        content = credentials.key + credentials.certificate + credentials.authority
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(self.path, credentials.key + credentials.certificate + credentials.authority)
 
     def remove(self) -> None:
         """Forget the cluster. Harmless when there is nothing."""
@@ -101,6 +84,30 @@ class TrustFiles:
             code="no-certificate",
             fix=f"remove {self.path} and join the cluster anew",
         )
+
+
+def replace_file(path: Path, content: str) -> None:
+    """Write a file that only its owner may read, 0600 in a directory that is made 0700, as a whole or not at all.
+
+    It lasts from then on. Raises `OSError`; then what was there is as it was.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}-{uuid4().hex}{path.suffix}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def base_context(protocol: int) -> ssl.SSLContext:
