@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as sockets
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from uuid import UUID
 import trio
 
 from runtime.links.errors import FrameError
+
+#: Seconds without any acknowledgement after which a connection is over, whoever waits on it and for what.
+UNACKNOWLEDGED = 15.0
 
 
 class Untrusted(FrameError):
@@ -138,11 +142,13 @@ class TlsTransport:
 
     async def admit(self, stream: trio.abc.Stream) -> Secured:
         """See `Transport.admit`."""
+        give_up_silence(stream)
         return await self._shake(trio.SSLStream(stream, self._contexts().server, server_side=True))
 
     async def dial(self, address: Address) -> Secured:
         """See `Transport.dial`."""
         stream = await trio.open_tcp_stream(address.host, address.port)
+        give_up_silence(stream)
         return await self._shake(trio.SSLStream(stream, self._contexts().client))
 
     async def _shake(self, stream: trio.SSLStream[Any]) -> Secured:
@@ -159,3 +165,15 @@ class TlsTransport:
             if isinstance(error, trio.BrokenResourceError) and isinstance(cause, ssl.SSLError) and not ended:
                 raise Untrusted(f"TLS handshake failed: {cause.reason or cause}") from error
             raise
+
+
+def give_up_silence(stream: trio.abc.Stream) -> None:
+    """Let a connection break when the other machine says nothing at all any more, `UNACKNOWLEDGED` seconds later.
+
+    Links ping by themselves. What other doors lead to may wait for ever for a host that lost its power.
+    """
+    if isinstance(stream, trio.SocketStream):
+        stream.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(UNACKNOWLEDGED * 1000))
+        stream.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+        stream.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, 5)
+        stream.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, 3)

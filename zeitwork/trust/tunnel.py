@@ -25,8 +25,8 @@ from zeitwork.trust import certificates
 
 #: The door's path.
 PATH = "/postgres"
-#: Bytes carried at once, seconds to connect, and without an acknowledgement after which a connection is over.
-CHUNK, CONNECT, UNACKNOWLEDGED = 64 * 1024, 5.0, 15.0
+#: Bytes carried at once, and seconds to connect.
+CHUNK, CONNECT = 64 * 1024, 5.0
 #: Connections that one host carries at once.
 MOST = 64
 
@@ -160,7 +160,6 @@ class Tunnel:
                 with trio.fail_after(CONNECT):
                     secured = await self._transport.dial(address)
                     stream = secured.stream
-                    _give_up_silence(stream)
                     websocket = await wrap_client_stream(
                         nursery, stream, str(address), PATH, message_queue_size=1, max_message_size=4 * CHUNK
                     )
@@ -181,13 +180,3 @@ class Tunnel:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
         return return_value
-
-
-def _give_up_silence(stream: trio.SSLStream[trio.SocketStream]) -> None:
-    """Let a connection break when the other machine says nothing at all any more."""
-    tcp = stream.transport_stream
-    milliseconds = int(UNACKNOWLEDGED * 1000)
-    tcp.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, milliseconds)
-    tcp.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
-    tcp.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, 5)
-    tcp.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, 3)
