@@ -33,6 +33,8 @@ class TrustFiles:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.path = directory / "host.pem"
+        #: Settings made of the file, and which file that was.
+        self._made: tuple[tuple[int, ...], Contexts] | None = None
 
     def load(self) -> Credentials | None:
         """Return what is there, None when the host never had any. Raises `Failed` for a file that is of no use."""
@@ -63,7 +65,20 @@ class TrustFiles:
         self.path.unlink(missing_ok=True)
 
     def contexts(self) -> Contexts:
-        """Return TLS settings made of the file as it is now. Raises `Failed` without one."""
+        """Return TLS settings made of the file as it is now. Raises `Failed` without one.
+
+        Made once for each file: whoever connects without being anybody must not cost the milliseconds that takes.
+        """
+        try:
+            is_now = self.path.stat()
+        except OSError as error:
+            raise self._useless(error.strerror or str(error)) from error
+        which = (is_now.st_dev, is_now.st_ino, is_now.st_size, is_now.st_mtime_ns)
+        if self._made is None or self._made[0] != which:
+            self._made = which, self._contexts()
+        return self._made[1]
+
+    def _contexts(self) -> Contexts:
         credentials = self.load()
         if credentials is None:
             raise self._useless("it does not exist")
