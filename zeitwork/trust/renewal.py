@@ -19,8 +19,8 @@ NAME = "certificates"
 EARLIEST, LATEST = 0.35, 0.45
 #: Seconds between attempts that fail: the first, and the longest.
 FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0
-#: Seconds for one attempt, and the longest sleep: the machine may have been suspended meanwhile.
-DEADLINE, LONGEST_SLEEP = 30.0, 3600.0
+#: Seconds for one attempt, and the longest sleep: the machine may have been suspended meanwhile, or its clock set.
+DEADLINE, LONGEST_SLEEP = 30.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,10 @@ class Certificates(Actor):
             return
         since, until = certificates.validity(credentials.certificate)
         due = since + (until - since) * self._share
-        left = due - self.ctx.env.now()
-        if left > 0:
+        now = self.ctx.env.now()
+        left = due - now
+        # One that begins later was made while the clock was ahead: until then nobody would take it.
+        if left > 0 and since <= now:
             self.ctx.after(min(left, LONGEST_SLEEP), _Look())
             return
         self.ctx.effect(self._renew, credentials, name="renew", deadline=DEADLINE, then=_Renewed, failed=_NotRenewed)
@@ -96,5 +98,8 @@ class Certificates(Actor):
     async def _renew(self, old: Credentials) -> float:
         key = certificates.new_key()
         signed = await self._sign(self._host, certificates.request(key))
+        since, until = certificates.validity(signed.certificate)
+        if not since <= self.ctx.env.now() < until:
+            raise Failed("the new certificate is not valid now: is the clock right?", code="wrong-clock")
         self._files.save(Credentials(key, signed.certificate, old.authority))
-        return certificates.validity(signed.certificate)[1]
+        return until

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,13 +13,15 @@ from uuid import UUID
 import pytest
 import structlog
 import trio
-from trio_websocket import connect_websocket
+from trio_websocket import WebSocketConnection, connect_websocket, wrap_client_stream
 
 from runtime import Spec
+from runtime.links.door import Door
 from runtime.links.messages import Introduce, NoIntroduction
 from tests.runtime.links.hosts import SOON, ended, host, raw_socket, until, want
 from tests.runtime.links.messages import Double
-from tests.zeitwork.trust.secured import Signer, issue, secured
+from tests.zeitwork.trust.secured import Signer, issue, secured, transport
+from zeitwork.store.trust import Signed
 from zeitwork.trust import certificates
 from zeitwork.trust.bootstrap import ensure_credentials
 from zeitwork.trust.files import TrustFiles
@@ -248,6 +251,85 @@ async def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: 
         assert len(tries) == 4
 
 
+async def test_a_certificate_that_begins_later_is_replaced_once_the_clock_is_right(tmp_path: Path) -> None:
+    """The clock was a day ahead when it was made, and was set back: nobody takes it until tomorrow."""
+    signer = Signer()
+    files = issue(tmp_path, 1, signer, ago=timedelta(days=-1))
+    async with secured(1, files) as one, secured(2, issue(tmp_path, 2, signer)) as two:
+        with pytest.raises(NoIntroduction):
+            await two.links.ask(Introduce(one.address), timeout=SOON)
+        renewer = Certificates(one.id, files, signer.sign)
+        await one.system.start(Spec("certificates", lambda: renewer))
+        await until(lambda: renewer.renewed)
+        assert await two.links.ask(Introduce(one.address), timeout=SOON) == one.id
+        assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
+        assert renewer.renewed == 1
+
+
+async def test_a_certificate_of_a_wrong_clock_does_not_replace_a_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    monkeypatch.setattr("zeitwork.trust.renewal.FIRST_WAIT", 0.01)
+    signer, ahead = Signer(), [timedelta(days=1)] * 2
+    files = issue(tmp_path, 1, signer, life=timedelta(hours=1), ago=timedelta(minutes=50))
+    good = files.load()
+
+    async def sign(who: UUID, request: bytes) -> Signed:
+        if not ahead:
+            return await signer.sign(who, request)
+        assert files.load() == good
+        now = certificates.now() + ahead.pop()
+        pem = certificates.sign(signer.made, request, cluster=signer.cluster, host=who, now=now)
+        return Signed(pem, signer.made.certificate, signer.cluster)
+
+    async with secured(1, files) as one:
+        renewer = Certificates(one.id, files, sign)
+        await one.system.start(Spec("certificates", lambda: renewer))
+        await until(lambda: renewer.renewed == 1)
+    assert [entry["event"] for entry in log].count("certificate not renewed") == 2
+
+
+async def test_settings_are_made_once_for_each_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever connects without being anybody costs no reading of keys."""
+    files, signer = issue(tmp_path, 1, SIGNER), Signer()
+    loads: list[int] = []
+    load = TrustFiles.load
+    monkeypatch.setattr(TrustFiles, "load", lambda self: (loads.append(1), load(self))[1])
+    async with secured(1, files) as one:
+        for _ in range(5):
+            async with raw_socket(one) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+                await ended(stream)
+        assert len(loads) == 1
+        # What was renewed counts for the next connection.
+        issue(tmp_path, 1, signer)
+        async with secured(2, issue(tmp_path, 2, signer)) as two:
+            assert await two.links.ask(Introduce(one.address), timeout=SOON) == one.id
+
+
+async def test_a_machine_that_says_nothing_at_all_is_given_up_at_both_ends(tmp_path: Path) -> None:
+    """What waits behind a door for a host that lost its power would wait for ever, and take the room of others."""
+    seen: list[dict[str, int]] = []
+
+    def note(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        names = {"SO_KEEPALIVE": socket.SOL_SOCKET, "TCP_USER_TIMEOUT": socket.IPPROTO_TCP}
+        tcp = stream.transport_stream
+        seen.append({name: int(tcp.getsockopt(level, getattr(socket, name))) for name, level in names.items()})
+
+    async def handle(websocket: WebSocketConnection, remote: str) -> None:
+        note(websocket._stream)
+        await websocket.aclose()
+
+    doors = {"/door": Door(handle, proof=True, deadline=None)}
+    async with secured(1, issue(tmp_path, 1, SIGNER), doors=doors) as one, trio.open_nursery() as nursery:
+        made = await transport(issue(tmp_path, 2, SIGNER)).dial(one.address)
+        note(made.stream)  # type: ignore[arg-type]
+        await wrap_client_stream(nursery, made.stream, "h", "/door")
+        await until(lambda: len(seen) == 2)
+        nursery.cancel_scope.cancel()
+    assert seen == [{"SO_KEEPALIVE": 1, "TCP_USER_TIMEOUT": 15_000}] * 2
+
+
 async def test_a_host_with_the_database_makes_its_own_certificate(tmp_path: Path) -> None:
     signer, files = Signer(), TrustFiles(tmp_path / "trust")
     now = certificates.now().timestamp()
@@ -261,6 +343,8 @@ async def test_a_host_with_the_database_makes_its_own_certificate(tmp_path: Path
     assert await ensure(signer) == first
     assert signer.signed == 1
     assert await ensure(signer, now + 8 * 24 * 3600) != first, "it has ended"
+    first = await ensure(signer)
+    assert await ensure(signer, now - 24 * 3600) != first, "it has not begun"
     other = Signer()
     await ensure(other)
     assert other.signed == 1, "the database has another authority"
