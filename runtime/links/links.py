@@ -22,6 +22,7 @@ from runtime.links.errors import FrameError, WrongPeer
 from runtime.links.frames import BULK_LIMIT, CONTROL_LIMIT, Hello, Purpose
 from runtime.links.messages import Admit, Follow, Forget, Introduce, Learn, NoIntroduction, Want
 from runtime.links.registry import Registry
+from runtime.links.room import Place, Room
 from runtime.links.rules import Rules
 from runtime.links.session import LINGERED, PARTED, End, Left, Receiver, Session
 from runtime.links.sockets import Sockets, WebSockets
@@ -63,16 +64,21 @@ class Links(Actor):
         self._rules = rules
         self._doors = dict(doors or {})
         self._sockets = sockets
-        self._greetings = 0
-        self._accepted = 0
+        self._room: Room | None = None
         self._tasks: trio.Nursery | None = None
         #: Connections through doors, by the host that proved who it is.
         self._inside: dict[UUID, list[trio.CancelScope]] = {}
         #: Where it listens.
         self.addresses: list[Address] = []
 
+    @property
+    def accepted(self) -> int:
+        """How many connections stand that others have dialled, or are being made."""
+        return 0 if self._room is None else self._room.accepted
+
     async def init(self) -> None:
         """Listen; a port in use makes the start fail."""
+        self._room = Room(self._rules, self.ctx.env.monotonic)
         listeners = await self._transport.listen()
         self.addresses = [_address_of(listener) for listener in listeners]
         self.ctx.effect(self._serve, listeners, name="links", deadline=None)
@@ -219,29 +225,23 @@ class Links(Actor):
         return end
 
     async def _accept(self, stream: trio.abc.Stream) -> None:
-        remote = _remote_of(stream)
-        if self._greetings >= self._rules.greetings or self._accepted >= self._rules.accepted:
-            self.ctx.log.warning("link refused: too many connections", peer=remote)
+        remote, room = _remote_of(stream), self._room
+        assert room is not None
+        # Counted before anything is waited for: those that come together would all be let in otherwise.
+        place = room.enter(remote.rpartition(":")[0])
+        if place is None:
+            if room.may_say():
+                self.ctx.log.warning("link refused: too many connections", peer=remote)
             await trio.aclose_forcefully(stream)
             return
-        # Counted before anything is waited for: those that come together would all be let in otherwise.
-        self._accepted += 1
-        self._greetings += 1
-        greeting = True
-
-        def greeted() -> None:
-            nonlocal greeting
-            if greeting:
-                greeting = False
-                self._greetings -= 1
-
         try:
-            end = await self._contained(functools.partial(self._welcome, stream, remote, greeted))
+            end = await self._contained(functools.partial(self._welcome, stream, remote, place))
         finally:
-            self._accepted -= 1
-            greeted()
+            place.leave()
             await trio.aclose_forcefully(stream)
-        self._log_end(end, remote)
+        # Strangers are to fill no log: there may be any number of them.
+        if place.host is not None or not self._transport.proves or room.may_say():
+            self._log_end(end, remote)
 
     def _log_end(self, end: End, peer: str, before: str = "") -> None:
         if end.code in ("done", before):
@@ -251,9 +251,7 @@ class Links(Actor):
         else:
             self.ctx.log.warning("link ended", peer=peer, reason=str(end), code=end.code)
 
-    async def _welcome(
-        self, stream: trio.abc.Stream, remote: str, greeted: Callable[[], None], nursery: trio.Nursery
-    ) -> End:
+    async def _welcome(self, stream: trio.abc.Stream, remote: str, place: Place, nursery: trio.Nursery) -> End:
         session: Session | None = None
         with trio.fail_after(self._rules.greeting):
             secured = await self._transport.admit(stream)
@@ -270,13 +268,16 @@ class Links(Actor):
             if proof and secured.proof is not None and secured.proof.host in self._board.refused:
                 await request.reject(403)
                 raise Untrusted(f"host {secured.proof.host} was removed from the cluster")
+            if secured.proof is not None and not place.of(secured.proof.host):
+                await request.reject(503)
+                return End("too-many", f"host {secured.proof.host} has {self._rules.of_one} connections here already")
             socket = await request.accept()
             if purpose is not None:
                 session = self._session(socket, secured, purpose, None, dialled=False)
                 await self._greet(session)
         if proof:
             # Whoever is of the cluster no longer takes the room of those who have yet to show it.
-            greeted()
+            place.greeted()
         if session is not None:
             return await self._carry(session)
         assert door is not None

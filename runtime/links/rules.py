@@ -31,6 +31,8 @@ class Rules:
     #: Connections whose greeting is not over, and those that others have dialled.
     greetings: int = 64
     accepted: int = 2048
+    #: Connections that one host has dialled, of all kinds: twice what it makes, for it may have lost the others.
+    of_one: int = 160
     #: Links to peers that are not wanted for good; the least recently used one beyond that is closed.
     on_demand: int = 16
     #: For one piece of bulk data to be taken.

@@ -257,6 +257,21 @@ async def test_greetings_are_bounded_in_number_and_time(log: list[dict[str, obje
         await until(two.ups)
 
 
+async def test_who_says_nothing_from_one_address_keeps_no_other_out(log: list[dict[str, object]]) -> None:
+    patient = {"greetings": 6, "greeting": 60.0}
+    slow = Rules(**{**{name: getattr(QUICK, name) for name in QUICK.__slots__}, **patient})
+    async with host(1, rules=slow) as one, host(2) as two, trio.open_nursery() as nursery:
+        for _ in range(20):
+            stream = await trio.open_tcp_stream(one.address.host, one.address.port, local_address="127.0.0.2")
+            nursery.start_soon(ended, stream)
+        # Those who were let in stay for a minute.
+        refused = "link refused: too many connections"
+        await until(lambda: sum(entry["event"] == refused for entry in log) == 17)
+        want(two, one)
+        await until(two.ups)
+        nursery.cancel_scope.cancel()
+
+
 async def test_an_actor_is_never_told_what_is_not_for_its_kind() -> None:
     async with host(1) as one, host(2) as two:
         for made in (one, two):

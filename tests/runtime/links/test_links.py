@@ -224,7 +224,7 @@ async def test_hosts_that_dial_each_other_settle_on_one_connection() -> None:
                 mine, theirs = one.board.peer(two.id).session, two.board.peer(one.id).session
                 return bool(
                     mine and theirs and mine.open and theirs.open and mine.dialled != theirs.dialled
-                    and one.actor._accepted + two.actor._accepted == 1
+                    and one.actor.accepted + two.actor.accepted == 1
                 )  # fmt: skip
 
             await until(settled, "one connection")
@@ -245,7 +245,7 @@ async def test_many_hosts_link_with_all_others() -> None:
         for one in hosts:
             want(one, *(other for other in hosts if other is not one))
         await until(lambda: all(len(one.board.linked()) == 3 for one in hosts))
-        await until(lambda: sum(one.actor._accepted for one in hosts) == 6, "one connection for each pair")
+        await until(lambda: sum(one.actor.accepted for one in hosts) == 6, "one connection for each pair")
         for one in hosts:
             for other in hosts:
                 if one is not other:

@@ -13,12 +13,13 @@ from uuid import UUID
 import pytest
 import structlog
 import trio
-from trio_websocket import WebSocketConnection, connect_websocket, wrap_client_stream
+from trio_websocket import ConnectionRejected, WebSocketConnection, connect_websocket, wrap_client_stream
 
 from runtime import Spec
 from runtime.links.door import Door
 from runtime.links.messages import Introduce, NoIntroduction
-from tests.runtime.links.hosts import SOON, ended, host, raw_socket, until, want
+from runtime.links.rules import Rules
+from tests.runtime.links.hosts import QUICK, SOON, ended, host, raw_socket, until, want
 from tests.runtime.links.messages import Double
 from tests.zeitwork.trust.secured import Signer, issue, secured, transport
 from zeitwork.store.trust import Signed
@@ -150,6 +151,48 @@ async def test_tls_before_1_3_is_refused(tmp_path: Path) -> None:
         with pytest.raises(trio.BrokenResourceError):
             await stream.do_handshake()
         await trio.aclose_forcefully(stream)
+
+
+async def test_one_host_takes_no_more_than_its_share(tmp_path: Path, log: Log) -> None:
+    """One that makes connections without end, by a fault of its own, keeps no other host out."""
+    few = Rules(**{**{name: getattr(QUICK, name) for name in QUICK.__slots__}, "of_one": 3, "accepted": 6})
+    inside: list[str] = []
+
+    async def handle(websocket: WebSocketConnection, remote: str) -> None:
+        inside.append(remote)
+        try:
+            await websocket.get_message()
+        finally:
+            inside.remove(remote)
+
+    doors = {"/door": Door(handle, proof=True, deadline=None)}
+    faulty = transport(issue(tmp_path, 2, SIGNER))
+    async with secured(1, issue(tmp_path, 1, SIGNER), doors=doors, rules=few) as one, trio.open_nursery() as nursery:
+
+        async def knock(within: trio.Nursery = nursery) -> trio.abc.Stream:
+            stream = (await faulty.dial(one.address)).stream
+            await wrap_client_stream(within, stream, "h", "/door")
+            return stream
+
+        streams = [await knock() for _ in range(3)]
+        for _ in range(5):
+            with pytest.raises(ExceptionGroup) as caught, trio.fail_after(SOON):
+                async with trio.open_nursery() as own:
+                    await knock(own)
+            refusal: BaseException = caught.value
+            while isinstance(refusal, ExceptionGroup):
+                refusal = refusal.exceptions[0]
+            # Not what is said to a host that was removed.
+            assert isinstance(refusal, ConnectionRejected)
+            assert refusal.status_code == 503
+        await until(lambda: "too-many: host" in reasons(log))
+        async with secured(3, issue(tmp_path, 3, SIGNER)) as other:
+            assert await other.links.ask(Introduce(one.address), timeout=SOON) == one.id
+        await trio.aclose_forcefully(streams[0])
+        await until(lambda: len(inside) == 2)
+        await until(lambda: one.actor.accepted == 2)
+        await knock()
+        nursery.cancel_scope.cancel()
 
 
 # ---- renewal
