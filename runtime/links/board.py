@@ -20,6 +20,8 @@ from runtime.ref import Ref
 
 #: Removed hosts that are remembered.
 MOST_REFUSED = 10_000
+#: Hosts that anything is known of; of more, those are forgotten that were heard of first and never linked with.
+MOST_PEERS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,11 @@ class Peer:
         """Tell whether messages can be queued for it."""
         return self.session is not None and self.session.open
 
+    def is_hearsay(self) -> bool:
+        """Tell whether it never greeted, and nobody wants or waits for anything of it."""
+        busy = self.wanted or self.demand or self.dialling or self.dialling_bulk
+        return not (busy or self.highest or self.session is not None or self.bulk is not None)
+
     def notify(self) -> None:
         """Wake everybody who waits for a change."""
         changed, self.changed = self.changed, trio.Event()
@@ -125,6 +132,11 @@ class Board:
     def peer(self, host: UUID) -> Peer:
         """Return what is known of a host, which may be nothing."""
         if host not in self.peers:
+            if len(self.peers) >= MOST_PEERS:
+                # Others can name hosts without end, and where those listen. Nothing is lost but that.
+                heard_of = next((one for one in self.peers.values() if one.is_hearsay()), None)
+                if heard_of is not None:
+                    del self.peers[heard_of.host]
             self.peers[host] = Peer(host)
         return self.peers[host]
 

@@ -408,3 +408,20 @@ def test_addresses_are_checked(text: str) -> None:
         Address.parse(text)
     assert str(Address.parse("[::1]:7")) == "[::1]:7"
     assert Address.parse("h:7") == Address("h", 7)
+
+
+async def test_hosts_that_are_only_heard_of_are_remembered_in_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer can have others pinged for it that it makes up, as many as it likes."""
+    monkeypatch.setattr("runtime.links.board.MOST_PEERS", 20)
+    async with host(1) as one, host(2) as two, host(3) as three:
+        want(one, two)
+        one.board.learn(three.id, three.address)
+        assert await one.ref(three.id).ask(Double(2), timeout=SOON) == 4
+        await until(lambda: one.board.peer(two.id).is_linked())
+        for number in range(100, 200):
+            one.board.learn(UUID(int=number), Address("192.0.2.1", 7))
+        assert len(one.board.peers) == 20
+        # Who is linked with, and who was heard of last, stay.
+        assert {two.id, three.id, UUID(int=199)} <= one.board.peers.keys()
+        assert await one.ref(two.id).ask(Double(3), timeout=SOON) == 6
+        assert await one.ref(three.id).ask(Double(4), timeout=SOON) == 8
