@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from actors.model.errors import Unavailable
+from runtime.links.names import Names
 from zeitwork.cli import main
 from zeitwork.cli.client import Client
+from zeitwork.cli.host import _run_trio
 from zeitwork.cli.sources import add_image
 
 INSTANCE = {
@@ -388,3 +391,17 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "Examples:" in told
     assert f"zeitwork {command}" in told
     assert "--json" in told
+
+
+def test_a_host_looks_names_up_by_threads_of_their_own() -> None:
+    found: list[object] = []
+
+    async def look() -> None:
+        found.append(trio.socket.set_custom_hostname_resolver(None))
+        trio.socket.set_custom_hostname_resolver(found[0])  # type: ignore[arg-type]
+        with trio.fail_after(20):
+            assert await trio.socket.getaddrinfo("localhost", 80)
+            assert await trio.socket.getnameinfo(("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+
+    _run_trio(look)
+    assert isinstance(found[0], Names)

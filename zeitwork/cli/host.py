@@ -166,9 +166,12 @@ def _run_trio(function: Callable[..., Any], *args: Any) -> None:
     """Run ``function`` until it ends, or until SIGINT or SIGTERM cancels it: both are an orderly end."""
     import trio
 
+    from runtime.links.names import Names
+
     sys.setswitchinterval(SWITCH_INTERVAL)
 
     async def main() -> None:
+        trio.socket.set_custom_hostname_resolver(Names())
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
 
