@@ -142,17 +142,17 @@ class TlsTransport:
 
     async def admit(self, stream: trio.abc.Stream) -> Secured:
         """See `Transport.admit`."""
-        give_up_silence(stream)
         return await self._shake(trio.SSLStream(stream, self._contexts().server, server_side=True))
 
     async def dial(self, address: Address) -> Secured:
         """See `Transport.dial`."""
+        context = self._contexts().client
         stream = await trio.open_tcp_stream(address.host, address.port)
-        give_up_silence(stream)
-        return await self._shake(trio.SSLStream(stream, self._contexts().client))
+        return await self._shake(trio.SSLStream(stream, context))
 
     async def _shake(self, stream: trio.SSLStream[Any]) -> Secured:
         try:
+            give_up_silence(stream.transport_stream)
             await stream.do_handshake()
             certificate = stream.getpeercert()
             return Secured(stream, self._identify(certificate) if certificate else None)
