@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from uuid import UUID
 
 from runtime.membership.beliefs import Beliefs
 from runtime.membership.claim import Claim
@@ -12,6 +13,8 @@ from runtime.membership.prober import Prober
 
 #: Seeds asked at once by a host that looks for the cluster.
 SEEDS_AT_ONCE = 3
+#: Hosts of which is remembered when they were last told everything because they spoke.
+ANSWERED = 1024
 
 
 class Exchange:
@@ -24,6 +27,7 @@ class Exchange:
         self._seeds: tuple[str, ...] = ()
         self._seeks = 0
         self._wait = beliefs.rules.sync_first
+        self._answered: dict[UUID | None, float] = {}
 
     def begin(self, seeds: Iterable[str]) -> None:
         """Look for the cluster at these addresses; without any, this host is the cluster."""
@@ -85,6 +89,21 @@ class Exchange:
             held.send(peer, Sync(held.life, tuple(part), more=True))
         held.send(peer, Sync(held.life, tuple(parts[-1]), answer=answer))
 
+    def respond(self, peer: Peer, *, answer: bool) -> None:
+        """Tell a host everything because of what it has said; not if that was done just now.
+
+        It is some milliseconds of work with a thousand hosts: one that asks without end must not keep this one busy.
+        """
+        held = self._beliefs
+        before = self._answered.pop(peer.host, None)
+        if before is not None and held.now - before < held.rules.respond_every:
+            self._answered[peer.host] = before
+            return
+        self._answered[peer.host] = held.now
+        if len(self._answered) > ANSWERED:
+            del self._answered[next(iter(self._answered))]
+        self.send_all(peer, answer=answer)
+
     def synced(self, peer: Peer, said: Sync) -> None:
         """Take in what a host knows, and tell it the same if it asks."""
         held = self._beliefs
@@ -93,7 +112,7 @@ class Exchange:
         if held.over:
             return
         if said.answer:
-            self.send_all(peer, answer=False)
+            self.respond(peer, answer=False)
         elif not said.more and not self.joined:
             self.joined = True
             self._wait = held.rules.sync_first

@@ -173,7 +173,7 @@ class Machine:
                 self._hear(rumours)
                 if was_dead and not held.over:
                     # It was cut off, and so it knows what we don't.
-                    self._exchange.send_all(peer, answer=True)
+                    self._exchange.respond(peer, answer=True)
             case Nack(_, number):
                 self._prober.not_answered(peer, number)
             case PingRequest(_, _, _, _, _, rumours):

@@ -46,6 +46,8 @@ class Rules:
     sync_first: float = 1.0
     sync_scale: int = 32
     sync_bytes: int = 16384
+    #: A host that asks for all that is known is told it so often at most.
+    respond_every: float = 0.2
     #: One of the dead is tried again so often, in case it lives behind a partition; seeds too, at first more often.
     seek_every: float = 10.0
     seek_first: float = 0.5

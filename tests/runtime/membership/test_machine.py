@@ -260,6 +260,22 @@ def test_a_host_cut_off_is_tried_again_and_told_everything_when_it_answers() -> 
     assert [said.answer for said in sent(effects, Sync, to=1) if isinstance(said, Sync)] == [True]
 
 
+@pytest.mark.parametrize("how", ["asks", "answers as one that is dead"])
+def test_one_that_asks_for_everything_without_end_is_answered_now_and_then(how: str) -> None:
+    bench = Bench(1, 2)
+    if how == "asks":
+        said: Said = Sync(Life(1, 0), (claim(1),), answer=True)
+    else:
+        bench.hear(2, Gossip(Life(1, 0), (claim(1, State.DEAD),)))
+        said = Ack(Life(1, 0), 77)
+    answers = [len(sent(bench.hear(1, said), Sync, 1)) for _ in range(50)]
+    assert sum(answers) == answers[0] == 1
+    # Others are answered meanwhile, and it is later.
+    assert sent(bench.hear(2, Sync(Life(1, 0), (claim(2),), answer=True)), Sync, 2)
+    bench.now += Rules().respond_every + 0.001
+    assert sum(len(sent(bench.hear(1, said), Sync, 1)) for _ in range(50)) == 1
+
+
 def test_who_has_left_is_not_tried_again_and_both_are_forgotten_in_time() -> None:
     bench = Bench(1, 2, rules=Rules(reclaim=60.0))
     effects = bench.hear(2, Gossip(LIFE, (claim(1, State.LEFT, 1, bare=True), claim(2, State.DEAD, 0, bare=True))))
