@@ -37,6 +37,10 @@ class Worker(Actor):
     def __init__(self) -> None:
         self.notes: list[Message] = []
         self.doubled: list[int] = []
+        #: Names that were to be described: each request that is here, answered or not.
+        self.described: list[str] = []
+        #: Descriptions wait for it when there is one.
+        self.gate: trio.Event | None = None
 
     async def receive(self, message: Message) -> None:
         match message:
@@ -47,9 +51,12 @@ class Worker(Actor):
                 self.ctx.reply(number * 2)
             case Describe(name, after):
                 slot = self.ctx.reply_slot()
+                self.described.append(name)
 
                 async def later() -> None:
                     await trio.sleep(after)
+                    if self.gate is not None:
+                        await self.gate.wait()
                     slot.reply(Part(name, (1, 2)))
 
                 self.ctx.effect(later, name="later", deadline=None)

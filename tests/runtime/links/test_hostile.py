@@ -292,10 +292,10 @@ async def test_an_answer_of_a_stranger_matches_nothing() -> None:
                 answers.append(await one.ref(two.id).ask(Describe("mine", after=0.5), timeout=SOON))
 
             nursery.start_soon(ask)
-            await trio.sleep(0.1)
+            await until(lambda: two.worker.described)
             for number in range(1, 50):
                 await socket.send_message(peer.reply(number, {"name": "forged"}))
+            await until(lambda: one.system.dead_letters.by_cause["late"] == 49)
             await until(lambda: answers)
             assert answers[0].name == "mine"  # type: ignore[attr-defined]
-            assert one.system.dead_letters.by_cause["late"] == 49
         assert CLUSTER

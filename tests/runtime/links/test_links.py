@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from runtime.links.board import LinkDown
 from runtime.links.errors import QueueFull, Refused, RemoteProblem, StaleIdentity, Unreachable, Unsendable
 from runtime.links.frames import BULK_CHUNK
 from runtime.links.messages import Admit, Forget, Introduce, Learn, NoIntroduction, Want
+from runtime.links.outbox import Outbox
 from runtime.links.rules import Rules
 from runtime.links.transport import Address, PlainTransport
 from tests.runtime.links.hosts import QUICK, SOON, Host, host, until, want
@@ -87,8 +89,7 @@ async def test_what_takes_too_long_for_a_connection_that_is_given_up_has_an_unkn
                 assert caught.value.sent
 
             nursery.start_soon(ask)
-            await until(lambda: two.system.lookup("worker") and two.board.peer(one.id).session)
-            await trio.sleep(0.1)
+            await until(lambda: two.worker.described)
             session = two.board.peer(one.id).session
             assert session is not None
             session.retire("renewal", "to see what comes of it")
@@ -145,8 +146,12 @@ async def test_an_answer_that_comes_late_is_a_dead_letter() -> None:
     async with host(1) as one, host(2) as two:
         want(one, two)
         await until(one.ups)
-        with trio.move_on_after(0.1):
-            await one.ref(two.id).ask(Describe("x", after=0.3), timeout=SOON)
+        gate = two.worker.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: one.ref(two.id).ask(Describe("x"), timeout=SOON))
+            await until(lambda: two.worker.described)
+            nursery.cancel_scope.cancel()
+        gate.set()
         await until(lambda: one.system.dead_letters.by_cause["late"] == 1)
         assert await one.ref(two.id).ask(Double(1), timeout=SOON) == 2
 
@@ -157,10 +162,11 @@ async def test_requests_of_one_peer_in_work_are_bounded() -> None:
         want(one, two)
         await until(one.ups)
         for _ in range(3):
-            nursery.start_soon(lambda: one.ref(two.id).ask(Describe("x", after=1), timeout=SOON))
-        await trio.sleep(0.2)
+            nursery.start_soon(lambda: one.ref(two.id).ask(Describe("x", after=60), timeout=SOON))
+        await until(lambda: len(two.worker.described) == 3)
         with pytest.raises(Refused, match="busy"):
             await one.ref(two.id).ask(Double(1), timeout=SOON)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_request_that_was_on_its_way_fails_when_its_host_dies() -> None:
@@ -178,7 +184,7 @@ async def test_a_request_that_was_on_its_way_fails_when_its_host_dies() -> None:
                 want(one, two)
                 await until(one.ups)
                 nursery.start_soon(ask, two)
-                await trio.sleep(0.2)
+                await until(lambda: two.worker.described)
             await until(lambda: failure)
         if isinstance(failure[0], Unreachable):
             assert failure[0].sent
@@ -321,6 +327,32 @@ async def test_a_link_takes_leave_when_its_host_stops() -> None:
             await until(one.ups)
         await until(one.downs)
         assert (one.downs()[0].reason.code, one.downs()[0].reason.theirs) == ("stopping", True)
+
+
+async def test_a_host_that_stood_still_itself_takes_nobody_for_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with host(1) as one, host(2) as two, trio.open_nursery() as nursery:
+        want(one, two)
+        await until(one.ups)
+        session = one.board.peer(two.id).session
+        assert session is not None
+        stood, put, begun = trio.Event(), Outbox.put_urgent, list[int]()
+
+        async def stand_still() -> None:
+            # Everything here does: no answer to the ping that is on its way is read, nor even made.
+            time.sleep(1.5 * QUICK.silence)  # noqa: ASYNC251
+            stood.set()
+
+        def noticed(self: Outbox, kind: str, frame: bytes) -> None:
+            put(self, kind, frame)
+            if self is session._outbox and kind == "ping" and not begun:
+                begun.append(1)
+                nursery.start_soon(stand_still)
+
+        monkeypatch.setattr(Outbox, "put_urgent", noticed)
+        await stood.wait()
+        assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
+        assert one.board.peer(two.id).session is session
+        assert not one.downs()
 
 
 async def test_links_come_back_after_their_actor_was_restarted() -> None:
