@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -15,9 +16,8 @@ from runtime.links.errors import QueueFull, Refused, RemoteProblem, StaleIdentit
 from runtime.links.frames import BULK_CHUNK
 from runtime.links.messages import Admit, Forget, Introduce, Learn, NoIntroduction, Want
 from runtime.links.outbox import Outbox
-from runtime.links.rules import Rules
 from runtime.links.transport import Address, PlainTransport
-from tests.runtime.links.hosts import QUICK, SOON, Host, host, until, want
+from tests.runtime.links.hosts import IMPATIENT, QUICK, SOON, Host, host, until, want
 from tests.runtime.links.messages import Describe, Double, Gossip, Note, Part, Unlisted
 
 
@@ -78,7 +78,7 @@ async def test_no_link_is_made_when_the_time_is_over() -> None:
 
 
 async def test_what_takes_too_long_for_a_connection_that_is_given_up_has_an_unknown_end() -> None:
-    async with host(1) as one, host(2) as two:
+    async with host(1) as one, host(2, rules=IMPATIENT) as two:
         want(one, two)
         await until(one.ups)
         async with trio.open_nursery() as nursery:
@@ -157,7 +157,7 @@ async def test_an_answer_that_comes_late_is_a_dead_letter() -> None:
 
 
 async def test_requests_of_one_peer_in_work_are_bounded() -> None:
-    few = Rules(**{**{name: getattr(QUICK, name) for name in QUICK.__slots__}, "in_work": 3})
+    few = replace(QUICK, in_work=3)
     async with host(1) as one, host(2, rules=few) as two, trio.open_nursery() as nursery:
         want(one, two)
         await until(one.ups)
@@ -259,7 +259,7 @@ async def test_many_hosts_link_with_all_others() -> None:
 
 
 async def test_links_on_demand_are_kept_while_there_is_room() -> None:
-    two_only = Rules(**{**{name: getattr(QUICK, name) for name in QUICK.__slots__}, "on_demand": 2})
+    two_only = replace(QUICK, on_demand=2)
     async with host(1, rules=two_only) as one, host(2) as a, host(3) as b, host(4) as c, host(5) as d:
         want(one, d)
         await until(one.board.linked)
