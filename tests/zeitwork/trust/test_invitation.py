@@ -292,7 +292,6 @@ async def test_a_host_with_a_token_accepts_its_cluster_only(tmp_path: Path, clus
 async def test_garbage_does_not_hurt_and_a_host_that_waits_is_patient(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unclaimed, "GREETING", 0.5)
     async with waiting(tmp_path) as host:
         where = host.address
         for content in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(3000)):
@@ -310,6 +309,7 @@ async def test_garbage_does_not_hurt_and_a_host_that_waits_is_patient(
                 await socket.send_message(said)
                 with pytest.raises(Problem):
                     invitation.decode_joined(await socket.get_message())
+        monkeypatch.setattr(unclaimed, "GREETING", 0.5)
         # Those that say nothing are not waited for, and many of them keep nobody out for long.
         silent = [await trio.open_tcp_stream(where.host, where.port) for _ in range(unclaimed.MOST_CONNECTIONS + 4)]
         with trio.fail_after(SOON):
