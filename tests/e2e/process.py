@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = 60) -> T:
+def until(condition: Callable[[], T], what: str, seconds: float = 120) -> T:
     """Return the first true answer of ``condition``; fail with ``what`` was waited for."""
     end = time.monotonic() + seconds
     while not (answer := condition()):

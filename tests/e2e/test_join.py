@@ -67,7 +67,6 @@ def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path, Path])
             until(
                 lambda: "left" in [one["state"] for one in first.get("/api/v1/members")["items"]],
                 f"it is said to have left:\n{first.tail()}",
-                5,
             )
             second.arguments = [*qemu, *own]
             second.start()
