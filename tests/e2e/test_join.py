@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import HostProcess, free_port, running, until
+from tests.e2e.process import HostProcess, running, until
+from tests.ports import free_port
 
 
 def ready(host: HostProcess) -> bool:

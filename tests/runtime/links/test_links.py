@@ -17,15 +17,9 @@ from runtime.links.frames import BULK_CHUNK
 from runtime.links.messages import Admit, Forget, Introduce, Learn, NoIntroduction, Want
 from runtime.links.outbox import Outbox
 from runtime.links.transport import Address, PlainTransport
+from tests.ports import free_port
 from tests.runtime.links.hosts import IMPATIENT, QUICK, SOON, Host, host, until, want
 from tests.runtime.links.messages import Describe, Double, Gossip, Note, Part, Unlisted
-
-
-async def free_port() -> int:
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listener.socket.getsockname()[1]
-    await listener.aclose()
-    return int(port)
 
 
 async def test_messages_and_answers_cross() -> None:
@@ -111,7 +105,7 @@ async def test_a_link_is_made_when_it_is_needed() -> None:
 async def test_nobody_there_is_said_at_once() -> None:
     async with host(1) as one:
         nobody = UUID(int=9)
-        one.links.tell(Learn(nobody, Address("127.0.0.1", await free_port())))
+        one.links.tell(Learn(nobody, Address("127.0.0.1", free_port())))
         await until(lambda: one.board.peer(nobody).address)
         with pytest.raises(Unreachable, match="refused") as caught:
             await one.ref(nobody).ask(Double(1), timeout=SOON)
@@ -191,7 +185,7 @@ async def test_a_request_that_was_on_its_way_fails_when_its_host_dies() -> None:
 
 
 async def test_a_host_that_comes_back_is_linked_again_and_old_refs_are_stale() -> None:
-    port = await free_port()
+    port = free_port()
     async with host(1) as one:
         async with host(2, 1, port=port) as two:
             want(one, two)
@@ -272,7 +266,7 @@ async def test_links_on_demand_are_kept_while_there_is_room() -> None:
 
 
 async def test_a_forgotten_host_is_dialled_no_more() -> None:
-    port = await free_port()
+    port = free_port()
     async with host(1) as one, host(2, port=port) as two:
         want(one, two)
         await until(one.ups)
@@ -305,7 +299,7 @@ async def test_an_introduction_tells_who_is_there() -> None:
         assert await one.links.ask(Introduce(two.address), timeout=SOON) == two.id
         assert await one.ref(two.id).ask(Double(2), timeout=SOON) == 4
         with pytest.raises(NoIntroduction, match="refused"):
-            await one.links.ask(Introduce(Address("127.0.0.1", await free_port())), timeout=SOON)
+            await one.links.ask(Introduce(Address("127.0.0.1", free_port())), timeout=SOON)
         with pytest.raises(NoIntroduction, match="cluster"):
             await one.links.ask(Introduce(stranger.address), timeout=SOON)
         with pytest.raises(NoIntroduction, match="this very host"):
@@ -356,7 +350,7 @@ async def test_a_host_that_stood_still_itself_takes_nobody_for_silent(monkeypatc
 
 
 async def test_links_come_back_after_their_actor_was_restarted() -> None:
-    port = await free_port()
+    port = free_port()
     async with host(1, port=port) as one, host(2) as two:
         want(one, two)
         await until(one.ups)
@@ -413,7 +407,7 @@ async def test_bulk_data_to_nobody_fails() -> None:
         nobody = UUID(int=9)
         with pytest.raises(Unreachable):
             await one.board.send_bulk(nobody, "t", nothing())
-        one.board.learn(nobody, Address("127.0.0.1", await free_port()))
+        one.board.learn(nobody, Address("127.0.0.1", free_port()))
         with pytest.raises(Unreachable, match="refused"):
             await one.board.send_bulk(nobody, "t", nothing())
 

@@ -21,9 +21,9 @@ from runtime.membership.claim import State
 from runtime.membership.driver import NAME, Depart, Membership, membership
 from runtime.membership.events import Member, Notice, Peer
 from runtime.membership.rules import Rules
+from tests.ports import free_port
 from tests.runtime.links.hosts import QUICK, SOON, until
 from tests.runtime.links.messages import CLUSTER
-from tests.runtime.links.test_links import free_port
 
 FAST = Rules(probe_every=0.2, gossip_every=0.05, sync_first=0.1, seek_first=0.1, seek_every=0.5)
 
@@ -74,7 +74,7 @@ async def node(number: int, seeds: list[str], port: int, generation: int = 1) ->
 
 
 async def test_hosts_find_each_other_over_one_seed_and_notice_who_goes() -> None:
-    ports = [await free_port() for _ in range(4)]
+    ports = [free_port() for _ in range(4)]
     seed = [f"127.0.0.1:{ports[0]}"]
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(node(1, [], ports[0]))
@@ -92,7 +92,7 @@ async def test_hosts_find_each_other_over_one_seed_and_notice_who_goes() -> None
 
 
 async def test_a_seed_that_is_not_there_yet_is_found_later() -> None:
-    ports = [await free_port() for _ in range(2)]
+    ports = [free_port() for _ in range(2)]
     async with node(2, [f"127.0.0.1:{ports[0]}"], ports[1]) as two:
         await trio.sleep(0.3)
         assert not two.sees()
@@ -102,7 +102,7 @@ async def test_a_seed_that_is_not_there_yet_is_found_later() -> None:
 
 async def test_a_host_that_was_removed_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process lives on, tries everybody, and is heard by nobody; nor is anything sent to it."""
-    ports = [await free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     seed = [f"127.0.0.1:{ports[0]}"]
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(node(1, [], ports[0]))
