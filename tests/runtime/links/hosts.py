@@ -28,7 +28,7 @@ QUICK = Rules(ping_every=0.1, silence=0.8, parting=0.2, backoff_first=0.02, back
 #: For tests that wait for what was begun and never ends: anything else must get its time on a busy machine.
 IMPATIENT = replace(QUICK, greeting=1.0, lingering=1.0)
 #: Seconds within which anything in these tests happens.
-SOON = 20.0
+SOON = 60.0
 
 
 class Worker(Actor):
