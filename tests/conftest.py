@@ -22,9 +22,20 @@ from zeitwork.store.system_user import create_user
 
 TEMPLATE = "zeitwork_template"
 
+#: Seconds for a test of these folders: they boot guests, and a busy machine takes several times as long as an idle one.
+#: What they wait for has deadlines of its own; one that passes ends a test, and this one all of them.
+LONGEST = {"e2e": 900, "bench": 900}
+
 # A slow machine is no failure: how long an example takes says nothing about whether the code is right.
 settings.register_profile("zeitwork", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("zeitwork")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests that boot guests the time that they may take."""
+    for item in items:
+        if (seconds := LONGEST.get(item.path.parent.name)) is not None:
+            item.add_marker(pytest.mark.timeout(seconds))
 
 
 @pytest.fixture(autouse=True)

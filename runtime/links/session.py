@@ -270,8 +270,13 @@ class Session:
 
     async def _watch(self) -> None:
         """Ping, and end what is silent, replaced or no longer certified."""
+        every = min(self._rules.ping_every, self._rules.silence / 4)
+        due = trio.current_time()
         while True:
             now = trio.current_time()
+            if self._pinged_at is not None:
+                # While this host itself stood still it heard nobody: what came then is yet to be read.
+                self._pinged_at += now - due
             if self._pinged_at is None:
                 self._ping += 1
                 self._pinged_at = now
@@ -291,7 +296,8 @@ class Session:
                     self.close(self._retired.code, self._retired.detail)
                 elif now - self._retired_at >= self._rules.lingering:
                     self.close(LINGERED, f"{self._retired.detail}, and {self._in_work} requests are still in work")
-            await trio.sleep(min(self._rules.ping_every, self._rules.silence / 4))
+            due = trio.current_time() + every
+            await trio.sleep_until(due)
 
     # ---- what comes
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 IN_PROCESS = ["ask", "fan_in", "idle_memory", "placements_planned", "restart", "simulated_time", "spawn"]
 
 
-def run(*args: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def run(*args: str, seconds: float = 400) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *args]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
 

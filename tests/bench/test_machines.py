@@ -41,7 +41,7 @@ def test_each_question_answers_and_leaves_nothing() -> None:
 def test_a_restore_answers() -> None:
     if reason := vm_restore.missing():
         pytest.skip(reason)
-    done = run("vm_restore", "--quick", "--json", seconds=400)
+    done = run("vm_restore", "--quick", "--json", seconds=800)
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)["questions"]
     assert all(answer["value"] > 0 for answer in result["answers"]), result

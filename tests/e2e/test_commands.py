@@ -8,8 +8,9 @@ from typing import Any
 from uuid import UUID
 
 from actors.model.ids import short_id
-from tests.e2e.process import HostProcess, answers, cgroups_of, free_port, links, processes_with, running, until
+from tests.e2e.process import HostProcess, answers, cgroups_of, links, processes_with, running, until
 from tests.e2e.test_moves import in_registry
+from tests.ports import free_port
 
 
 def told(host: HostProcess, instance: Any) -> list[tuple[str, str]]:

@@ -9,8 +9,9 @@ from uuid import UUID, uuid4
 
 from actors.model.ids import short_id
 from tests.e2e import process as machine
-from tests.e2e.process import HostProcess, answers, free_port, running, until
+from tests.e2e.process import HostProcess, answers, running, until
 from tests.e2e.test_leaders import leads
+from tests.ports import free_port
 from tests.zeitwork.store.own_server import own_servers
 from zeitwork.store.system_user import require_user
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.archives import write_image
-from tests.e2e.process import ROOT, HostProcess, free_port, links, nft, running, until
+from tests.e2e.process import ROOT, HostProcess, links, nft, running, until
+from tests.ports import free_port
 
 
 def launch(host: HostProcess) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.process import HostProcess, free_port, running, until
+from tests.e2e.process import HostProcess, running, until
+from tests.ports import free_port
 
 
 def ready(host: HostProcess) -> bool:
@@ -67,7 +68,6 @@ def test_a_second_host_joins(assets: Path, directories: tuple[Path, Path, Path])
             until(
                 lambda: "left" in [one["state"] for one in first.get("/api/v1/members")["items"]],
                 f"it is said to have left:\n{first.tail()}",
-                5,
             )
             second.arguments = [*qemu, *own]
             second.start()

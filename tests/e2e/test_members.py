@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.process import HostProcess, free_port, running, until
+from tests.e2e.process import HostProcess, running, until
+from tests.ports import free_port
 
 
 def newest(host: HostProcess) -> Any:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.archives import write_image
-from tests.e2e.process import HostProcess, answers, free_port, running, until
+from tests.e2e.process import HostProcess, answers, running, until
+from tests.ports import free_port
 
 
 def me(host: HostProcess) -> str:

@@ -20,8 +20,8 @@ from actors.model.states import InstanceDesired, InstanceState, PlacementState
 from runtime.lease import Term
 from runtime.links.errors import RemoteProblem, StaleEpoch
 from runtime.links.remote import RemoteRef
+from tests.ports import free_port
 from tests.runtime.links.hosts import SOON, until
-from tests.runtime.links.test_links import free_port
 from tests.zeitwork.sites import Site, up
 from tests.zeitwork.store.world import instance, leading, place, ready_image, ready_node
 from tests.zeitwork.trust.secured import Signer, issue, transport
@@ -149,7 +149,7 @@ async def test_a_stop_and_the_next_start_are_told_too_and_force_at_once(store: S
 
 async def test_what_a_host_is_to_be_told_waits_while_it_is_not_there(store: Store, tmp_path: Path) -> None:
     async with cluster(store, tmp_path) as world:
-        leader, other, port = world.leader, world.other, await free_port()
+        leader, other, port = world.leader, world.other, free_port()
         async with up(leader, store):
             async with up(other, store, port=port):
                 await leader.want(other)
@@ -200,7 +200,7 @@ async def test_a_host_that_is_down_is_not_told_anything(store: Store, tmp_path: 
 
 async def test_the_next_leader_says_what_the_one_before_did_not_come_to_say(store: Store, tmp_path: Path) -> None:
     async with cluster(store, tmp_path) as world:
-        leader, other, port = world.leader, world.other, await free_port()
+        leader, other, port = world.leader, world.other, free_port()
         async with up(other, store, port=port):
             old = await leading(store)
             async with up(leader, store):
@@ -300,7 +300,7 @@ async def test_of_a_start_that_fails_in_the_middle_nothing_stays(store: Store, t
 
 async def test_of_a_host_that_dies_in_the_middle_of_a_start_nothing_stays(store: Store, tmp_path: Path) -> None:
     async with cluster(store, tmp_path) as world, up(world.leader, store):
-        leader, other, port = world.leader, world.other, await free_port()
+        leader, other, port = world.leader, world.other, free_port()
         async with up(other, store, port=port):
             await leader.want(other)
             await leader.lead(store, await leading(store))

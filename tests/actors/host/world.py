@@ -40,6 +40,8 @@ from tests.zeitwork.guest.machine import FETCH, cached_kernel, root_tree, squash
 from zeitwork.guest import initramfs
 
 MONITOR = Path(__file__).with_name("monitor.sh")
+#: Seconds until nothing comes any more; on a busy machine less is no sign of that, whatever it takes on an idle one.
+PATIENCE = 90.0
 SERVE = "#!/bin/sh\necho serving\nexec httpd -f -p 80 -h /www\n"
 SHORT = "#!/bin/sh\necho cannot reach the database\nexit 3\n"
 WHO = """#!/bin/sh
@@ -144,7 +146,7 @@ class World:
         self.process.kill()
         self._forget()
 
-    def wait_crash(self, seconds: float = 30.0) -> None:
+    def wait_crash(self, seconds: float = PATIENCE) -> None:
         """Wait until the host process is killed at the point that it was started with."""
         assert self.process is not None
         try:
@@ -175,22 +177,22 @@ class World:
         row.setdefault("argv", ["/serve"])
         return self.store.add(identifier, **row)
 
-    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
-        end = time.monotonic() + seconds
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+        end = time.monotonic() + max(seconds, PATIENCE)
         while not (value := condition()):
             if time.monotonic() > end or (self.process is not None and self.process.poll() is not None):
                 pytest.fail(f"no {what}\n{self.log.read_text()[-8000:]}")
             time.sleep(0.02)
         return value
 
-    def settle(self, condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    def settle(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
         """Wait for a condition; the host process may end meanwhile."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.log.read_text()[-8000:]
             time.sleep(0.02)
 
-    def wait_state(self, placement: UUID, state: str, seconds: float = 90.0) -> dict[str, Any]:
+    def wait_state(self, placement: UUID, state: str, seconds: float = PATIENCE) -> dict[str, Any]:
         self.wait(lambda: self.store.row(placement)["state"] == state, f"{state} of {placement}", seconds)
         return self.store.row(placement)
 

@@ -47,7 +47,7 @@ def isolated(test: Callable[..., Any]) -> Callable[[], None]:
         command = ["unshare", *NEW, *_propagation(), "--", sys.executable, "-m", "tests.actors.tap.isolated"]
         done = subprocess.run(
             [*command, test.__module__, test.__qualname__],
-            cwd=ROOT, env=os.environ | {INSIDE: "1"}, capture_output=True, text=True, timeout=60,
+            cwd=ROOT, env=os.environ | {INSIDE: "1"}, capture_output=True, text=True, timeout=240,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from uuid import UUID
 
 import cbor2
@@ -15,7 +16,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from runtime.links import frames
 from runtime.links.connection import Connection
 from runtime.links.rules import Rules
-from tests.runtime.links.hosts import QUICK, SOON, Host, ended, host, raw_socket, raw_websocket, until, want
+from tests.runtime.links.hosts import IMPATIENT, QUICK, SOON, Host, ended, host, raw_socket, raw_websocket, until, want
 from tests.runtime.links.messages import CLUSTER, Describe, Double, Note, hello, registry
 
 STRANGER = UUID(int=66)
@@ -29,9 +30,9 @@ def log() -> list[dict[str, object]]:
 
 
 @asynccontextmanager
-async def two_friends() -> AsyncIterator[tuple[Host, Host]]:
+async def two_friends(rules: Rules = QUICK) -> AsyncIterator[tuple[Host, Host]]:
     """Two hosts with a link; whatever happens meanwhile, it is the same one at the end and still works."""
-    async with host(1) as one, host(2) as two:
+    async with host(1, rules=rules) as one, host(2, rules=rules) as two:
         want(one, two)
         await until(one.ups)
         session = one.board.peer(two.id).session
@@ -83,7 +84,7 @@ def reasons(log: list[dict[str, object]]) -> list[object]:
     ],
 )
 async def test_who_speaks_no_websocket_is_cut_off(said: bytes, log: list[dict[str, object]]) -> None:
-    async with two_friends() as (one, _):
+    async with two_friends(IMPATIENT) as (one, _):
         async with raw_socket(one) as stream:
             with suppress(trio.BrokenResourceError):
                 await stream.send_all(said)
@@ -213,7 +214,7 @@ async def test_endless_empty_fragments_end(log: list[dict[str, object]]) -> None
 
 
 async def test_a_flood_is_slowed_down_and_others_are_served(log: list[dict[str, object]]) -> None:
-    slow = Rules(**{**{name: getattr(QUICK, name) for name in QUICK.__slots__}, "frames_per_second": 500.0})
+    slow = replace(QUICK, frames_per_second=500.0)
     async with host(1, rules=slow) as one, host(2) as two:
         want(one, two)
         await until(one.ups)
@@ -244,7 +245,7 @@ async def test_a_flood_is_slowed_down_and_others_are_served(log: list[dict[str, 
 
 
 async def test_greetings_are_bounded_in_number_and_time(log: list[dict[str, object]]) -> None:
-    few = Rules(**{**{name: getattr(QUICK, name) for name in QUICK.__slots__}, "greetings": 5})
+    few = replace(IMPATIENT, greetings=5)
     async with host(1, rules=few) as one, host(2) as two:
         async with trio.open_nursery() as nursery:
             for _ in range(20):
@@ -307,10 +308,10 @@ async def test_an_answer_of_a_stranger_matches_nothing() -> None:
                 answers.append(await one.ref(two.id).ask(Describe("mine", after=0.5), timeout=SOON))
 
             nursery.start_soon(ask)
-            await trio.sleep(0.1)
+            await until(lambda: two.worker.described)
             for number in range(1, 50):
                 await socket.send_message(peer.reply(number, {"name": "forged"}))
+            await until(lambda: one.system.dead_letters.by_cause["late"] == 49)
             await until(lambda: answers)
             assert answers[0].name == "mine"  # type: ignore[attr-defined]
-            assert one.system.dead_letters.by_cause["late"] == 49
         assert CLUSTER

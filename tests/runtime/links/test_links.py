@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -13,17 +15,11 @@ from runtime.links.board import LinkDown
 from runtime.links.errors import QueueFull, Refused, RemoteProblem, StaleIdentity, Unreachable, Unsendable
 from runtime.links.frames import BULK_CHUNK
 from runtime.links.messages import Admit, Forget, Introduce, Learn, NoIntroduction, Want
-from runtime.links.rules import Rules
+from runtime.links.outbox import Outbox
 from runtime.links.transport import Address, PlainTransport
-from tests.runtime.links.hosts import QUICK, SOON, Host, host, until, want
+from tests.ports import free_port
+from tests.runtime.links.hosts import IMPATIENT, QUICK, SOON, Host, host, until, want
 from tests.runtime.links.messages import Describe, Double, Gossip, Note, Part, Unlisted
-
-
-async def free_port() -> int:
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listener.socket.getsockname()[1]
-    await listener.aclose()
-    return int(port)
 
 
 async def test_messages_and_answers_cross() -> None:
@@ -76,7 +72,7 @@ async def test_no_link_is_made_when_the_time_is_over() -> None:
 
 
 async def test_what_takes_too_long_for_a_connection_that_is_given_up_has_an_unknown_end() -> None:
-    async with host(1) as one, host(2) as two:
+    async with host(1) as one, host(2, rules=IMPATIENT) as two:
         want(one, two)
         await until(one.ups)
         async with trio.open_nursery() as nursery:
@@ -87,8 +83,7 @@ async def test_what_takes_too_long_for_a_connection_that_is_given_up_has_an_unkn
                 assert caught.value.sent
 
             nursery.start_soon(ask)
-            await until(lambda: two.system.lookup("worker") and two.board.peer(one.id).session)
-            await trio.sleep(0.1)
+            await until(lambda: two.worker.described)
             session = two.board.peer(one.id).session
             assert session is not None
             session.retire("renewal", "to see what comes of it")
@@ -110,7 +105,7 @@ async def test_a_link_is_made_when_it_is_needed() -> None:
 async def test_nobody_there_is_said_at_once() -> None:
     async with host(1) as one:
         nobody = UUID(int=9)
-        one.links.tell(Learn(nobody, Address("127.0.0.1", await free_port())))
+        one.links.tell(Learn(nobody, Address("127.0.0.1", free_port())))
         await until(lambda: one.board.peer(nobody).address)
         with pytest.raises(Unreachable, match="refused") as caught:
             await one.ref(nobody).ask(Double(1), timeout=SOON)
@@ -145,22 +140,27 @@ async def test_an_answer_that_comes_late_is_a_dead_letter() -> None:
     async with host(1) as one, host(2) as two:
         want(one, two)
         await until(one.ups)
-        with trio.move_on_after(0.1):
-            await one.ref(two.id).ask(Describe("x", after=0.3), timeout=SOON)
+        gate = two.worker.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: one.ref(two.id).ask(Describe("x"), timeout=SOON))
+            await until(lambda: two.worker.described)
+            nursery.cancel_scope.cancel()
+        gate.set()
         await until(lambda: one.system.dead_letters.by_cause["late"] == 1)
         assert await one.ref(two.id).ask(Double(1), timeout=SOON) == 2
 
 
 async def test_requests_of_one_peer_in_work_are_bounded() -> None:
-    few = Rules(**{**{name: getattr(QUICK, name) for name in QUICK.__slots__}, "in_work": 3})
+    few = replace(QUICK, in_work=3)
     async with host(1) as one, host(2, rules=few) as two, trio.open_nursery() as nursery:
         want(one, two)
         await until(one.ups)
         for _ in range(3):
-            nursery.start_soon(lambda: one.ref(two.id).ask(Describe("x", after=1), timeout=SOON))
-        await trio.sleep(0.2)
+            nursery.start_soon(lambda: one.ref(two.id).ask(Describe("x", after=60), timeout=SOON))
+        await until(lambda: len(two.worker.described) == 3)
         with pytest.raises(Refused, match="busy"):
             await one.ref(two.id).ask(Double(1), timeout=SOON)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_request_that_was_on_its_way_fails_when_its_host_dies() -> None:
@@ -178,14 +178,14 @@ async def test_a_request_that_was_on_its_way_fails_when_its_host_dies() -> None:
                 want(one, two)
                 await until(one.ups)
                 nursery.start_soon(ask, two)
-                await trio.sleep(0.2)
+                await until(lambda: two.worker.described)
             await until(lambda: failure)
         if isinstance(failure[0], Unreachable):
             assert failure[0].sent
 
 
 async def test_a_host_that_comes_back_is_linked_again_and_old_refs_are_stale() -> None:
-    port = await free_port()
+    port = free_port()
     async with host(1) as one:
         async with host(2, 1, port=port) as two:
             want(one, two)
@@ -253,7 +253,7 @@ async def test_many_hosts_link_with_all_others() -> None:
 
 
 async def test_links_on_demand_are_kept_while_there_is_room() -> None:
-    two_only = Rules(**{**{name: getattr(QUICK, name) for name in QUICK.__slots__}, "on_demand": 2})
+    two_only = replace(QUICK, on_demand=2)
     async with host(1, rules=two_only) as one, host(2) as a, host(3) as b, host(4) as c, host(5) as d:
         want(one, d)
         await until(one.board.linked)
@@ -266,7 +266,7 @@ async def test_links_on_demand_are_kept_while_there_is_room() -> None:
 
 
 async def test_a_forgotten_host_is_dialled_no_more() -> None:
-    port = await free_port()
+    port = free_port()
     async with host(1) as one, host(2, port=port) as two:
         want(one, two)
         await until(one.ups)
@@ -299,7 +299,7 @@ async def test_an_introduction_tells_who_is_there() -> None:
         assert await one.links.ask(Introduce(two.address), timeout=SOON) == two.id
         assert await one.ref(two.id).ask(Double(2), timeout=SOON) == 4
         with pytest.raises(NoIntroduction, match="refused"):
-            await one.links.ask(Introduce(Address("127.0.0.1", await free_port())), timeout=SOON)
+            await one.links.ask(Introduce(Address("127.0.0.1", free_port())), timeout=SOON)
         with pytest.raises(NoIntroduction, match="cluster"):
             await one.links.ask(Introduce(stranger.address), timeout=SOON)
         with pytest.raises(NoIntroduction, match="this very host"):
@@ -323,8 +323,34 @@ async def test_a_link_takes_leave_when_its_host_stops() -> None:
         assert (one.downs()[0].reason.code, one.downs()[0].reason.theirs) == ("stopping", True)
 
 
+async def test_a_host_that_stood_still_itself_takes_nobody_for_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with host(1) as one, host(2) as two, trio.open_nursery() as nursery:
+        want(one, two)
+        await until(one.ups)
+        session = one.board.peer(two.id).session
+        assert session is not None
+        stood, put, begun = trio.Event(), Outbox.put_urgent, list[int]()
+
+        async def stand_still() -> None:
+            # Everything here does: no answer to the ping that is on its way is read, nor even made.
+            time.sleep(1.5 * QUICK.silence)  # noqa: ASYNC251
+            stood.set()
+
+        def noticed(self: Outbox, kind: str, frame: bytes) -> None:
+            put(self, kind, frame)
+            if self is session._outbox and kind == "ping" and not begun:
+                begun.append(1)
+                nursery.start_soon(stand_still)
+
+        monkeypatch.setattr(Outbox, "put_urgent", noticed)
+        await stood.wait()
+        assert await one.ref(two.id).ask(Double(4), timeout=SOON) == 8
+        assert one.board.peer(two.id).session is session
+        assert not one.downs()
+
+
 async def test_links_come_back_after_their_actor_was_restarted() -> None:
-    port = await free_port()
+    port = free_port()
     async with host(1, port=port) as one, host(2) as two:
         want(one, two)
         await until(one.ups)
@@ -381,7 +407,7 @@ async def test_bulk_data_to_nobody_fails() -> None:
         nobody = UUID(int=9)
         with pytest.raises(Unreachable):
             await one.board.send_bulk(nobody, "t", nothing())
-        one.board.learn(nobody, Address("127.0.0.1", await free_port()))
+        one.board.learn(nobody, Address("127.0.0.1", free_port()))
         with pytest.raises(Unreachable, match="refused"):
             await one.board.send_bulk(nobody, "t", nothing())
 

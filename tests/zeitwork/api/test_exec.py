@@ -312,12 +312,13 @@ async def test_a_client_that_does_not_read_fills_no_memory_and_blocks_nobody(gue
     async with opened(guest) as idle, opened(guest) as other:
         flood = guest.folder / "flood"
         await idle.start("/bin/sh", "-c", f"yes | tee {flood}")
-        await trio.sleep(0.5)
-        size = flood.stat().st_size
-        # What the two sockets, the pipe and the credits hold, and no more.
-        assert size < 4 << 20
-        await trio.sleep(0.5)
-        assert flood.stat().st_size - size < 1 << 20
+        size = 0
+        with trio.fail_after(LONG):
+            while not flood.exists() or not size or flood.stat().st_size > size:
+                size = flood.stat().st_size if flood.exists() else 0
+                # What the two sockets, the pipe and the credits hold, and no more: it comes to a stand.
+                assert size < 4 << 20
+                await trio.sleep(0.5)
         await other.start("echo", "fine")
         assert await ended(other) == {"exit": {"status": 0}}
         assert await guest.link.ping(30) >= 0
@@ -525,10 +526,12 @@ async def test_sessions_are_requests_in_the_metrics(guest: RunningGuest) -> None
         await client.start("true")
         await ended(client)
     await refused(guest.world, guest.path, unix=False)
-    text = (await guest.world.client.get("/metrics")).text
     route = 'route="/api/v1/instances/{id}/exec"'
-    assert f'zeitwork_http_requests_total{{method="GET",{route},status="101"}} 1.0' in text
-    assert f'zeitwork_http_requests_total{{method="GET",{route},status="403"}} 1.0' in text
+    wanted = {f'zeitwork_http_requests_total{{method="GET",{route},status="{status}"}} 1.0' for status in (101, 403)}
+    with trio.fail_after(LONG):
+        # Each is counted once it is over here, a moment after its client knows that it is.
+        while not wanted <= set((await guest.world.client.get("/metrics")).text.splitlines()):  # noqa: ASYNC110
+            await trio.sleep(0.01)
 
 
 async def test_frames_that_are_none_end_their_own_connection_only(guest: RunningGuest) -> None:

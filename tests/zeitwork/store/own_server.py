@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from uuid import uuid4
 
 import psycopg
 
+from tests.ports import free_port
 from zeitwork.store.archive import program
 from zeitwork.store.embedded.binaries import install
 from zeitwork.trust import certificates
@@ -37,7 +37,7 @@ class OwnServer:
     bin: Path
     directory: Path
     user: pwd.struct_passwd
-    port: int = field(default_factory=lambda: _free_port())
+    port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -157,9 +157,3 @@ def own_servers(base: Path, user: pwd.struct_passwd, count: int = 1, *, old: boo
         for server in made:
             server.kill()
             shutil.rmtree(server.directory, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -387,9 +387,11 @@ async def test_a_renewal_whose_commit_never_arrives_blocks_a_successor_no_longer
     store: Store, database_url: str
 ) -> None:
     one, two = await ready_node(store), await ready_node(store)
-    old = await elect(store, candidate(one), ttl=0.5)
+    old = await elect(store, candidate(one))
+    expire(database_url)
     reserved = store.election._reserved
-    elected = threading.Event()
+    renewed, elected = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
 
     def setting(cursor: Cursor) -> float:
         cursor.execute("select setting::float / 1000 as s from pg_settings where name = %s", (IDLE,))
@@ -400,7 +402,11 @@ async def test_a_renewal_whose_commit_never_arrives_blocks_a_successor_no_longer
     assert await reserved.read(setting, name="setting") <= election.TTL * election.FENCED_SHARE
 
     def renewal(cursor: Cursor) -> None:
+        # It begins before the end of the lease, which is over once nothing of this was committed.
+        cursor.execute("update leadership set expires_at = clock_timestamp() + interval '1 hour'")
         cursor.execute(election._RENEW, {"boot": old.boot, "epoch": old.epoch, "ttl": 1000})
+        assert cursor.rowcount == 1
+        token.run_sync_soon(renewed.set)
         # Cut off here: the server hears nothing more.
         assert elected.wait(60)
 
@@ -411,6 +417,8 @@ async def test_a_renewal_whose_commit_never_arrives_blocks_a_successor_no_longer
     async with open_store(database_url) as other, trio.open_nursery() as nursery:
         nursery.start_soon(renew)
         try:
+            with trio.fail_after(60):
+                await renewed.wait()
             successor = await until_elected(other, candidate(two), TTL)
         finally:
             elected.set()

@@ -21,7 +21,7 @@ from zeitwork.epochs import EpochFile
 from zeitwork.store import Store, open_store
 
 #: Seconds. Short, so that the test need not wait long; nothing asserts how long anything takes.
-TTL, MARGIN = 3.0, 0.5
+TTL, MARGIN = 9.0, 0.5
 
 
 @asynccontextmanager

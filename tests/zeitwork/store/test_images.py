@@ -10,7 +10,7 @@ import trio
 from actors.model.errors import Conflict, NotFound
 from actors.model.states import ImageStatus
 from tests.zeitwork.store.moving import die
-from tests.zeitwork.store.world import CONFIG, STOPPED, instance, place, ready_image, ready_node, see, until
+from tests.zeitwork.store.world import CONFIG, STOPPED, heeded, instance, place, ready_image, ready_node, see
 from zeitwork.store import Store
 from zeitwork.store.notifications import Wake
 
@@ -206,11 +206,8 @@ async def test_an_upload_is_where_it_was_made_at_once_and_where_else_it_is_uploa
     again = await store.images.create("archive:/spool/2_app.tar", node_id=other.id)
     assert await store.images.claim_pending(other.id)
     await store.images.ready(again.id, "sha256:1", CONFIG, 1)
-    await until(lambda: store.metrics.listening == 1)
     with store.notifications.subscribe("zw_instances") as hints:
-        with trio.move_on_after(0.05):
-            while True:
-                await hints.wait()
+        await heeded(store, hints, "zw_instances")
         await store.images.record_cached(other.id, frozenset({"sha256:1"}))
         with trio.fail_after(20):
             assert await hints.wait() == Wake(frozenset({str(row.id)}))

@@ -24,6 +24,7 @@ from tests.zeitwork.store.world import (
     CONFIG,
     EXITED,
     STOPPED,
+    heeded,
     host,
     instance,
     leading,
@@ -142,7 +143,7 @@ async def test_a_hand_over_serves_until_the_successor_runs(store: Store) -> None
         seen = await store.instances.get(row.id)
         assert (seen.state, seen.placement_id) == (InstanceState.RUNNING, old.id)
     with store.notifications.subscribe("zw_placements") as hints:
-        await hints.wait()
+        await heeded(store, hints, "zw_placements")
         await see(store, new, RUNNING)
         with trio.fail_after(20):
             assert (await hints.wait()).ids == {str(old.id)}
@@ -458,7 +459,7 @@ async def test_a_goodbye_gives_a_minute(store: Store, connection: psycopg.Connec
 async def test_the_scheduler_and_the_host_are_told_of_a_death_and_of_a_return(store: Store) -> None:
     node, row, old = await single(store)
     with store.notifications.subscribe("zw_nodes", "zw_instances", "zw_placements") as hints:
-        await hints.wait()
+        await heeded(store, hints, "zw_nodes")
         with trio.fail_after(20):
             await die(store, node)
             assert (await hints.wait()).ids == {str(node.id)}

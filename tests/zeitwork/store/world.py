@@ -16,6 +16,8 @@ from actors.scheduler.store import Assignment, Plan, Postponed
 from runtime.lease import Term
 from zeitwork.store import Store
 from zeitwork.store.cursor import Cursor
+from zeitwork.store.journal import announce
+from zeitwork.store.notifications import Subscription
 from zeitwork.store.rows import HostRegistration, ImageRow, InstanceRow, NewInstance, NodeRow
 
 CAPACITY = Capacity(
@@ -41,9 +43,26 @@ def host(**changes: object) -> HostRegistration:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another thread or process does and nobody announces."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)
+
+
+async def mark(store: Store, channel: str) -> str:
+    """Announce something that is nothing, and return its id."""
+    identifier = uuid4()
+    await store.units.run(lambda cursor: announce(cursor, channel, identifier), name="test.mark")
+    return str(identifier)
+
+
+async def heeded(store: Store, hints: Subscription, channel: str) -> None:
+    """Take the first hint of a new subscription and those of all that was committed until now: they keep its order."""
+    await until(lambda: store.metrics.listening == 1)
+    with trio.fail_after(60):
+        assert (await hints.wait()).everything
+        marked = await mark(store, channel)
+        while marked not in (await hints.wait()).ids:
+            pass
 
 
 async def ready_node(

@@ -305,7 +305,6 @@ async def test_who_is_gone_before_it_is_looked_at_does_not_hurt(tmp_path: Path, 
 async def test_garbage_does_not_hurt_and_a_host_that_waits_is_patient(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unclaimed, "GREETING", 0.5)
     async with waiting(tmp_path) as host:
         where = host.address
         for content in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(3000)):
@@ -323,6 +322,7 @@ async def test_garbage_does_not_hurt_and_a_host_that_waits_is_patient(
                 await socket.send_message(said)
                 with pytest.raises(Problem):
                     invitation.decode_joined(await socket.get_message())
+        monkeypatch.setattr(unclaimed, "GREETING", 0.5)
         # Those that say nothing are not waited for, and many of them keep nobody out for long.
         silent = [await trio.open_tcp_stream(where.host, where.port) for _ in range(unclaimed.MOST_CONNECTIONS + 4)]
         with trio.fail_after(SOON):

@@ -19,7 +19,7 @@ from runtime import Spec
 from runtime.links.door import Door
 from runtime.links.messages import Introduce, NoIntroduction
 from runtime.links.rules import Rules
-from tests.runtime.links.hosts import QUICK, SOON, ended, host, raw_socket, until, want
+from tests.runtime.links.hosts import IMPATIENT, QUICK, SOON, ended, host, raw_socket, until, want
 from tests.runtime.links.messages import Double
 from tests.zeitwork.trust.secured import Signer, issue, secured, transport
 from zeitwork.store.trust import Signed
@@ -110,7 +110,10 @@ async def test_without_a_certificate_nobody_links(log: Log, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("said", [b"GET /link HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00" + b"\xff" * 512, b""])
 async def test_what_is_no_tls_is_refused(said: bytes, log: Log, tmp_path: Path) -> None:
-    async with secured(1, issue(tmp_path, 1, SIGNER)) as one, secured(2, issue(tmp_path, 2, SIGNER)) as two:
+    async with (
+        secured(1, issue(tmp_path, 1, SIGNER), rules=IMPATIENT) as one,
+        secured(2, issue(tmp_path, 2, SIGNER)) as two,
+    ):
         want(one, two)
         await until(one.ups)
         async with raw_socket(one) as stream:
