@@ -81,7 +81,19 @@ class Client:
 
     def instance(self, name: str) -> Any:
         """Return the instance with this name, id, or unambiguous beginning or end of an id."""
-        return self._find("/api/v1/instances", name, "instance", "zeitwork ps --all", ("name",))
+        try:
+            return self._find("/api/v1/instances", name, "instance", "zeitwork ps --all", ("name",))
+        except NotFound:
+            if (group := self.group_called(name)) is None:
+                raise
+            found = [one["name"] for one in self.pages("/api/v1/instances") if one.get("group_id") == group["id"]]
+            raise InvalidInput(
+                f"{group['name']} is a group of instances",
+                field="instance",
+                fix=f"name one of them: {', '.join(sorted(found)[:5])}"
+                if found
+                else "zeitwork groups says why none is there",
+            ) from None
 
     def image(self, name: str) -> Any:
         """Return the image with this id, source, or digest, or an unambiguous part of one."""
