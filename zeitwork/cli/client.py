@@ -22,7 +22,7 @@ class Client:
     """Talks to one host over its unix socket, or over loopback HTTP when a URL is given."""
 
     def __init__(self, socket: Path | None = None, url: str | None = None) -> None:
-        url = url or os.environ.get("ZEITWORK_URL")
+        url = os.environ.get("ZEITWORK_URL") if url is None else url
         chosen = socket or Path(os.environ.get("ZEITWORK_SOCKET") or DEFAULT_RUN_DIR / "zeitwork.sock")
         self.where = url or str(chosen)
         #: The unix socket it talks through, None when a URL was given.
