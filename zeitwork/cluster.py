@@ -31,6 +31,7 @@ from runtime.membership.driver import membership as member_spec
 from runtime.membership.events import Member, Notice, Superseded
 from runtime.spec import Spec
 from zeitwork import machine, systemd
+from zeitwork.advertised import remember
 from zeitwork.config import Config
 from zeitwork.leave import removed_here
 from zeitwork.peers import Peers
@@ -118,6 +119,13 @@ async def membership_of(config: Config, host_id: UUID, env: Environment) -> Memb
     if config.unclaimed:
         return await invited(config, host_id, env)
     if config.join is None:
+        if config.token is not None:
+            # Going on would make a database here, and no host with one can join.
+            raise InvalidInput(
+                "a token alone does not say which cluster it is for",
+                field="join",
+                fix="run the whole command that zeitwork token create printed: --join URL --token TOKEN",
+            )
         return None
     if config.token is None:
         raise InvalidInput("joining needs a token", field="token", fix="zeitwork token create on a host prints one")
@@ -126,11 +134,14 @@ async def membership_of(config: Config, host_id: UUID, env: Environment) -> Memb
 
 
 def _refuse_own_database(config: Config) -> None:
-    if (config.data_dir / "postgres").exists():
+    data = config.data_dir
+    if (data / "postgres").exists():
+        own = " ".join(str(data / name) for name in ("postgres", "trust", "epoch", "host-id"))
+        mend = "join with another --data-dir; or, if nothing of it is wanted, remove its instances, and"
         raise InvalidInput(
-            "this host has a database of its own",
+            "this host has a database of its own: it has run alone, or is the first of another cluster",
             field="data_dir",
-            fix="join with an empty --data-dir; a host that has run alone can't become one of another cluster",
+            fix=f"{mend}: rm -rf {own}",
         )
 
 
@@ -356,15 +367,17 @@ class Linked:
 async def start_links(
     config: Config,
     membership: Membership | None,
+    advertise: str,
     store: Store,
     system: System,
     node: NodeRow,
     host_id: UUID,
     env: Environment,
 ) -> Linked:
-    """Start the actors that link this host with others; return what can be reached by it. Raises a `Problem`."""
-    advertise = config.advertise or (membership.advertise if membership else None)
-    assert advertise is not None  # who is not advertised and has not joined has no links
+    """Start the actors that link this host with others; return what can be reached by it. Raises a `Problem`.
+
+    ``advertise`` is where others reach it; it is remembered once the links are open.
+    """
     address = Address.parse(advertise)
     trust, files = Trust(store.units), TrustFiles(trust_directory(config.data_dir))
     cluster = (await store.cluster.identity()).id
@@ -397,6 +410,10 @@ async def start_links(
         ) from error
     host_links = HostLinks(store.units)
     await host_links.announce(node.id, str(address))
+    try:
+        await trio.to_thread.run_sync(remember, config, membership, str(address))
+    except OSError as error:
+        _log.warning("the address that others reach this host at is not remembered", reason=str(error))
     linked = Linked(address, board, system)
     await system.start(
         Spec("peers", lambda: Peers(node.id, host_links, system.name(ref.name), linked.addresses, linked.dropped))

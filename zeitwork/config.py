@@ -120,14 +120,14 @@ def _http(value: Any) -> str:
     return text
 
 
-def _address(value: Any) -> str:
-    """A port may be left out; names and addresses are both fine."""
+def link_address(value: Any) -> str:
+    """Return ``HOST:PORT`` of a host; a port may be left out; for names and addresses. Raises `ValueError`."""
     text = _text(value)
     try:
         host, port = _split_address(text)
     except ValueError:
         raise ValueError(
-            f"must be ADDRESS:PORT, for example 192.0.2.1:{LINK_PORT} or [2001:db8::1]:{LINK_PORT}"
+            f"must be ADDRESS or ADDRESS:PORT, for example 192.0.2.1:{LINK_PORT} or [2001:db8::1]:{LINK_PORT}"
         ) from None
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -147,7 +147,7 @@ def _split_address(text: str) -> tuple[str, int]:
 
 def _addresses(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else list(value)
-    return tuple(_address(item.strip() if isinstance(item, str) else item) for item in items)
+    return tuple(link_address(item.strip() if isinstance(item, str) else item) for item in items)
 
 
 def _join(value: Any) -> str:
@@ -206,7 +206,7 @@ class Config:
     memory_pressure: float = _setting(_percent, 20.0)
     ipv4_pool: IPv4Network | None = _setting(_pool, None)
     ipv6_prefix: IPv6Network | None = _setting(_region_prefix, None)
-    advertise: str | None = _setting(_address, None)
+    advertise: str | None = _setting(link_address, None)
     peers: tuple[str, ...] = _setting(_addresses, ())
     join: str | None = _setting(_join, None)
     token: str | None = _setting(_text, None)
@@ -253,7 +253,9 @@ def load(
             values[name] = names[name].metadata["parse"](value)
         except (ValueError, TypeError, InvalidInput) as error:
             detail = error.detail if isinstance(error, InvalidInput) else str(error)
-            raise InvalidInput(f"{origin} has {value!r}: {detail}", field=name) from None
+            # A flag that may be repeated: as it was written, and no tuple.
+            shown = " ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+            raise InvalidInput(f"{origin} has {shown}: {detail}", field=name) from None
 
     chosen = file or DEFAULT_FILE
     try:

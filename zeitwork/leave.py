@@ -109,7 +109,7 @@ async def removed(host: RunningHost) -> None:
 def forget(data: Path) -> None:
     """Remove what makes a machine the host of a cluster; images stay. Raises `OSError`."""
     # The id last: without the others it is a new host's, but they without it would be nobody's.
-    for name in ("trust/cluster.json", "trust/host.pem", "trust/joining.pem", "epoch", "host-id"):
+    for name in ("trust/cluster.json", "trust/advertise", "trust/host.pem", "trust/joining.pem", "epoch", "host-id"):
         (data / name).unlink(missing_ok=True)
     trust = data / "trust"
     if trust.is_dir() and not any(trust.iterdir()):

@@ -75,6 +75,7 @@ from runtime.elector import Elector, LeaseChanged, elector
 from runtime.lease import Candidate
 from runtime.office import Office
 from zeitwork import __version__, machine, ownership, systemd
+from zeitwork.advertised import advertised
 from zeitwork.api.app import build_app
 from zeitwork.api.bind import validate_http_bind
 from zeitwork.api.deps import ApiDeps
@@ -172,6 +173,7 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
         guest = await trio.to_thread.run_sync(_prepare, config, paths)
         host_id = machine.host_id(config.data_dir, env)
         membership = await _membership(config, host_id, env)
+        address = advertised(config, membership)
         refused = trio.Event()
         async with _database(config, paths, membership, refused) as dsn, _store(dsn) as store:
             cluster = await store.cluster.identity()
@@ -200,10 +202,12 @@ async def open_host(config: Config) -> AsyncIterator[RunningHost]:
                     host = RunningHost(node.id, config.api_socket, None, system, hypervisors, members, last=last)
                     await _start_actors(config, settings, store, node, network, host)
                     try:
-                        if config.advertise is not None or membership is not None:
+                        if address is not None:
                             from zeitwork.cluster import start_links
 
-                            host.linked = await start_links(config, membership, store, system, node, host_id, env)
+                            host.linked = await start_links(
+                                config, membership, address, store, system, node, host_id, env
+                            )
                             members.linked = host.linked
                         # Known before anybody can ask: nobody is told that this host has nothing.
                         measured = await system.name(MONITOR).ask(Snapshot(), timeout=10)
@@ -257,7 +261,8 @@ def _prepare(config: Config, paths: HostPaths) -> GuestImage:
 async def _membership(config: Config, host_id: UUID, env: Environment) -> Membership | None:
     """Return what this host is a member of, None while it is alone. Raises a `Problem` when it can't join."""
     # What reads certificates takes a while to import, and a host that is alone has none.
-    if config.join is None and not config.unclaimed and not (config.data_dir / "trust").exists():
+    told = config.join is not None or config.token is not None or config.unclaimed
+    if not told and not (config.data_dir / "trust").exists():
         return None
     from zeitwork.cluster import membership_of
 

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -157,7 +159,9 @@ async def _probe(hypervisor: Hypervisor, candidates: Candidates, deadline: float
         jail=None if candidates.jails is None else JailSpec(candidates.jails, candidates.uid),
         agent=False,
     )
-    await trio.to_thread.run_sync(lambda: shutil.rmtree(run, ignore_errors=True))
+    cgroup = Cgroup.of(spec.cgroup)
+    # A host that was killed while it probed has left its guest.
+    await trio.to_thread.run_sync(_clean, run, cgroup, candidates.jails)
     process: VmProcess | None = None
     try:
         process, _ = await launch(hypervisor, spec)
@@ -169,7 +173,7 @@ async def _probe(hypervisor: Hypervisor, candidates: Candidates, deadline: float
             await process.kill()
             process.close()
         with trio.move_on_after(5, shield=True):
-            await trio.to_thread.run_sync(_clean, run, Cgroup.of(spec.cgroup), candidates.jails)
+            await trio.to_thread.run_sync(_clean, run, cgroup, candidates.jails)
 
 
 async def _until_init(spec: MachineSpec, process: VmProcess, deadline: float) -> Verdict:
@@ -191,10 +195,19 @@ async def _until_init(spec: MachineSpec, process: VmProcess, deadline: float) ->
 
 
 def _clean(run: Path, cgroup: Cgroup, jails: Path | None) -> None:
-    if jails is not None:
-        remove_jail(jails)
+    """Remove what a probe leaves, a guest that still runs included. What stays is said, and hurts nobody. Blocking."""
+    for pid in cgroup.members():
+        if pid > 0:  # 0: one that this process can't see
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+    try:
+        # The group first: it waits for the guest to be gone, which may hold what is in the jail.
+        cgroup.remove()
+        if jails is not None:
+            remove_jail(jails)
+    except OSError as error:
+        log.warning("something of a probe guest stays", reason=str(error))
     shutil.rmtree(run, ignore_errors=True)
-    cgroup.remove()
 
 
 def _key(hypervisor: Hypervisor, guest: GuestImage) -> str:

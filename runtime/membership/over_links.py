@@ -125,6 +125,9 @@ class Courier(Actor):
         self._membership = membership
         #: What waits for a link, by the host's id or, where only that is known, its address.
         self._waiting: dict[UUID | str, deque[bytes]] = {}
+        #: Who was found at an address that was given, as few as there are of those. The host may call itself by
+        #: another address: asked for by this one again and again, it needs no connection for each time.
+        self._found: dict[str, UUID] = {}
 
     async def init(self) -> None:
         """Follow the links."""
@@ -136,6 +139,8 @@ class Courier(Actor):
             case _Send(peer, data):
                 self._send(peer, data)
             case _Made(peer, host):
+                if peer.host is None:
+                    self._found[peer.address] = host
                 for data in self._waiting.pop(_key(peer), ()):
                     say(self._board, host, data)
             case _NotMade(peer, refused):
@@ -153,6 +158,8 @@ class Courier(Actor):
 
     def _send(self, peer: Peer, data: bytes) -> None:
         key = _key(peer)
+        if peer.host is None and (found := self._found.get(peer.address)) is not None and say(self._board, found, data):
+            return
         if key in self._waiting:
             self._waiting[key].append(data)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -22,10 +23,13 @@ from runtime.links.transport import Address
 from runtime.membership.claim import State
 from runtime.membership.events import Member, Notice, Superseded
 from tests.runtime.parts import settled, simulated
+from zeitwork.advertised import advertise_file, advertised, remember
 from zeitwork.cluster import Linked, Membership, MembershipFile, membership_of, start_links
 from zeitwork.config import load
+from zeitwork.leave import forget
 from zeitwork.peers import EVERY, MOST, Peers, choose
 from zeitwork.trust import certificates
+from zeitwork.tree import _membership
 from zeitwork.wire import wire_registry
 
 HOST = UUID(int=4)
@@ -64,8 +68,49 @@ async def test_joining_needs_a_token_and_a_host_without_a_database(tmp_path: Pat
         await membership_of(load(flags), HOST, ENV)
     assert caught.value.field == "token"
     (tmp_path / "postgres").mkdir()
-    with pytest.raises(InvalidInput, match="database of its own"):
+    with pytest.raises(InvalidInput, match="database of its own") as caught:
         await membership_of(load({**flags, "token": "x"}), HOST, ENV)
+    # Nothing that setup brought is among what it says to remove.
+    assert f"rm -rf {tmp_path}/postgres " in str(caught.value.fix)
+
+
+async def test_a_token_without_the_address_it_is_for_makes_no_host_of_its_own(tmp_path: Path) -> None:
+    config = load({"data_dir": str(tmp_path), "token": "zwt1_x"})
+    with pytest.raises(InvalidInput) as caught:
+        await _membership(config, HOST, ENV)
+    assert caught.value.field == "join"
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+def test_where_others_reach_a_host_is_remembered(tmp_path: Path) -> None:
+    plain, told = load({"data_dir": str(tmp_path)}), load({"data_dir": str(tmp_path), "advertise": "192.0.2.1"})
+    assert advertised(plain, None) is None
+    assert advertised(told, None) == "192.0.2.1:7946"
+    remember(told, None, "192.0.2.1:7946")
+    # `zeitwork run` is enough from now on; what is said again counts.
+    assert advertised(plain, None) == "192.0.2.1:7946"
+    remember(told, None, "[2001:db8::1]:7946")
+    assert advertised(plain, None) == "[2001:db8::1]:7946"
+    assert [item.name for item in (tmp_path / "trust").iterdir()] == ["advertise"]
+    # Whoever joined has it with the rest, and what is said to it later is kept as well.
+    joined = Membership(UUID(int=1), None, ("192.0.2.1:7946",), "wrong.example:7946")
+    assert advertised(plain, joined) == "wrong.example:7946"
+    assert advertised(told, joined) == "192.0.2.1:7946"
+    remember(told, joined, "192.0.2.1:7946")
+    assert MembershipFile(tmp_path).load() == replace(joined, advertise="192.0.2.1:7946")
+    forget(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "a b", "0.0.0.0", "192.0.2.1:0"])
+def test_an_address_that_can_not_be_read_says_what_to_do(tmp_path: Path, text: str) -> None:
+    path = advertise_file(tmp_path)
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(Failed) as caught:
+        advertised(load({"data_dir": str(tmp_path)}), None)
+    assert f"rm {path}" in str(caught.value.fix)
+    assert advertised(load({"data_dir": str(tmp_path), "advertise": "h1"}), None) == "h1:7946"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,12 @@ def test_bad_values_name_the_field_the_source_and_the_form(flags: dict[str, obje
     assert words in str(caught.value)
 
 
+def test_a_flag_that_may_be_repeated_is_shown_as_it_was_written() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load({"label": ("zone=a", "b")})
+    assert str(caught.value).startswith("label: --label has 'zone=a' 'b': 'b' is not KEY=VALUE")
+
+
 def test_addresses_of_hosts_may_leave_the_port_out() -> None:
     given = ["h2", "192.0.2.1", "2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:80", "h2.example:80"]
     assert load({"peers": given}).peers == (

@@ -48,6 +48,14 @@ class GuestMetrics(msgspec.Struct, frozen=True, kw_only=True):
     app_pid: int | None
 
 
+async def elsewhere(call: Call, node: UUID, what: str) -> Problem:
+    """Return what is said of something of an instance that only the host with its placement, another one, has."""
+    host = (await call.deps.store.nodes.get(node)).hostname
+    return Problem(
+        f"the instance is on host {host}, and its {what} with it", fix=f"ask on {host}", code="elsewhere", status=421
+    )
+
+
 async def reach(call: Call) -> tuple[UUID, AgentLink]:
     """Return the placement of the instance in the path and the link to its guest.
 
@@ -63,13 +71,8 @@ async def reach(call: Call) -> tuple[UUID, AgentLink]:
             fix=_FIXES.get(row.state, "see zeitwork ps for its state"),
             code="not-running",
         )
-    if row.node_id != call.deps.node_id:
-        raise Problem(
-            f"the instance is on node {row.node_id}, and its guest with it",
-            fix="ask that host",
-            code="elsewhere",
-            status=421,
-        )
+    if row.node_id is not None and row.node_id != call.deps.node_id:
+        raise await elsewhere(call, row.node_id, "guest")
     link = call.deps.agents.get(row.placement_id)
     if link.frozen:
         raise Unavailable(

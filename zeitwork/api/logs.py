@@ -11,12 +11,13 @@ import msgspec
 import trio
 from starlette.types import ASGIApp
 
-from actors.model.errors import NotFound, Problem, Unavailable
+from actors.model.errors import NotFound, Unavailable
 from actors.model.states import PlacementState
 from actors.vm.guest import FIGURES, LOG
 from zeitwork.api.call import Call
 from zeitwork.api.console_reader import ConsoleReader
 from zeitwork.api.decode import Input
+from zeitwork.api.guest import elsewhere
 from zeitwork.api.stream import Slots, Stream, Write
 from zeitwork.store import Store
 from zeitwork.store.rows import PlacementRow
@@ -55,12 +56,7 @@ async def logs(call: Call) -> ASGIApp:
     query: LogQuery = call.query
     placement = _choose(await call.deps.store.instances.placements(call.id), query.placement_id)
     if placement is not None and placement.node_id != call.deps.node_id:
-        raise Problem(
-            f"the instance is on node {placement.node_id}, and its log with it",
-            fix="ask that host",
-            code="elsewhere",
-            status=421,
-        )
+        raise await elsewhere(call, placement.node_id, "log")
     slots: Slots = call.request.app.state.slots
 
     async def produce(write: Write) -> None:

@@ -22,7 +22,7 @@ class Client:
     """Talks to one host over its unix socket, or over loopback HTTP when a URL is given."""
 
     def __init__(self, socket: Path | None = None, url: str | None = None) -> None:
-        url = url or os.environ.get("ZEITWORK_URL")
+        url = os.environ.get("ZEITWORK_URL") if url is None else url
         chosen = socket or Path(os.environ.get("ZEITWORK_SOCKET") or DEFAULT_RUN_DIR / "zeitwork.sock")
         self.where = url or str(chosen)
         #: The unix socket it talks through, None when a URL was given.
@@ -81,7 +81,19 @@ class Client:
 
     def instance(self, name: str) -> Any:
         """Return the instance with this name, id, or unambiguous beginning or end of an id."""
-        return self._find("/api/v1/instances", name, "instance", "zeitwork ps --all", ("name",))
+        try:
+            return self._find("/api/v1/instances", name, "instance", "zeitwork ps --all", ("name",))
+        except NotFound:
+            if (group := self.group_called(name)) is None:
+                raise
+            found = [one["name"] for one in self.pages("/api/v1/instances") if one.get("group_id") == group["id"]]
+            raise InvalidInput(
+                f"{group['name']} is a group of instances",
+                field="instance",
+                fix=f"name one of them: {', '.join(sorted(found)[:5])}"
+                if found
+                else "zeitwork groups says why none is there",
+            ) from None
 
     def image(self, name: str) -> Any:
         """Return the image with this id, source, or digest, or an unambiguous part of one."""

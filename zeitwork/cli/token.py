@@ -12,6 +12,8 @@ from zeitwork.cli.options import talks_to_host
 from zeitwork.cli.output import age, print_json, table
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+#: Seconds that a token may be valid, as the API says.
+_SHORTEST, _LONGEST = 60, 7 * 86400
 
 
 @click.group()
@@ -37,7 +39,10 @@ def create(client: Client, ttl: str, as_json: bool) -> None:
       zeitwork token create
       ssh root@h2 "$(zeitwork token create)"
     """
-    made = client.post("/api/v1/tokens", {"ttl": seconds(ttl)})
+    valid = seconds(ttl)
+    if not _SHORTEST <= valid <= _LONGEST:
+        raise InvalidInput(f"{ttl!r} is not from 1m to 7d", field="ttl", fix="write, for example, 10m, 1h or 7d")
+    made = client.post("/api/v1/tokens", {"ttl": valid})
     command = f"zeitwork run --join {made['join']} --token {made['token']}"
     if as_json:
         print_json(made | {"command": command})

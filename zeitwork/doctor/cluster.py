@@ -15,6 +15,7 @@ from psycopg import ProgrammingError, conninfo
 
 from actors.model.errors import Failed
 from runtime.links.transport import Address, Untrusted
+from zeitwork.advertised import advertised
 from zeitwork.cluster import Membership, MembershipFile
 from zeitwork.config import DEFAULT_FILE
 from zeitwork.doctor.check import Check, Patient, fail, ok, warn
@@ -40,7 +41,10 @@ def links(patient: Patient) -> list[Check]:
     membership, refusal = _membership(patient)
     if refusal is not None:
         return refusal
-    text = patient.config.advertise or (membership.advertise if membership else None)
+    try:
+        text = advertised(patient.config, membership)
+    except Failed as unreadable:
+        return fail("links", unreadable.detail, unreadable.fix)
     if text is None:
         return ok("links", "none: this host is alone (zeitwork run --advertise ADDRESS lets others join)")
     address = _parse(text)
@@ -162,7 +166,7 @@ def one_server(patient: Patient) -> list[Check]:
     membership, refusal = _membership(patient)
     dsn = patient.config.database_url or (membership.database if membership else None)
     if dsn is not None:
-        return _own_postgres(dsn, linked=membership is not None or patient.config.advertise is not None)
+        return _own_postgres(dsn, linked=membership is not None or _has_links(patient))
     if refusal is not None:
         return []
     move = "zeitwork db move --to DSN moves it to a replicated Postgres; until then zeitwork db backup FILE, each night"
@@ -177,7 +181,7 @@ def one_server(patient: Patient) -> list[Check]:
             f"the cluster's database was moved to {where_to}, and no database_url is set",
             "set database_url in /etc/zeitwork/zeitwork.toml",
         )
-    if patient.config.advertise is None:
+    if not _has_links(patient):
         return ok("one database", "embedded Postgres is one server; zeitwork db backup FILE keeps a copy")
     lost = "if this host is lost, so is what every host needs to start anything, but for a backup"
     return warn("one database", f"the cluster's Postgres is one server, on this host: {lost}", move)
@@ -225,6 +229,14 @@ def _membership(patient: Patient) -> tuple[Membership | None, list[Check] | None
         return MembershipFile(patient.config.data_dir).load(), None
     except Failed as problem:
         return None, fail("links", problem.detail, problem.fix)
+
+
+def _has_links(patient: Patient) -> bool:
+    """Whether a first host was ever told where others reach it; what can't be read is `links`' to say."""
+    try:
+        return advertised(patient.config, None) is not None
+    except Failed:
+        return True
 
 
 def _parse(text: str) -> Address:

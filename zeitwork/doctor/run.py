@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from zeitwork.config import Config
-from zeitwork.doctor import cluster, firewall, machine, network, storage, virtual
+from zeitwork.doctor import cluster, firewall, hosts, machine, network, storage, virtual
 from zeitwork.doctor.check import Check, Look, Patient
 from zeitwork.setup.options import SetupOptions
 from zeitwork.setup.tools import SystemTools, Tools
@@ -20,6 +20,7 @@ LOOKS: tuple[Look, ...] = (
     *network.LOOKS,
     *firewall.LOOKS,
     *cluster.LOOKS,
+    *hosts.LOOKS,
 )
 
 

@@ -26,6 +26,10 @@ select v.*, extract(epoch from v.asked_at)::float8 as asked, n.hostname, n.state
     extract(epoch from v.asked_at + make_interval(secs => v.timeout) - clock_timestamp())::float8 as remaining
 from invitations v join nodes n on n.id = v.node_id where v.ended_at is null order by v.asked_at, v.node_id limit 1000
 """
+_MEMBER = """
+select n.hostname, n.state from host_links l join nodes n on n.id = l.node_id
+where l.address = %(address)s and n.id <> %(node)s and n.state in ('ready', 'draining') limit 1
+"""
 _THIS_ONE = "node_id = %(node)s and extract(epoch from asked_at)::float8 = %(asked)s and ended_at is null"
 
 
@@ -50,10 +54,19 @@ class Invitations:
         """Write that a host is expected and to be invited at ``address`` (HOST:PORT) for ``timeout`` seconds.
 
         One of that hostname which was given up is invited anew instead. Raises `InvalidInput` for an unknown region
-        and `Conflict` when that host is expected already. Creating the same ``id`` again returns what there is.
+        and `Conflict` when that host is expected already, or one that is up is reached at ``address``. Creating the
+        same ``id`` again returns what there is.
         """
 
         def unit(cursor: Cursor) -> NodeRow:
+            cursor.execute(_MEMBER, {"address": address, "node": id})
+            if (member := cursor.fetchone()) is not None:
+                raise Conflict(
+                    f"{member['hostname']}, which is {member['state']}, is reached at {address}",
+                    field="ip_address",
+                    code="member",
+                    fix="it is of this cluster already: zeitwork nodes shows it; for another one, give its own address",
+                )
             cursor.execute(
                 "select * from nodes where hostname = %s and host_id is null and state = 'error' for no key update",
                 (hostname,),

@@ -54,7 +54,11 @@ class Inviting:
             code = None if one.code is None else parse_code(one.code)
             host = await self._talk(one, code, f"https://{self._address}", term)
         except Problem as problem:
-            return Outcome(False, problem.detail, final=problem.code in _FINAL)
+            detail = problem.detail
+            if problem.code == "closed":
+                # What a host does that waits for nobody: to one that is a member already, an invitation is garbage.
+                detail += ": it is no unclaimed host (zeitwork run --unclaimed), or of a cluster already"
+            return Outcome(False, detail, final=problem.code in _FINAL)
         except ExceptionGroup as group:
             # What happens while a connection stands comes out of its nursery.
             error: Exception = group

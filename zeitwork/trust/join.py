@@ -207,7 +207,7 @@ def _problem_of(error: BaseException, address: Address, deadline: float) -> Prob
             why = error.__cause__.reason or str(error.__cause__)
             return Failed(f"TLS with {address} failed: {why}", field="join", code="untrusted", fix=fix)
         case ConnectionClosed() | HandshakeError() | trio.BrokenResourceError() | trio.ClosedResourceError():
-            return Unavailable(f"{address} closed the connection", field="join", fix=fix)
+            return Unavailable(f"{address} closed the connection", field="join", fix=fix, code="closed")
         case Untrusted():
             return Failed(f"{address}: {error}", field="join", code="untrusted", fix=fix)
         case OSError():

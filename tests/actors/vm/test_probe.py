@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 
 from actors.model.errors import InvalidInput, Unavailable
 from actors.vm import probe
+from actors.vm.cgroup import Cgroup
 from actors.vm.firecracker import Firecracker
 from actors.vm.guest import GuestImage
 from actors.vm.machine import Acceleration
@@ -96,6 +100,39 @@ async def test_a_guest_that_never_reaches_an_init_is_no_proof_and_that_is_rememb
     (base / "kernel2").replace(base / "kernel")
     assert (await judge(hypervisor, what, 0.5)).reason != "from memory"
     assert os.listdir(base / "run") == ["probe.json"]  # noqa: PTH208
+
+
+def test_what_a_killed_host_left_of_its_probe_is_removed(base: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it makes a control group")
+    group, run, jails = Cgroup.of(f"zeitwork-t{base.name[-6:]}/probe-x"), base / "probe-x", base / "jails"
+    entries = group.create()
+    if not entries:
+        pytest.skip("no hierarchy of control groups is writable")
+    (run / "jail").mkdir(parents=True)
+    jails.mkdir()
+    with subprocess.Popen(["sleep", "1000"]) as orphan:
+        try:
+            for entry in entries:
+                entry.write_text(str(orphan.pid))
+            probe._clean(run, group, jails)
+            assert orphan.wait(30) == -signal.SIGKILL
+        finally:
+            orphan.kill()
+    assert group.members() == frozenset()
+    assert [path for root in group.roots if (path := root / group.name).exists()] == []
+    assert not run.exists()
+    assert not jails.exists()
+
+
+def test_what_stays_of_a_probe_ends_nobody(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(group: Cgroup) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy", group.name)
+
+    monkeypatch.setattr(Cgroup, "remove", busy)
+    (base / "probe-x").mkdir()
+    probe._clean(base / "probe-x", Cgroup("zeitwork/probe-x", ()), None)
+    assert not (base / "probe-x").exists()
 
 
 async def test_firecracker_is_chosen_when_a_real_guest_reaches_its_init(base: Path) -> None:

@@ -55,7 +55,9 @@ class Node:
 
 
 @asynccontextmanager
-async def node(number: int, seeds: list[str], port: int, generation: int = 1) -> AsyncIterator[Node]:
+async def node(
+    number: int, seeds: list[str], port: int, generation: int = 1, says: str = "127.0.0.1"
+) -> AsyncIterator[Node]:
     who, registry, heard = UUID(int=number), Registry(), list[object]()
     over_links.register(registry)
     async with System() as system:
@@ -67,7 +69,7 @@ async def node(number: int, seeds: list[str], port: int, generation: int = 1) ->
         courier = over_links.Courier(board, ref, system.name(NAME))
         await system.start(Spec(over_links.NAME, lambda: courier))
         transport = over_links.LinkTransport(board, system.name(over_links.NAME))
-        address = f"127.0.0.1:{port}"
+        address = f"{says}:{port}"
         actor = Membership(who, generation, address, transport, heard.append, seeds=seeds, rules=FAST)
         await system.start(membership(lambda: actor))
         yield Node(who, Address("127.0.0.1", port), actor, board, system, heard)
@@ -128,3 +130,35 @@ async def test_a_host_that_was_removed_does_not_come_back(monkeypatch: pytest.Mo
         assert gone.id not in {peer.host for peer in tried}
         # Whatever a busy machine has them suspect of each other meanwhile, they are well.
         await until(lambda: State.ALIVE is one.state_of(two.id) is two.state_of(one.id), "they are well")
+
+
+async def test_a_seed_at_another_address_is_not_connected_to_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a host was joined by one of its addresses, and calls itself by another."""
+    ports = [await free_port() for _ in range(2)]
+    asked, connected = list[Peer](), list[Peer]()
+    send, make = over_links.Courier._send, over_links.Courier._make
+
+    def note(self: over_links.Courier, peer: Peer, data: bytes) -> None:
+        if peer.host is None:
+            asked.append(peer)
+        send(self, peer, data)
+
+    async def connect(self: over_links.Courier, peer: Peer, address: Address) -> UUID:
+        connected.append(peer)
+        return await make(self, peer, address)
+
+    monkeypatch.setattr(over_links.Courier, "_send", note)
+    monkeypatch.setattr(over_links.Courier, "_make", connect)
+    async with (
+        node(1, [], ports[0], says="127.0.0.2") as one,
+        node(2, [f"127.0.0.1:{ports[0]}"], ports[1]) as two,
+    ):
+        await until(lambda: two.state_of(one.id) is State.ALIVE and one.state_of(two.id) is State.ALIVE, "they meet")
+        met = len(asked)
+        # Two for a link that stands by now, then those that count.
+        await until(lambda: len(asked) >= met + 2, "it looks for its seed")
+        asked.clear()
+        connected.clear()
+        await until(lambda: len(asked) >= 3, "it goes on looking")
+        assert connected == []
+        await until(lambda: two.state_of(one.id) is State.ALIVE, "it is well")

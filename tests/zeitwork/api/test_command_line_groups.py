@@ -35,6 +35,9 @@ async def test_a_groups_whole_life(world: World) -> None:
         assert [one["name"] for one in scaled["instances"]] == [f"web-{slot}" for slot in range(5)]
         assert (await loaded(world, "scale", "web", "1"))["running"] == 1
         assert [one["name"] for one in await loaded(world, "ps")] == ["web-0"]
+        # What is asked of one instance says which there are.
+        for command in (("events", "web"), ("logs", "web"), ("stop", "web")):
+            assert "name one of them: web-0" in await zeitwork(world, *command, fails=True)
         # Somebody's instance comes again: the group has one.
         assert (await loaded(world, "rm", "web-0", "--yes"))["state"] == "terminated"
         assert (await loaded(world, "scale", "web", "1"))["running"] == 1

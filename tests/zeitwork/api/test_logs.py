@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from actors.model.states import PlacementState
+from actors.model.states import NodeDesired, NodeState, PlacementState
 from actors.vm.console import rotate
-from tests.zeitwork.api.conftest import World
+from tests.zeitwork.api.conftest import CAPACITY, World
 from zeitwork.api.console_reader import ConsoleReader
 from zeitwork.api.deps import fresh_id
+from zeitwork.store.rows import HostRegistration
 
 
 def read(path: Path, tail: int | None = None) -> bytes:
@@ -111,6 +112,23 @@ async def test_an_earlier_try_can_be_read(world: World) -> None:
     assert earlier.content == b"first\n"
     other = await world.client.get(f"{path}/logs", params={"placement_id": str(fresh_id())})
     assert (other.status_code, other.json()["field"]) == (404, "placement_id")
+
+
+async def test_of_an_instance_on_another_host_it_says_which(world: World) -> None:
+    nodes = world.store.nodes
+    other = await nodes.register(HostRegistration(fresh_id(), "host-b", "boot-1", version="0.1.0"))
+    await nodes.record_capacity(other.id, CAPACITY)
+    await nodes.set_state(other.id, NodeState.READY)
+    await nodes.set_desired(world.node.id, NodeDesired.CORDONED)
+    made = await world.create()
+    assert await world.place() == []
+    (placement,) = await world.store.placements.placements(other.id)
+    for state in (PlacementState.PREPARING, PlacementState.STARTING, PlacementState.RUNNING):
+        await world.observe(placement.id, state)
+    for what, name in (("logs", "log"), ("metrics", "guest")):
+        answer = await world.client.get(f"/api/v1/instances/{made['id']}/{what}")
+        assert (answer.status_code, answer.json()["fix"]) == (421, "ask on host-b")
+        assert answer.json()["detail"] == f"the instance is on host host-b, and its {name} with it"
 
 
 async def test_following_until_the_instance_is_gone(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,11 @@ from tests.zeitwork.api.conftest import World
 from tests.zeitwork.api.test_command_line import loaded, zeitwork
 from tests.zeitwork.api.test_framework import metrics, value
 from tests.zeitwork.test_members import MEMBER, Links
+from zeitwork.config import Config
+from zeitwork.doctor.check import Patient
+from zeitwork.doctor.hosts import hosts
+from zeitwork.setup.options import SetupOptions
+from zeitwork.setup.tools import SystemTools
 
 
 def link(world: World, *others: Member) -> None:
@@ -38,6 +44,25 @@ async def test_without_links_there_is_the_host_itself(world: World) -> None:
     assert (own["node_id"], own["own"], own["state"], own["load"]) == (str(world.node.id), True, "alive", None)
     (node,) = (await answer(world, "/api/v1/nodes"))["items"]
     assert node["membership"] is None
+
+
+async def test_doctor_says_whom_the_host_misses(world: World, tmp_path: Path) -> None:
+    async def looked() -> list[tuple[str, str, str | None]]:
+        patient = Patient(config, SetupOptions.of(config), SystemTools())
+        return [(one.status, one.detail, one.fix) for one in await trio.to_thread.run_sync(hosts, patient)]
+
+    config = Config(data_dir=tmp_path / "data", socket=world.deps.paths.api_socket)
+    assert await looked() == []  # alone
+    link(world, replace(MEMBER, state=State.ALIVE))
+    assert await looked() == [("ok", "1 other, all heard", None)]
+    silent = replace(MEMBER, host=UUID(int=4), meta=b"", state=State.SUSPECT, refused=False)
+    link(world, MEMBER, silent, replace(MEMBER, host=UUID(int=5), meta=b"", state=State.LEFT))
+    ((status, detail, fix),) = await looked()
+    assert (status, fix) == ("warn", "zeitwork run on h3; if it never comes back: zeitwork nodes rm h3 --dead")
+    for part in ("h3 is dead, its process gone, for ", f"{silent.host} is suspect, not reached", "was stopped "):
+        assert part in detail
+    config = Config(data_dir=tmp_path / "data", socket=tmp_path / "nothing.sock")
+    assert await looked() == []
 
 
 async def test_others_are_shown_with_state_age_and_load(world: World) -> None:

@@ -20,6 +20,7 @@ import pytest
 from tests.zeitwork.doctor.test_doctor import only, patient
 from tests.zeitwork.setup.world import World
 from tests.zeitwork.trust.secured import Signer, issue
+from zeitwork.advertised import advertise_file
 from zeitwork.cluster import Membership, MembershipFile
 from zeitwork.doctor import cluster
 from zeitwork.store.embedded.holding import mark_moved
@@ -96,6 +97,17 @@ def test_an_address_that_nobody_reaches(world: World, monkeypatch: pytest.Monkey
     assert "no address of this machine" in check.detail
     check = only(cluster.links(patient(world, advertise="nowhere.invalid:7946")))
     assert (check.status, check.fix) == ("fail", "--advertise an IP address")
+
+
+def test_an_address_of_the_last_start_is_known(world: World) -> None:
+    # As after `zeitwork run --advertise`: nothing of it is in the configuration.
+    path = advertise_file(world.options().paths.data)
+    path.parent.mkdir(parents=True)
+    path.write_text("192.0.2.7:7946\n")
+    assert "192.0.2.7:7946 is no address of this machine" in only(cluster.links(patient(world))).detail
+    assert "one server, on this host" in only(cluster.one_server(patient(world))).detail
+    path.write_text("a b\n")
+    assert only(cluster.links(patient(world))).fix == f"rm {path}, and start with --advertise ADDRESS"
 
 
 def own_address() -> str:

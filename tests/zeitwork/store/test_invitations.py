@@ -19,6 +19,7 @@ from runtime.lease import Fenced, Term
 from tests.zeitwork.store.test_snapshots import copy_of, taken
 from tests.zeitwork.store.world import host, instance, leading, live, place, ready_image, ready_node, running
 from zeitwork.store import Store
+from zeitwork.store.links import HostLinks
 from zeitwork.store.rows import NodeRow
 from zeitwork.store.trust import Trust, WrongToken
 from zeitwork.trust import certificates
@@ -89,6 +90,18 @@ async def test_a_host_is_expected_until_it_has_come(store: Store) -> None:
     await store.invitations.finish(one, term)
     assert await store.invitations.expected() == ()
     assert (await store.nodes.get(node.id)).state is NodeState.BOOTING
+
+
+async def test_a_host_of_the_cluster_that_is_up_is_not_invited_again(store: Store) -> None:
+    member = await ready_node(store)
+    await HostLinks(store.units).announce(member.id, "192.0.2.2:7946")
+    with pytest.raises(Conflict, match=f"{member.hostname}, which is ready, is reached at 192.0.2.2:7946") as caught:
+        await invite(store)
+    assert (caught.value.field, caught.value.code) == ("ip_address", "member")
+    assert await store.invitations.expected() == ()
+    # Its machine may have been made anew meanwhile.
+    await store.nodes.set_state(member.id, NodeState.DOWN)
+    assert (await invite(store)).state is NodeState.BOOTING
 
 
 async def test_what_is_given_up_can_be_asked_for_again(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -140,6 +141,16 @@ async def test_from_the_request_to_ready(store: Store, tmp_path: Path) -> None:
 async def give_time(store: Store, seconds: float) -> None:
     """Let invitations have so many seconds from when they were asked for."""
     await store.units.run(lambda cursor: cursor.execute("update invitations set timeout = %s", (seconds,)), name="test")
+
+
+async def test_a_host_that_is_a_member_waits_for_no_invitation(store: Store, tmp_path: Path) -> None:
+    async with invited(store, tmp_path) as (_, inviting, node):
+        (one,) = await store.invitations.expected()
+        # The peer itself: a real host of a cluster.
+        outcome = await inviting.invite(replace(one, address=str(inviting._address)), await leading(store))
+        assert (outcome.accepted, outcome.final) == (False, False)
+        assert "closed the connection: it is no unclaimed host (zeitwork run --unclaimed)" in outcome.reason
+        assert (await store.nodes.get(node.id)).state is NodeState.BOOTING
 
 
 @pytest.mark.parametrize("when", ["before", "while the host joins"])
