@@ -10,20 +10,43 @@ from actors.commands.messages import CommandKind
 from actors.commands.store import Note, Order
 from actors.model.states import InstanceDesired
 from runtime.lease import Term
+from zeitwork.store.cursor import by_index
 from zeitwork.store.election import fence
 from zeitwork.store.journal import record
 from zeitwork.store.units import Cursor, Units
 
 # What is wanted is what `zeitwork.store.placements` tells the host: it is the same question, asked for all hosts.
-_OUTSTANDING = """
+#
+# It is asked only about placements that it can concern, each kind of them found by an index of its own: all that runs is
+# far more. Those are what was not begun; what is there of instances that are to end; what is in the way of a generation
+# that was not placed; what a successor has taken over from; and what was lost on a host that is back.
+_COLUMNS = "p.id, p.instance_id, p.node_id, p.generation, p.kept, p.state, p.lost_at"
+_OUTSTANDING = f"""
+with p as (
+    select {_COLUMNS} from placements p where p.state = 'assigned'
+    union
+    select {_COLUMNS} from (
+        select id from instances where desired <> 'running' and state not in ('stopped', 'terminated')
+        order by id offset 0) i
+        cross join lateral (select * from placements where instance_id = i.id and state <> 'removed' offset 0) p
+    union
+    select {_COLUMNS} from (
+        select id from instances where desired = 'running' and observed_generation < generation
+        order by - priority, id offset 0) i
+        cross join lateral (select * from placements where instance_id = i.id and state <> 'removed' offset 0) p
+    union
+    select {_COLUMNS} from placements p where p.released and p.state <> 'removed'
+    union
+    select {_COLUMNS} from nodes n join placements p on p.node_id = n.id
+    where n.state not in ('down', 'terminated') and p.lost_at is not null and p.state <> 'removed')
 select p.id, p.instance_id, p.node_id, p.generation, i.desired, w.wanted, i.stop_force,
     coalesce(i.stop_wait, i.stop_timeout) as stop_timeout, n.state not in ('ready', 'draining') as away
-from placements p join instances i on i.id = p.instance_id join nodes n on n.id = p.node_id
+from p join instances i on i.id = p.instance_id join nodes n on n.id = p.node_id
     cross join lateral (select i.desired = 'running' and (p.generation = i.generation or p.kept) as wanted) w
-where p.state <> 'removed' and (not w.wanted or p.state = 'assigned') and p.node_id <> %s and n.state <> 'terminated'
+where (not w.wanted or p.state = 'assigned') and p.node_id <> %s and n.state <> 'terminated'
     and not (n.state = 'down' and p.lost_at is not null)
 order by away, p.id limit %s
-"""
+""".encode()
 
 
 class Commands:
@@ -40,7 +63,8 @@ class Commands:
 
         def unit(cursor: Cursor) -> tuple[Order, ...]:
             fence(cursor, term)
-            cursor.execute(_OUTSTANDING, (own, limit))
+            by_index(cursor, in_order=True)
+            cursor.execute(_OUTSTANDING, (own, limit), prepare=False)
             return tuple(_order(row) for row in cursor)
 
         return await self._units.run(unit, name="commands.outstanding")
