@@ -34,7 +34,6 @@ from zeitwork.store.relocation import replace as replace_placement
 from zeitwork.store.rows import EventRow, InstanceRow, NewInstance, Page, PlacementRow
 from zeitwork.store.units import Cursor, Units
 
-
 # Of each subject by itself, which its index answers: in the order of all events it would be a reading of them all.
 _EVENTS = """
 select e.* from (

@@ -150,7 +150,8 @@ class Transaction:
 
     def record(self, who: str, what: str, kind: str, subject: UUID, data: Mapping[str, Any] | None = None) -> None:
         """Append an event."""
-        self.events.append((who, what, kind, subject, dict(data or {})))
+        told = {} if self.term is None else {"epoch": self.term.epoch}
+        self.events.append((who, what, kind, subject, told | dict(data or {})))
 
     def announce(self, channel: str, identifier: UUID) -> None:
         """Notify once the transaction is committed."""
