@@ -23,6 +23,9 @@ MOST_FLYING, MOST_TO_ONE = 128, 16
 TAKEN_FIRST, TAKEN_MAX = 5.0, 60.0
 REFUSED_FIRST, REFUSED_MAX = 1.0, 30.0
 UNREACHABLE_FIRST, UNREACHABLE_MAX = 0.5, 15.0
+#: Seconds between two notes at least that a host was not reached: one that answers now and then is noted for each of
+#: its orders, which may be thousands.
+NOTED_AGAIN = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Entry:
     taken: bool = False
     unreachable: bool = False
     refused: str = ""
+    #: Until when it is not noted again that its host was not reached.
+    quiet: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +233,11 @@ def _unreachable(state: State, entry: Entry, reason: str, now: float, chance: fl
         if other.order.node_id != node_id:
             continue
         if not other.unreachable:
-            effects.append(Write(Note("unreachable", other.order, other.attempts, reason)))
-            entries[key] = other = replace(other, unreachable=True)
+            quiet = other.quiet
+            if now >= quiet:
+                effects.append(Write(Note("unreachable", other.order, other.attempts, reason)))
+                quiet = now + NOTED_AGAIN
+            entries[key] = other = replace(other, unreachable=True, quiet=quiet)
         if key == entry.order.placement_id:
             entries[key] = replace(other, number=None, due=now)
     return replace(state, entries=entries, troubles={**state.troubles, node_id: trouble})

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
 
+import trio
+
 from actors.commands import dispatch
 from actors.commands.counts import Counts
 from actors.commands.dispatch import State, backoff, step
@@ -22,6 +24,8 @@ from runtime.office import Office
 #: Seconds between looks that nobody asked for, and that a look, a command and the writing of steps may take.
 SLOW_TIMER = 15.0
 LOOK_DEADLINE, COMMAND_DEADLINE, WRITE_DEADLINE = 10.0, 5.0, 10.0
+#: Seconds that a leader which goes out of office takes to write steps: its successor waits for that.
+LAST_WRITE_DEADLINE = 1.0
 #: Seconds between looks at least that time asks for, and the longest pause after one when hints come fast.
 SHORTEST_WAIT, LONGEST_PAUSE = 0.5, 2.0
 #: A pause is so many times as long as its look took: looking takes a fifth of the time at most.
@@ -78,7 +82,6 @@ class _Written(Message):
 
 @dataclass(frozen=True, slots=True)
 class _WriteFailed(Message):
-    notes: tuple[Note, ...]
     error: Exception
 
 
@@ -104,8 +107,9 @@ class Dispatcher(Actor):
         self._failures = 0
         self._timer: Timer | None = None
         self._notes: deque[Note] = deque()
-        self._writing = False
+        self._writing: tuple[Note, ...] = ()
         self._write_failures = 0
+        self._left_out = 0
 
     async def init(self) -> None:
         """Look at once, then on hints and on a slow timer."""
@@ -139,16 +143,25 @@ class Dispatcher(Actor):
             case _Write():
                 self._write()
             case _Written():
-                self._writing, self._write_failures = False, 0
+                self._writing, self._write_failures = (), 0
                 self._write()
-            case _WriteFailed(notes=notes, error=error):
-                self._write_failed(notes, error)
+            case _WriteFailed(error=error):
+                self._write_failed(error)
             case _:
                 self.ctx.log.warning("unknown message", message=type(message).__name__)
 
     async def stopped(self, reason: Exit) -> None:  # noqa: ARG002
-        """What is outstanding is another leader's to know."""
+        """What is outstanding is another leader's to know. Steps that wait are written while this one may."""
         self.counts.outstanding = 0
+        notes = (*self._writing, *self._notes)
+        for begin in range(0, len(notes), WRITE_AT_ONCE):
+            try:
+                with trio.fail_after(LAST_WRITE_DEADLINE):
+                    await self._store.record(notes[begin : begin + WRITE_AT_ONCE], self._office.term())
+            except (trio.TooSlowError, Problem, Fenced, NotLeading) as error:
+                # Its successor writes what it finds, and what it does about it.
+                self.ctx.log.warning("steps of commands are not written", steps=len(notes) - begin, error=str(error))
+                return
 
     # --- looking
 
@@ -269,8 +282,13 @@ class Dispatcher(Actor):
 
     def _note(self, note: Note) -> None:
         if len(self._notes) >= MOST_NOTES:
-            self.ctx.log.warning("a step of a command is not written: too many wait", step=note.step)
+            if not self._left_out:  # there are as many to come as there are commands
+                self.ctx.log.warning("steps of commands are not written: too many wait", step=note.step)
+            self._left_out += 1
             return
+        if self._left_out:
+            self.ctx.log.warning("steps of commands are written again", left_out=self._left_out)
+            self._left_out = 0
         if not self._notes and not self._writing:
             self.ctx.after(GATHER, _Write())
         self._notes.append(note)
@@ -278,14 +296,14 @@ class Dispatcher(Actor):
     def _write(self) -> None:
         if self._writing or not self._notes:
             return
-        self._writing = True
         notes = tuple(self._notes.popleft() for _ in range(min(WRITE_AT_ONCE, len(self._notes))))
+        self._writing = notes
         self.ctx.effect(
             partial(self._record, notes),
             name="write steps",
             deadline=WRITE_DEADLINE,
             then=lambda _: _Written(),
-            failed=partial(_WriteFailed, notes),
+            failed=_WriteFailed,
         )
 
     async def _record(self, notes: Sequence[Note]) -> None:
@@ -295,9 +313,9 @@ class Dispatcher(Actor):
             self._office.doubt(str(fenced))
             raise
 
-    def _write_failed(self, notes: tuple[Note, ...], error: Exception) -> None:
-        self._writing = False
-        self._notes.extendleft(reversed(notes))
+    def _write_failed(self, error: Exception) -> None:
+        self._notes.extendleft(reversed(self._writing))
+        self._writing = ()
         self._write_failures += 1
         if isinstance(error, Fenced | NotLeading):
             return  # the term is over, and this actor with it

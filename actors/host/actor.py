@@ -234,7 +234,8 @@ class Host(Actor):
             mine = {placement.id for placement in placements} | {leftover.placement_id for leftover in found}
             strangers = await self._leftovers.strangers(mine | children)
         files = await self._files.scan()
-        doomed = await self._snapshots.deleting(self._node_id, files) if files else set()
+        # One of which nothing is here any more has to be told of, too: perhaps only the answer about it was lost.
+        doomed = await self._snapshots.deleting(self._node_id, files) if files or thorough else set()
         return _Looked(tuple(placements), found, frozenset(tombstones), strangers, frozenset(doomed))
 
     def _looked(self, looked: _Looked) -> None:

@@ -12,7 +12,7 @@ from zeitwork.cli.options import talks_to_host
 from zeitwork.cli.output import age, print_json, table
 
 #: What is said in other columns, or is for programs.
-_LEFT_OUT = ("instance_id", "placement_id", "node_id", "epoch")
+_LEFT_OUT = ("instance_id", "placement_id", "node_id")
 
 
 @click.command()

@@ -25,12 +25,16 @@ class NewEvent:
 
 
 class Cursor(psycopg.Cursor[dict[str, Any]]):
-    """A cursor whose unit's events and notifications are written together, last of all before the commit."""
+    """A cursor whose unit's events and notifications are written together, last of all before the commit.
+
+    ``epoch`` is that of the leader whose unit it is, None of anybody else: its events tell it.
+    """
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, row_factory=dict_row)
         self.new_events: list[NewEvent] = []
         self.notices: dict[tuple[str, str], None] = {}
+        self.epoch: int | None = None
 
 
 def by_index(cursor: Cursor, *, in_order: bool = False) -> None:

@@ -93,6 +93,7 @@ def fence(cursor: Cursor, term: Term) -> None:
         raise Fenced(term, "its lease has expired")
     if (row["seen"] or 0) > term.epoch:
         raise Fenced(term, f"a host has seen epoch {row['seen']}: the database was restored from a backup")
+    cursor.epoch = term.epoch
 
 
 class Election:

@@ -33,6 +33,8 @@ from instances i join images m on m.id = i.image_id left join instance_groups g 
     from placements c where c.instance_id = i.id and {COUNTS} order by {FIRST} limit 1) p on true
 """
 ENDED = (InstanceState.STOPPED, InstanceState.FAILED, InstanceState.CRASH_LOOP)
+#: Those, and what is so for good: how it came to that stays known, whatever is asked of it later.
+_OVER = (*ENDED, InstanceState.TERMINATED)
 
 
 def lock_instance(cursor: Cursor, instance_id: UUID) -> dict[str, Any] | None:
@@ -416,6 +418,8 @@ def end(
     data: dict[str, Any] = {"desired": desired, "force": force}
     if desired is InstanceDesired.TERMINATED:
         data["volumes"] = volumes
+    if stop_wait is not None:
+        data["stop_timeout"] = stop_wait
     record(cursor, who, "instance.desired", "instance", row["id"], data)
     release_kept(cursor, row["id"], row["generation"])
     placed = current_placement(cursor, row)
@@ -423,7 +427,7 @@ def end(
         _tell_if_it_waits(cursor, row, placed, desired, who)
     else:
         state = InstanceState(desired.value)
-        reason = row["reason"] if row["state"] in ENDED else "it was not running"
+        reason = row["reason"] if row["state"] in _OVER else "it was not running"
         write_observed(
             cursor,
             row,

@@ -34,6 +34,16 @@ from zeitwork.store.relocation import replace as replace_placement
 from zeitwork.store.rows import EventRow, InstanceRow, NewInstance, Page, PlacementRow
 from zeitwork.store.units import Cursor, Units
 
+# Of each subject by itself, which its index answers: in the order of all events it would be a reading of them all.
+_EVENTS = """
+select e.* from (
+    select %(id)s::uuid as subject union all select id from placements where instance_id = %(id)s
+    union all select id from snapshots where instance_id = %(id)s) s
+    cross join lateral (
+        select * from events where subject_id = s.subject and id > %(after)s order by id limit %(limit)s) e
+order by e.id limit %(limit)s
+"""
+
 
 class Instances:
     """Desired and observed state of instances."""
@@ -274,12 +284,7 @@ class Instances:
 
         def unit(cursor: Cursor) -> tuple[EventRow, ...]:
             get_instance(cursor, instance_id)
-            cursor.execute(
-                "select * from events where id > %(after)s and (subject_id = %(id)s or subject_id in "
-                "(select id from placements where instance_id = %(id)s union all "
-                "select id from snapshots where instance_id = %(id)s)) order by id limit %(limit)s",
-                {"after": after, "id": instance_id, "limit": limit},
-            )
+            cursor.execute(_EVENTS, {"after": after, "id": instance_id, "limit": limit})
             return tuple(event_row(row) for row in cursor)
 
         return await self._units.read(unit, name="instances.events")

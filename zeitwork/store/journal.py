@@ -30,8 +30,12 @@ def record(
     subject_id: UUID,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Append an event as a part of the transaction that makes the change, and announce it."""
-    cursor.new_events.append(NewEvent(who, what, subject_kind, subject_id, dict(data or {})))
+    """Append an event as a part of the transaction that makes the change, and announce it.
+
+    One of a leader's transaction has its ``epoch``: who follows an instance across hosts sees which leader decided.
+    """
+    told = {} if cursor.epoch is None else {"epoch": cursor.epoch}
+    cursor.new_events.append(NewEvent(who, what, subject_kind, subject_id, told | dict(data or {})))
 
 
 def announce(cursor: Cursor, channel: str, identifier: UUID) -> None:

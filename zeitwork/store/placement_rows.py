@@ -66,7 +66,8 @@ def current_placement(cursor: Cursor, instance: Mapping[str, Any]) -> dict[str, 
 def release_kept(cursor: Cursor, instance_id: UUID, below: int) -> tuple[UUID, ...]:
     """Let no placement of a generation ``below`` that one serve on, and tell its host; return which did."""
     cursor.execute(
-        "update placements set kept = false, asked = false where instance_id = %s and kept and generation < %s "
+        "update placements set kept = false, asked = false, released = true "
+        "where instance_id = %s and kept and generation < %s "
         "returning id",
         (instance_id, below),
     )

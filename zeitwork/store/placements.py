@@ -187,6 +187,9 @@ def observe(
         data = {
             "instance_id": str(instance["id"]),
             "node_id": str(row["node_id"]),
+            "generation": row["generation"],
+            # Of the leader that placed it there.
+            "epoch": row["epoch"],
             "from": row["state"],
             "to": seen.state,
             "reason": reason,

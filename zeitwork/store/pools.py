@@ -1,4 +1,4 @@
-"""The networks that hosts give addresses from. Writes the table ``pools`` (a part of the nodes' aggregate)."""
+"""The networks that hosts give addresses from. Writes ``pools`` and ``freed_pools``, a part of the nodes' aggregate."""
 
 from __future__ import annotations
 
@@ -58,8 +58,12 @@ def ensure_pools(cursor: Cursor, node_id: UUID, region: RegionRow, *, ipv6: bool
 
 
 def drop_pools(cursor: Cursor, node_id: UUID) -> None:
-    """Free a node's networks for other hosts. Its leases must be gone."""
-    cursor.execute("delete from pools where node_id = %s", (node_id,))
+    """Free a node's networks for other hosts. Its leases must be gone.
+
+    Nothing rests in them then. Instead their next host gives addresses from where this one has ended: what was given
+    last comes again as late as in one pool.
+    """
+    cursor.execute(_DROP, (node_id,))
 
 
 @dataclass(slots=True)
@@ -148,6 +152,11 @@ def exhausted(cursor: Cursor, supply: Supply) -> str:
     return f"no free IPv{family} address in {supply.network}: {leased} leased, {row['resting']} resting"
 
 
+_DROP = """
+with dropped as (delete from pools where node_id = %s returning network, next_offset)
+insert into freed_pools (network, next_offset) select network, next_offset from dropped
+on conflict (network) do update set next_offset = excluded.next_offset
+"""
 #: Addresses that are left out at most: an IPv6 pool has more than anybody can count.
 _LEAP = 1 << 20
 _LOCK_POOLS = """
@@ -191,7 +200,10 @@ from leases where pool = %s::cidr
 
 
 def _insert(cursor: Cursor, network: IPv4Network | IPv6Network, node_id: UUID, first: int, last: int) -> None:
+    cursor.execute("delete from freed_pools where network = %s returning next_offset", (network,))
+    freed = cursor.fetchone()
+    begin = first if freed is None else freed["next_offset"]
     cursor.execute(
         "insert into pools (network, node_id, first_offset, last_offset, next_offset) values (%s, %s, %s, %s, %s)",
-        (network, node_id, first, last, first),
+        (network, node_id, first, last, begin),
     )

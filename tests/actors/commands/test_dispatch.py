@@ -14,6 +14,7 @@ from actors.commands import dispatch
 from actors.commands.dispatch import (
     MOST_FLYING,
     MOST_TO_ONE,
+    NOTED_AGAIN,
     TAKEN_FIRST,
     TAKEN_MAX,
     UNREACHABLE_MAX,
@@ -276,3 +277,19 @@ class Hosts(RuleBasedStateMachine):
 
 TestHosts = Hosts.TestCase
 TestHosts.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_host_that_answers_now_and_then_is_noted_now_and_then() -> None:
+    """What waits for it may be thousands: each of its silences is not worth as many lines."""
+    run = Run()
+    orders = [order(number) for number in range(1, 30)]
+    begin = run.now
+    probes = run.look(*orders)
+    while run.now < begin + 8 * NOTED_AGAIN:
+        for one in probes:
+            run.fail(one)
+        run.now = run.state.wake() or 0.0
+        (probe,) = run.look(*orders)
+        probes = sent(run.answer(probe)) or run.look(*orders)
+    noted = [step for step, _ in run.steps()].count("unreachable")
+    assert len(orders) <= noted <= 9 * len(orders)

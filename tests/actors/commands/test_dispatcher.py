@@ -122,6 +122,13 @@ async def world(*, linked: bool = True, orders: Sequence[Order] = ()) -> AsyncIt
         yield made
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, in steps shorter than anything here takes, for what nobody announces."""
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+
 async def test_a_hint_is_followed_by_a_command_and_its_steps_are_written(autojump_clock: MockClock) -> None:
     async with world() as it:
         await trio.sleep(1)
@@ -280,3 +287,40 @@ async def test_a_request_that_timed_out_is_told_so(autojump_clock: MockClock) ->
         await trio.sleep(10)
         (note,) = [note for note in it.store.notes if note.step == "unreachable"]
         assert note.reason == str(AskTimeout(NAME, "Command", 5.0))
+
+
+async def test_steps_that_wait_are_written_before_a_leader_goes(autojump_clock: MockClock) -> None:
+    async with world(orders=[order(1), order(2)]) as it:
+        await until(lambda: it.counts.taken == 2)
+        assert it.store.notes == []
+        await it.system.stop(DISPATCHER)
+        assert it.store.steps() == ["sent", "sent", "taken", "taken"]
+
+
+async def test_steps_that_are_being_written_as_a_leader_goes_are_given_once_more(autojump_clock: MockClock) -> None:
+    """Nobody heard whether they were written; the store finds out."""
+    async with world(orders=[order()]) as it:
+        await until(lambda: it.store.writes > 0)
+        assert it.store.notes == []
+        await it.system.stop(DISPATCHER)
+        assert it.store.steps() == ["sent", "taken"]
+
+
+async def test_a_leader_whose_term_is_over_writes_nothing_as_it_goes(autojump_clock: MockClock) -> None:
+    async with world(orders=[order()]) as it:
+        await until(lambda: it.counts.taken > 0)
+        it.office.end("another one leads")
+        await it.system.stop(DISPATCHER)
+        assert (it.store.writes, it.store.notes) == (0, [])
+
+
+async def test_of_steps_that_are_left_out_one_line_is_logged_for_many(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("actors.commands.dispatcher.MOST_NOTES", 10)
+    async with world() as it:
+        it.store.fails = lambda: Unavailable("away") if it.store.writes and not it.store.notes else None
+        it.store.give(*(order(number, node=number % 40) for number in range(1, 200)))
+        it.hint()
+        await trio.sleep(60)
+    assert capsys.readouterr().out.count("too many wait") == 1

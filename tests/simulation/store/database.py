@@ -82,6 +82,8 @@ class Database:
         self.regions: Table[UUID, tables.Region] = Table(self._undo)
         self.nodes: Table[UUID, tables.Node] = Table(self._undo)
         self.pools: Table[Any, tables.Pool] = Table(self._undo)
+        #: How far the addresses were given of networks that no host has any more.
+        self.freed_pools: Table[Any, int] = Table(self._undo)
         self.images: Table[UUID, tables.Image] = Table(self._undo)
         self.instances: Table[UUID, tables.Instance] = Table(self._undo)
         self.groups: Table[UUID, tables.Group] = Table(self._undo)
@@ -148,7 +150,8 @@ class Transaction:
 
     def record(self, who: str, what: str, kind: str, subject: UUID, data: Mapping[str, Any] | None = None) -> None:
         """Append an event."""
-        self.events.append((who, what, kind, subject, dict(data or {})))
+        told = {} if self.term is None else {"epoch": self.term.epoch}
+        self.events.append((who, what, kind, subject, told | dict(data or {})))
 
     def announce(self, channel: str, identifier: UUID) -> None:
         """Notify once the transaction is committed."""

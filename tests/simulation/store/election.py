@@ -25,8 +25,9 @@ def fence(tx: Transaction, term: Term) -> None:
         raise Fenced(term, f"epoch {row.epoch} has begun")
     if row.expires_at <= tx.now:
         raise Fenced(term, "its lease has expired")
-    if any(node.epoch_seen > term.epoch for node in tx.database.nodes) and Bug.NO_EPOCH_CHECK not in tx.bugs:
-        raise Fenced(term, "a host has seen a higher epoch: the database was restored from a backup")
+    seen = max((node.epoch_seen for node in tx.database.nodes), default=0)
+    if seen > term.epoch and Bug.NO_EPOCH_CHECK not in tx.bugs:
+        raise Fenced(term, f"a host has seen epoch {seen}: the database was restored from a backup")
 
 
 class Election:

@@ -254,13 +254,16 @@ def end(
     data: dict[str, object] = {"desired": desired, "force": force}
     if desired is InstanceDesired.TERMINATED:
         data["volumes"] = volumes
+    if stop_wait is not None:
+        data["stop_timeout"] = stop_wait
     tx.record(who, "instance.desired", "instance", row.id, data)
     release_kept(tx, row.id, row.generation)
     placed = current(tx, row)
     if placed is not None:
         _tell_if_it_waits(tx, row, placed, desired, who)
     else:
-        reason = row.reason if row.state in ENDED else "it was not running"
+        over = row.state in ENDED or row.state is InstanceState.TERMINATED
+        reason = row.reason if over else "it was not running"
         write_observed(
             tx,
             row.id,

@@ -39,19 +39,29 @@ def ensure_pools(tx: Transaction, node_id: UUID, region: tables.Region, *, ipv6:
                 fix="delete nodes that are gone, or start a region with a larger network",
             )
         last = max(0, v4.num_addresses - 2)
-        tx.database.pools.put(v4, tables.Pool(v4, node_id, min(1, last), last, min(1, last)))
+        tx.database.pools.put(v4, tables.Pool(v4, node_id, min(1, last), last, _begin(tx, v4, min(1, last))))
     if ipv6 and 6 not in has:
         taken6 = [pool.network for pool in tx.database.pools if isinstance(pool.network, IPv6Network)]
         v6 = first_free(region.v6, HOST_V6, [network for network in taken6 if network.subnet_of(region.v6)])
         if v6 is None:
             raise Conflict(f"region {region.name} has no free /{HOST_V6} for another host", field="region")
-        tx.database.pools.put(v6, tables.Pool(v6, node_id, 2, _V6_LAST, 2))
+        tx.database.pools.put(v6, tables.Pool(v6, node_id, 2, _V6_LAST, _begin(tx, v6, 2)))
 
 
 def drop_pools(tx: Transaction, node_id: UUID) -> None:
     """Free a node's networks for other hosts."""
     for pool in list(pools_of(tx, node_id).values()):
         tx.database.pools.remove(pool.network)
+        tx.database.freed_pools.put(pool.network, pool.next)
+
+
+def _begin(tx: Transaction, network: IPv4Network | IPv6Network, first: int) -> int:
+    """Return where the search for a free address begins: where the last host with that network has ended."""
+    freed = tx.database.freed_pools.get(network)
+    if freed is None:
+        return first
+    tx.database.freed_pools.remove(network)
+    return freed
 
 
 def pick(tx: Transaction, node_id: UUID, family: int) -> tuple[tables.Pool, IPv4Address | IPv6Address]:

@@ -266,6 +266,8 @@ def observe(
         data = {
             "instance_id": str(instance.id),
             "node_id": str(row.node_id),
+            "generation": row.generation,
+            "epoch": row.epoch,
             "from": row.state,
             "to": seen.state,
             "reason": reason,

@@ -194,7 +194,8 @@ async def test_events_tell_what_happened(world: World) -> None:
         assert any("placement.state" in line and "assigned -> running" in line for line in lines)
         (asked,) = [line for line in lines if "instance.desired" in line]
         assert asked.split()[1:] == ["api", "instance.desired", "-", "desired", "stopped,", "force"]
-        assert any(world.node.hostname in line and "generation 1" in line for line in lines)
+        (placed,) = [line for line in lines if "placement.assigned" in line]
+        assert all(part in placed for part in (world.node.hostname, "epoch ", "generation 1"))
         found = await loaded(world, "events", "web")
         assert [one["id"] for one in found] == sorted(one["id"] for one in found)
         assert len(lines) == len(found) + 1

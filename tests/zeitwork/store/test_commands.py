@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from actors.commands.messages import CommandKind
@@ -15,7 +18,9 @@ from actors.scheduler.store import Move
 from runtime.lease import Fenced
 from tests.zeitwork.store.moving import RUNNING, apply, die, displaced, drain, succeed
 from tests.zeitwork.store.world import STOPPED, instance, leading, place, ready_image, ready_node, running, see
-from zeitwork.store import Store
+from zeitwork.store import Store, commands, instances
+from zeitwork.store.cursor import Cursor, by_index
+from zeitwork.store.problems import OutcomeUnknown
 
 OWN = UUID(int=99)
 
@@ -129,3 +134,84 @@ async def test_only_a_leader_in_office_looks_and_writes(store: Store) -> None:
     ]
     assert events[0].data["placement_id"] == str(placement.id)
     assert events[0].data["node_id"] == str(node.id)
+
+
+async def test_steps_are_written_once_whatever_becomes_of_the_answer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, row, _ = await running(store)
+    term = await leading(store)
+    await store.instances.delete(row.id)
+    (order,) = await store.commands.outstanding(OWN, term, 10)
+    notes = [Note("sent", order, 1), Note("refused", order, 1, "busy")]
+    run = store.units.run
+
+    async def lose_the_answer(*args: object, **kwargs: object) -> object:
+        await run(*args, **kwargs)  # type: ignore[arg-type]
+        raise OutcomeUnknown("lost")
+
+    before = len(await store.instances.events(row.id))
+    with monkeypatch.context() as patch:
+        patch.setattr(store.units, "run", lose_the_answer)
+        with pytest.raises(OutcomeUnknown):
+            await store.commands.record(notes, term)
+    await store.commands.record([*notes, Note("taken", order, 2)], term)
+    events = (await store.instances.events(row.id))[before:]
+    assert [one.what for one in events] == ["command.sent", "command.refused", "command.taken"]
+    # What is known to be written is another step when it comes again.
+    await store.commands.record(notes[:1], term)
+    assert [one.what for one in (await store.instances.events(row.id))[before + 3 :]] == ["command.sent"]
+
+
+async def test_the_log_tells_where_each_step_was_and_which_leader_decided(store: Store) -> None:
+    node, row, _ = await running(store)
+    other = await ready_node(store)
+    await die(store, node)
+    await apply(store, Move.REPLACE, await displaced(store), "down")
+    fresh = await succeed(store, row.id, other)
+    await see(store, fresh, RUNNING)
+    await store.instances.delete(row.id, force=True, stop_timeout=3.0)
+    epoch = (await leading(store)).epoch
+    events = [one for one in await store.instances.events(row.id) if one.what != "instance.state"]
+    assert [(one.what, one.data.get("node_id"), one.data.get("epoch")) for one in events] == [
+        ("instance.created", None, None),
+        ("placement.assigned", str(node.id), epoch),
+        ("placement.state", str(node.id), epoch),
+        ("placement.lost", str(node.id), epoch),
+        ("instance.moved", str(node.id), epoch),
+        ("placement.assigned", str(other.id), epoch),
+        ("placement.state", str(other.id), epoch),
+        ("instance.desired", None, None),
+    ]
+    assert [one.data["generation"] for one in events if one.what == "placement.state"] == [1, 2]
+    assert (events[-1].data["force"], events[-1].data["stop_timeout"]) == (True, 3.0)
+
+
+async def test_what_is_outstanding_and_what_happened_are_looked_up_by_index(store: Store, database_url: str) -> None:
+    """Neither may cost more because more runs or has happened."""
+    _, row, _ = await running(store)
+    with psycopg.connect(database_url, autocommit=True) as connection, Cursor(connection) as cursor:
+        cursor.execute(
+            "insert into events (who, what, subject_kind, subject_id) "
+            "select 'x', 'x', 'instance', gen_random_uuid() from generate_series(1, 5000)"
+        )
+        cursor.execute("analyze events")
+        cursor.execute("begin")
+        by_index(cursor, in_order=True)
+        plan = _plan(cursor, commands._OUTSTANDING, (OWN, 10))
+        assert "Seq Scan on placements" not in plan
+        assert "Seq Scan on instances" not in plan
+        used = set(re.findall(r"using (instances_\w+|placements_\w+)", plan))
+        assert used == {
+            *("instances_ending", "instances_unplaced", "instances_pkey"),
+            *("placements_assigned", "placements_released", "placements_lost", "placements_instance_live"),
+        }
+        cursor.execute("rollback")
+        plan = _plan(cursor, instances._EVENTS.encode(), {"id": row.id, "after": 0, "limit": 100})
+        assert "events_subject" in plan
+        assert "events_pkey" not in plan
+
+
+def _plan(cursor: Cursor, query: bytes, values: Any) -> str:
+    cursor.execute(b"explain " + query, values)
+    return "\n".join(line["QUERY PLAN"] for line in cursor)

@@ -9,7 +9,7 @@ import pytest
 from actors.model.errors import Conflict, InvalidInput, NotFound
 from actors.model.records import Observation
 from actors.model.resources import Resources
-from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState
+from actors.model.states import InstanceDesired, InstanceState, Outcome, PlacementState, Volumes
 from tests.zeitwork.store.world import EXITED, STOPPED, instance, live, place, ready_image, ready_node, running, see
 from zeitwork.store import Store
 from zeitwork.store.rows import NewInstance
@@ -277,3 +277,14 @@ async def test_a_stranger_is_not_found(store: Store) -> None:
     for call in (reads.get, reads.delete, reads.restart, reads.placements, reads.events):
         with pytest.raises(NotFound):
             await call(uuid4())
+
+
+async def test_how_it_came_to_an_end_stays_known_whatever_is_asked_of_it_later(store: Store) -> None:
+    _, row, placement = await running(store)
+    await store.instances.delete(row.id)
+    await see(store, placement, STOPPED)
+    ended = await store.instances.get(row.id)
+    assert (ended.state, ended.reason) == (InstanceState.TERMINATED, "stopped as asked")
+    for options in ({"force": True}, {"stop_timeout": 0.0}, {"volumes": Volumes.DELETE}):
+        again = await store.instances.delete(row.id, **options)  # type: ignore[arg-type]
+        assert (again.state, again.reason, again.outcome) == (ended.state, ended.reason, ended.outcome)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from tests.zeitwork.store.world import STOPPED, instance, place, ready_image, ready_node, see
+import psycopg
+import pytest
+
+from tests.zeitwork.store.world import STOPPED, instance, place, ready_image, ready_node, running, see
 from zeitwork.store import Store, open_store
 
 
@@ -58,3 +61,20 @@ async def test_an_address_in_use_is_passed_over(database_url: str) -> None:
             await see(store, placement, STOPPED)
         assert kept.lease.v4 not in seen
         assert len(seen) == 5
+
+
+@pytest.mark.parametrize("how", ["rm", "leave"])
+async def test_addresses_of_a_host_that_is_removed_come_again_last(store: Store, database_url: str, how: str) -> None:
+    """What still runs there, or is remembered elsewhere, is not met by what its network's next host starts."""
+    node, row, placement = await running(store)
+    if how == "leave":
+        await store.nodes.leave(node.id, force=True)
+    else:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute("update nodes set last_seen_at = now() - interval '1 hour'")
+        await store.nodes.delete(node.id, dead=True)
+    other = await ready_node(store)
+    assert other.network == node.network
+    fresh = await place(store, await store.instances.get(row.id), other)
+    assert fresh.lease.v4 == placement.lease.v4 + 1
+    assert (fresh.lease.v6, placement.lease.v6) == (placement.lease.v6 + 1, placement.lease.v6)  # type: ignore[operator]

@@ -140,6 +140,13 @@ def _what_operators_say_of_hosts(both: Both) -> None:
     both.evaluate()
 
 
+def _what_a_host_has_seen_ends_an_older_term(both: Both) -> None:
+    both.create()
+    both.evaluate()
+    both.acquire(0, above=3)
+    both.commands(0, 1, ended=1)
+
+
 #: What was not the same on both sides once.
 FOUND: dict[str, Sequence] = {
     one.__name__[1:]: one
@@ -156,6 +163,7 @@ FOUND: dict[str, Sequence] = {
         _nothing_to_move_asks_for_no_term,
         _another_number_ends_a_wait,
         _what_operators_say_of_hosts,
+        _what_a_host_has_seen_ends_an_older_term,
     )
 }
 
