@@ -58,8 +58,16 @@ def release(cursor: Cursor, placement_id: UUID, rest: float = REST) -> None:
 
 
 def forget_node(cursor: Cursor, node_id: UUID) -> None:
-    """Delete what rests on a node that is being deleted."""
+    """Delete what rests on a node whose pools go."""
     cursor.execute("delete from leases where node_id = %s and state = 'resting'", (node_id,))
+
+
+def forget_rested(cursor: Cursor) -> None:
+    """Delete what has rested on nodes that are no more: nobody else looks after those."""
+    cursor.execute(
+        "delete from leases where state = 'resting' and rest_until <= now() "
+        "and node_id in (select id from nodes where state = 'terminated')"
+    )
 
 
 class Leases:
