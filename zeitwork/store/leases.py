@@ -81,14 +81,15 @@ class Leases:
         return (await self.usages(node_id)).get(node_id, ())
 
     async def usages(self, node_id: UUID | None = None) -> dict[UUID, tuple[PoolUsage, ...]]:
-        """Return how full the pools of each host are, or of one; a host without pools is not in it."""
+        """Return how full the pools of each host are, or of one; a host without pools is not in it, nor one that is no more."""
 
         def unit(cursor: Cursor) -> dict[UUID, tuple[PoolUsage, ...]]:
             cursor.execute(
                 "select node_id, family, network, last_offset - first_offset + 1 as size, "
                 "(select count(*) from leases where pool = network and state = 'leased') as leased, "
                 "(select count(*) from leases where pool = network and state = 'resting' and rest_until > now()) "
-                "as resting from pools where %(node)s::uuid is null or node_id = %(node)s order by node_id, family",
+                "as resting from pools join nodes n on n.id = node_id and n.state <> 'terminated' "
+                "where %(node)s::uuid is null or node_id = %(node)s order by node_id, family",
                 {"node": node_id},
             )
             found: dict[UUID, tuple[PoolUsage, ...]] = {}

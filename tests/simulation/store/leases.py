@@ -131,6 +131,9 @@ class Leases:
 
         def unit(tx: Transaction) -> tuple[PoolUsage, ...]:
             found = []
+            node = tx.database.nodes.get(node_id)
+            if node is None or node.state is NodeState.TERMINATED:
+                return ()
             for family, pool in sorted(pools_of(tx, node_id).items()):
                 rows = [row for row in tx.database.leases if row.pool == pool.network]
                 leased = sum(1 for row in rows if row.rest_until is None)

@@ -64,7 +64,8 @@ def node_row(tx: Transaction, node_id: UUID) -> NodeRow:
     assert region is not None
     pools = pools_of(tx, node_id)
     network = None
-    if 4 in pools:
+    # Those of one that is no more only rest.
+    if 4 in pools and node.state is not NodeState.TERMINATED:
         v6 = pools[6].network if node.ipv6 and 6 in pools else None
         network = HostNetwork(v6, pools[4].network)  # type: ignore[arg-type]
     return NodeRow(
