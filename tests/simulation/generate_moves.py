@@ -20,7 +20,8 @@ def comings_and_goings(
     """Return what becomes of some hosts, and of so many ``machines`` that are none at first. Two hosts stay."""
     made: list[Item] = []
     last = seconds - LAST
-    going = [number for number in range(1, hosts) if chance.random() < 0.5][: hosts - 2] or [hosts - 1]
+    share = 0.5 if not focus else 1.0
+    going = [number for number in range(1, hosts) if chance.random() < share][: hosts - 2] or [hosts - 1]
     for host in going if not focus or "removal" in focus else ():
         made += _going(chance, host, hosts, last)
     for machine in range(hosts, hosts + machines):
@@ -64,7 +65,7 @@ def _dying(chance: random.Random, host: int, hosts: int, at: float, last: float)
     made = [chance.choice(silent)]
     for _ in range(chance.choice((1, 1, 2, 3))):
         when = _at(chance, at + SILENT - 2.0, at + seconds + 10.0)
-        made.append(items.Remove(when, host, chance.randrange(hosts), chance.random() < 0.7))
+        made.append(items.Remove(when, host, chance.randrange(hosts), chance.random() < 0.5))
     return made + _back(chance, host, hosts, at + seconds, last)
 
 

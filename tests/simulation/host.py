@@ -18,10 +18,8 @@ from actors.host.actor import Host as HostActor
 from actors.host.messages import NAME as HOST
 from actors.host.messages import Wake as HostWake
 from actors.images.messages import NAME as IMAGES
-from actors.images.messages import EnsureRoot
 from actors.ipam_lease.actor import IpamLease
-from actors.model.errors import Conflict, Failed, Problem
-from actors.model.image import ImageConfig, RootImage
+from actors.model.errors import Conflict, Problem
 from actors.model.records import Placement
 from actors.model.resources import Capacity
 from actors.model.states import NodeState
@@ -35,7 +33,7 @@ from actors.vm.guest import GuestImage
 from actors.vm.lifecycle import Limits
 from actors.vm.messages import Stop
 from actors.vm.settings import HypervisorChoice, VmSettings
-from runtime import Actor, Message, Ref, Spec, System
+from runtime import Message, Ref, Spec, System
 from runtime.elector import NAME as ELECTION
 from runtime.elector import Elector, LeaseChanged, elector
 from runtime.lease import Candidate
@@ -51,6 +49,7 @@ from tests.simulation.inviting import Inviting
 from tests.simulation.leader import leader
 from tests.simulation.leaving import Member, knock
 from tests.simulation.links import WatchedBoard, WatchedReceiver, start_links
+from tests.simulation.parts import Epochs, Images
 from tests.simulation.reach import Listener, ProcessLife, RemoteUnits
 from tests.simulation.store import Store
 from zeitwork.relay import Relay
@@ -68,46 +67,6 @@ RESTART = 2.0
 PACE = 0.01
 #: MiB that are charged for each monitor.
 OVERHEAD = 32
-
-
-class Epochs:
-    """`runtime.lease.EpochMemory` on the machine's disk."""
-
-    def __init__(self, host: SimulatedHost, life: Life) -> None:
-        self._host, self._life = host, life
-
-    @property
-    def highest(self) -> int:
-        """Return the highest epoch kept."""
-        return self._host.epoch
-
-    async def load(self) -> int:
-        """Return the highest epoch kept."""
-        await trio.lowlevel.checkpoint()
-        return self._host.epoch
-
-    async def keep(self, epoch: int) -> None:
-        """Keep an epoch."""
-        await trio.lowlevel.checkpoint()
-        await self._life.going_on()
-        if not self._life.dead:
-            self._host.epoch = max(self._host.epoch, epoch)
-
-
-class Images(Actor):
-    """The images actor of a host that has every image."""
-
-    def __init__(self, host: SimulatedHost) -> None:
-        self._host = host
-
-    async def receive(self, message: Message) -> None:
-        """Answer at once."""
-        assert isinstance(message, EnsureRoot)
-        await trio.lowlevel.checkpoint()
-        if self._host.fails == "image":
-            self.ctx.fail(Failed("the image can't be had"))
-        else:
-            self.ctx.reply(RootImage(message.digest, "/nowhere/root", ImageConfig()))
 
 
 @dataclass(eq=False)
@@ -253,9 +212,7 @@ class SimulatedHost:
     async def _supervise(self) -> None:
         """Run one process after the other, as a service manager does."""
         while True:
-            await self._changed.wait()
-            while (wait := self.up_from - trio.current_time()) > 0:  # noqa: ASYNC110 - it may be put off
-                await trio.sleep(wait)
+            await self._turn()
             self.lives += 1
             life = self.life = ProcessLife(self.env)
             ended = trio.Event()
@@ -268,6 +225,12 @@ class SimulatedHost:
                 self.life = self.system = None
             if self.up_from <= trio.current_time():
                 self.up_from = trio.current_time() + RESTART
+
+    async def _turn(self) -> None:
+        """Wait until it is time for a process: that may be put off, and the machine cease to be a host meanwhile."""
+        while not self.claimed or self.up_from > trio.current_time():
+            await self._changed.wait()
+            await trio.sleep(max(0.0, self.up_from - trio.current_time()))
 
     async def _run(self, life: ProcessLife, ended: trio.Event) -> None:
         try:

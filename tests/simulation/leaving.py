@@ -74,6 +74,7 @@ async def knock(host: SimulatedHost, life: ProcessLife, store: Store) -> None:
     if not world.linked or host.was is None or host.knocks >= KNOCKS:
         return
     host.knocks += 1
+    world.trace(host.name, f"knocks as generation {host.was.generation} of {host.was.host}")
     life.stack = Stack(world.network, world.listeners, host.name)
     if life.dead:
         life.stack.end()
@@ -83,3 +84,4 @@ async def knock(host: SimulatedHost, life: ProcessLife, store: Store) -> None:
         await start_links(system, life.stack, store.units, host.was, cluster, board, lambda notice: None)
         with trio.move_on_after(KNOCKS_FOR):
             await life.over.wait()
+        world.trace(host.name, f"is linked with {len(board.linked())} hosts")

@@ -81,7 +81,7 @@ class Leases:
         return (await self.usages(node_id)).get(node_id, ())
 
     async def usages(self, node_id: UUID | None = None) -> dict[UUID, tuple[PoolUsage, ...]]:
-        """Return how full the pools of each host are, or of one; a host without pools is not in it, nor one that is no more."""
+        """Return how full the pools of each host are, or of one; a host without pools, or no more, is not in it."""
 
         def unit(cursor: Cursor) -> dict[UUID, tuple[PoolUsage, ...]]:
             cursor.execute(
