@@ -125,7 +125,7 @@ def invitations_have_ended(judge: Judge) -> Iterator[str]:
 def who_was_said_to_be_dead_stays_so(judge: Judge) -> Iterator[str]:
     """A host that was removed as dead is let in by nobody."""
     world = judge.world
-    dead = {}
+    dead: dict[str, None] = {}
     for _, request in world.database.requests:
         _, kind, *_ = request.split()
         if kind == "remove" and request.endswith(" dead"):

@@ -261,7 +261,8 @@ class SimulatedHost:
             tasks.start_soon(listener.run, name=f"{self.name} listener")
             async with System(self.env) as system:
                 member = Member(node.id, store, system, life.over)
-                tasks.start_soon(_end_when_superseded, store, member)
+                end_when_superseded: Any = _end_when_superseded
+                tasks.start_soon(end_when_superseded, store, member)
                 if not life.dead:
                     self.system = system
                 await self._start_actors(system, life, store, self.was, listener, member)

@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tests.simulation.item import Item, Request
-from tests.simulation.moves import Invite, Leave, Remove
+from tests.simulation.item import Item as Item
+from tests.simulation.item import Request as Request
+from tests.simulation.moves import Invite as Invite
+from tests.simulation.moves import Leave as Leave
+from tests.simulation.moves import Remove as Remove
 
 #: The name of the host that the database runs on.
 DATABASE = "database"

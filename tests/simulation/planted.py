@@ -15,6 +15,7 @@ import actors.scheduler.actor
 import actors.vm.recover
 import actors.vm.report
 from actors.commands.acceptance import Memory
+from actors.registrar.invite import look
 from actors.vm.intent import Intent
 from actors.vm.recover import Found, Recovery
 from runtime.links.connection import Connection, Settled
@@ -59,7 +60,7 @@ def planted(bugs: frozenset[Bug]) -> Iterator[None]:
     if Bug.RAISED_BY_GOSSIP in bugs:
         patches.append(mock.patch("runtime.membership.roster.join", _raising(join)))
     if Bug.NEVER_GIVEN_UP in bugs:
-        patches.append(mock.patch.object(actors.registrar.inviter, "look", _patient(actors.registrar.inviter.look)))
+        patches.append(mock.patch.object(actors.registrar.inviter, "look", _patient(look)))
     for patch in patches:
         patch.start()
     try:
@@ -98,11 +99,11 @@ def _blindly(judge: Any) -> Any:
     return found
 
 
-def _patient(look: Any) -> Any:
+def _patient(real: Any) -> Any:
     """Take all who are invited to have time."""
 
     def looked(state: Any, found: Any, *arguments: Any) -> Any:
-        return look(state, [replace(one, left=_NEVER) for one in found], *arguments)
+        return real(state, [replace(one, left=_NEVER) for one in found], *arguments)
 
     return looked
 
