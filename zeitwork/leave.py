@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from actors.host.messages import NAME as HOST
-from actors.host.messages import StopAll, Vms
+from actors.host.messages import StopAll, Vms, Wake
 from actors.model.errors import Conflict, Failed, Problem
 from actors.model.states import NodeDesired
 from actors.tap.links import owned_taps
@@ -61,8 +61,7 @@ async def leave(config: Config, store: Store, host: RunningHost, *, force: bool)
         host.leave(partial(forget, config.data_dir))
     _log.info("this host has left the cluster", node=str(host.node_id))
     try:
-        if force:
-            await removed(host)
+        await removed(host)
     finally:
         host.lost.set()
 
@@ -94,15 +93,17 @@ def removed_here() -> Conflict:
 
 
 async def removed(host: RunningHost) -> None:
-    """Wait for what the database calls removed to be removed here, too."""
+    """Wait for what the database calls removed to be removed here, too: disks of what was stopped before as well."""
     with trio.move_on_after(REMOVE_DEADLINE):
-        while True:
-            try:
-                if not (await host.system.name(HOST).ask(Vms(), timeout=5)).vms:
+        try:
+            host.system.name(HOST).tell(Wake("this host is no more"))
+            while True:
+                view = await host.system.name(HOST).ask(Vms(), timeout=5)
+                if not view.vms and view.remains == 0:
                     return
-            except ActorError:
-                return
-            await trio.sleep(0.2)
+                await trio.sleep(0.2)
+        except ActorError:
+            return
     _log.warning("something of the instances that ran here stays", fix="zeitwork leave --force once more")
 
 

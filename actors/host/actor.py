@@ -254,6 +254,10 @@ class Host(Actor):
             self._carry_out(decisions, ready)
             for snapshot in looked.doomed - self._destroying_snapshots:
                 self._destroy_snapshot(snapshot)
+        else:
+            # What was stopped here may have been removed since: then nobody starts it again who would find this.
+            for leftover in decisions.destroy:
+                self._destroy(leftover)
         if self._again:
             # Each reading is of all placements. In a wave of hints, half of the time is for what follows from them.
             self.ctx.after(min(_LONGEST_PAUSE, self.ctx.env.monotonic() - self._began), _Rested())
@@ -433,7 +437,8 @@ class Host(Actor):
 
     def _snapshot(self) -> HostView:
         views = tuple(entry.view for entry in self._entries.values() if entry.view is not None)
-        return HostView(views, self._orphans, self._reconciled_at, self._error)
+        remains = None if self._busy or self._thorough else len(self._destroying)
+        return HostView(views, self._orphans, self._reconciled_at, self._error, remains)
 
     def _stop_all(self, deadline: float) -> None:
         if self._closing is not None:

@@ -45,12 +45,17 @@ class Unhealthy(Message):
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """What runs on this host. ``orphans`` are placements found here that the database does not know."""
+    """What runs on this host. ``orphans`` are placements found here that the database does not know.
+
+    ``remains`` are those found here that it calls removed, and that are being destroyed; None before this host has
+    looked for such as it was last told to.
+    """
 
     vms: tuple[VmView, ...]
     orphans: tuple[Leftover, ...]
     reconciled_at: float | None
     error: str | None
+    remains: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Vms(Request[HostView]):
 class StopAll(Request[bool]):
     """Stop every virtual machine, each within its own time; the next run of the host starts them again.
 
-    The reply says whether all had ended within ``deadline`` seconds. Nothing new starts from here on.
+    The reply says whether all had ended within ``deadline`` seconds. Nothing new starts from here on;
+    what is removed meanwhile is destroyed here, too.
     """
 
     deadline: float

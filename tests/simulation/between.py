@@ -9,6 +9,7 @@ from uuid import UUID
 import trio
 
 from actors.commands.messages import Command, CommandKind
+from actors.model.states import NodeState
 from runtime.lease import Term
 from runtime.membership.claim import State
 from runtime.membership.events import Notice, Superseded
@@ -61,6 +62,8 @@ def nobody_is_called_dead_without_a_cause(
     node = world.database.nodes.get(notice.member.host)
     if about is None or about.life is None or about.life.dead or about.life.linked is None or node is None:
         return
+    if node.state is NodeState.TERMINATED:
+        return  # nobody speaks with it any more
     if node.generation == notice.member.generation:
         yield f"{host.name} believes that {about.name} is dead, {calm:.0f} s after all"
 
@@ -165,12 +168,13 @@ ANSWER_RULES = (
 def hosts_see_each_other(judge: Judge) -> Iterator[str]:
     """Hosts that are linked believe each other alive, each in its present life."""
     world = judge.world
-    for host in world.hosts if world.linked else ():
+    hosts = [host for host in world.hosts if host.belongs]
+    for host in hosts if world.linked else ():
         if host.life is None or host.life.linked is None:
             yield f"{host.name} has no links"
             continue
         seen = {member.host: member for member in host.life.linked.members()}
-        for other in world.hosts:
+        for other in hosts:
             node = world.database.nodes.get(other.node_id) if other.node_id is not None else None
             member = seen.get(other.node_id) if other.node_id is not None else None
             if other is host or node is None:

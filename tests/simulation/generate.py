@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Collection
 
 from tests.simulation import plan as items
+from tests.simulation.generate_moves import comings_and_goings
 from tests.simulation.plan import Item, Plan
 
 #: Seconds before the first fault, and at the end without new ones.
@@ -15,11 +16,19 @@ CALM_BEGIN, CALM_END = 8.0, 30.0
 LINKED = 0.6
 #: What breaks between hosts. Any of them in a focus makes hosts linked.
 LINK_FAULTS = frozenset({"link-cut", "link-hold", "link-stall", "link-slow", "split", "late-command", "links"})
+#: The share of worlds in which hosts are removed, leave and are invited.
+MOVING = 0.4
+#: Hosts that come and go because somebody wants it.
+MOVES = frozenset({"removal", "invitation"})
 #: What a focus may be on.
-FOCI = LINK_FAULTS | {
-    *("kill", "quit", "crash", "pause", "cut", "stall", "slow", "outage", "aborts", "lost-answers", "lost-hints"),
-    *("no-hints", "clock-step", "fail-start", "ambush", "ambush-apply", "late", "singletons"),
-}
+FOCI = (
+    LINK_FAULTS
+    | MOVES
+    | {
+        *("kill", "quit", "crash", "pause", "cut", "stall", "slow", "outage", "aborts", "lost-answers", "lost-hints"),
+        *("no-hints", "clock-step", "fail-start", "ambush", "ambush-apply", "late", "singletons"),
+    }
+)
 #: Where starts can fail.
 JOBS = ("choose", "image", "template", "disk", "tap", "intent", "jail", "boot")
 
@@ -48,8 +57,14 @@ def generate(
     linked = chance.random() < LINKED if not focus else not LINK_FAULTS.isdisjoint(focus)
     if linked and hosts > 1:
         made += _link_faults(chance, hosts, seconds, focus)
+    chance = random.Random(f"moves {seed} {hosts} {minutes}")
+    settings: dict[str, bool | int] = {"links": linked}
+    if (chance.random() < MOVING if not focus else not MOVES.isdisjoint(focus)) and hosts > 2:
+        machines = chance.randrange(3) if not focus or "invitation" in focus else 0
+        made += comings_and_goings(chance, hosts, machines, seconds, focus)
+        settings["machines"] = machines
     made.sort(key=lambda item: item.at)
-    return Plan(seed, hosts, seconds, tuple(made), vcpu, memory, settings={"links": linked})
+    return Plan(seed, hosts, seconds, tuple(made), vcpu, memory, settings=settings)
 
 
 def _at(chance: random.Random, first: float, last: float) -> float:

@@ -18,10 +18,8 @@ from actors.host.actor import Host as HostActor
 from actors.host.messages import NAME as HOST
 from actors.host.messages import Wake as HostWake
 from actors.images.messages import NAME as IMAGES
-from actors.images.messages import EnsureRoot
 from actors.ipam_lease.actor import IpamLease
-from actors.model.errors import Failed, Problem
-from actors.model.image import ImageConfig, RootImage
+from actors.model.errors import Conflict, Problem
 from actors.model.records import Placement
 from actors.model.resources import Capacity
 from actors.model.states import NodeState
@@ -35,7 +33,7 @@ from actors.vm.guest import GuestImage
 from actors.vm.lifecycle import Limits
 from actors.vm.messages import Stop
 from actors.vm.settings import HypervisorChoice, VmSettings
-from runtime import Actor, Message, Ref, Spec, System
+from runtime import Message, Ref, Spec, System
 from runtime.elector import NAME as ELECTION
 from runtime.elector import Elector, LeaseChanged, elector
 from runtime.lease import Candidate
@@ -47,12 +45,16 @@ from tests.actors.vm.simulated import NOWHERE, Life, Machine, ModelLeftovers, Mo
 from tests.actors.vm.simulated_store import NoSnapshots, Taps
 from tests.simulation.echo import NAME as ECHO
 from tests.simulation.echo import Echoes
+from tests.simulation.inviting import Inviting
 from tests.simulation.leader import leader
+from tests.simulation.leaving import Member, knock
 from tests.simulation.links import WatchedBoard, WatchedReceiver, start_links
+from tests.simulation.parts import Epochs, Images
 from tests.simulation.reach import Listener, ProcessLife, RemoteUnits
 from tests.simulation.store import Store
 from zeitwork.relay import Relay
 from zeitwork.store.rows import HostRegistration
+from zeitwork.tree import _end_when_superseded
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -65,46 +67,6 @@ RESTART = 2.0
 PACE = 0.01
 #: MiB that are charged for each monitor.
 OVERHEAD = 32
-
-
-class Epochs:
-    """`runtime.lease.EpochMemory` on the machine's disk."""
-
-    def __init__(self, host: SimulatedHost, life: Life) -> None:
-        self._host, self._life = host, life
-
-    @property
-    def highest(self) -> int:
-        """Return the highest epoch kept."""
-        return self._host.epoch
-
-    async def load(self) -> int:
-        """Return the highest epoch kept."""
-        await trio.lowlevel.checkpoint()
-        return self._host.epoch
-
-    async def keep(self, epoch: int) -> None:
-        """Keep an epoch."""
-        await trio.lowlevel.checkpoint()
-        await self._life.going_on()
-        if not self._life.dead:
-            self._host.epoch = max(self._host.epoch, epoch)
-
-
-class Images(Actor):
-    """The images actor of a host that has every image."""
-
-    def __init__(self, host: SimulatedHost) -> None:
-        self._host = host
-
-    async def receive(self, message: Message) -> None:
-        """Answer at once."""
-        assert isinstance(message, EnsureRoot)
-        await trio.lowlevel.checkpoint()
-        if self._host.fails == "image":
-            self.ctx.fail(Failed("the image can't be had"))
-        else:
-            self.ctx.reply(RootImage(message.digest, "/nowhere/root", ImageConfig()))
 
 
 @dataclass(eq=False)
@@ -120,6 +82,13 @@ class SimulatedHost:
     boots: int = 1
     node_id: UUID | None = None
     fails: str = ""
+    #: Whether it has what makes it a host of the cluster; ``code`` is what it shows while it has not.
+    claimed: bool = True
+    code: str = ""
+    joining: bool = False
+    #: Who its last process was, and how often it was tried to be that after it was removed.
+    was: Identity | None = None
+    knocks: int = 0
     life: ProcessLife | None = None
     system: System | None = None
     up_from: float = 0.0
@@ -140,7 +109,9 @@ class SimulatedHost:
     # --- from the outside
 
     def start(self) -> None:
-        """Have a process from now on, again and again."""
+        """Have a process from now on, again and again, while it is a host."""
+        if self.claimed:
+            self._changed.set()
         self.world.nursery.start_soon(self._supervise, name=f"{self.name} supervisor")
 
     def kill(self, seconds: float, *, silently: bool = False) -> None:
@@ -166,6 +137,33 @@ class SimulatedHost:
                 process.end(-9)
             machine.run = machine.tap = machine.rules = machine.group = False
             machine.pid_file = None
+
+    @property
+    def belongs(self) -> bool:
+        """Whether it is a host of the cluster, or will be as soon as it has a process."""
+        node = self.world.database.nodes.get(self.node_id) if self.node_id is not None else None
+        return self.claimed and not (node is not None and node.buried)
+
+    def claim(self) -> None:
+        """Become a host."""
+        self.claimed = True
+        self._changed.set()
+
+    def forget(self) -> None:
+        """Be no host any more, nor the one that it was if it ever becomes one again."""
+        self.claimed, self.node_id, self.was, self.epoch, self.knocks = False, None, None, 0, 0
+        self.host_id = UUID(int=self.host_id.int + 0x1000)
+        self.code = f"code {self.host_id.int}"
+        self._changed = trio.Event()
+
+    def clean(self) -> None:
+        """Lose all that is left of machines."""
+        for machine in self.machines.values():
+            for process in machine.running:
+                process.end(-9)
+            machine.run = machine.tap = machine.rules = machine.group = machine.jail = machine.logs = False
+            machine.half_disk, machine.disk = False, 0
+            machine.pid_file = machine.intent = None
 
     def end(self) -> None:
         """End with the world: whatever is held unwinds, too."""
@@ -214,8 +212,7 @@ class SimulatedHost:
     async def _supervise(self) -> None:
         """Run one process after the other, as a service manager does."""
         while True:
-            while (wait := self.up_from - trio.current_time()) > 0:  # noqa: ASYNC110 - it may be put off
-                await trio.sleep(wait)
+            await self._turn()
             self.lives += 1
             life = self.life = ProcessLife(self.env)
             ended = trio.Event()
@@ -228,6 +225,12 @@ class SimulatedHost:
                 self.life = self.system = None
             if self.up_from <= trio.current_time():
                 self.up_from = trio.current_time() + RESTART
+
+    async def _turn(self) -> None:
+        """Wait until it is time for a process: that may be put off, and the machine cease to be a host meanwhile."""
+        while not self.claimed or self.up_from > trio.current_time():
+            await self._changed.wait()
+            await trio.sleep(max(0.0, self.up_from - trio.current_time()))
 
     async def _run(self, life: ProcessLife, ended: trio.Event) -> None:
         try:
@@ -245,31 +248,46 @@ class SimulatedHost:
         """`zeitwork.tree.open_host`, as far as there is a world for it."""
         store = Store(RemoteUnits(self.world.server, self.name, life))
         region = self.world.region
-        node = await store.nodes.register(
-            HostRegistration(self.host_id, self.name, self.boot, region_v4=region, version="simulated")
-        )
-        self.node_id = node.id
+        try:
+            node = await store.nodes.register(
+                HostRegistration(self.host_id, self.name, self.boot, region_v4=region, version="simulated")
+            )
+        except Conflict:
+            await knock(self, life, store)
+            raise
+        self.node_id, self.was = node.id, Identity(node.id, node.generation)
         listener = Listener(self.world.server, self.name, life, self.env)
         async with trio.open_nursery() as tasks:
             tasks.start_soon(listener.run, name=f"{self.name} listener")
             async with System(self.env) as system:
+                member = Member(node.id, store, system, life.over)
+                end_when_superseded: Any = _end_when_superseded
+                tasks.start_soon(end_when_superseded, store, member)
                 if not life.dead:
                     self.system = system
-                await self._start_actors(system, life, store, node.id, node.generation, listener)
+                await self._start_actors(system, life, store, self.was, listener, member)
                 if self.world.linked:
-                    await self._start_links(system, life, store, Identity(node.id, node.generation))
+                    await self._start_links(system, life, store, self.was)
                 plan = self.world.plan
                 await store.nodes.record_capacity(node.id, Capacity(plan.vcpu, plan.memory, 0, 0, 1.0, 1.0, OVERHEAD))
                 await store.nodes.set_state(node.id, NodeState.READY)
                 self.world.trace(self.name, "ready")
+                life.member = member
                 await life.over.wait()
-                if not life.dead:
-                    if life.linked is not None:
-                        await life.linked.depart()
-                    with trio.move_on_after(5):
-                        await system.stop(PRESENCE)
-                        await store.nodes.set_state(node.id, NodeState.DOWN, "its process was stopped")
+                if not life.dead and member.problem is None:
+                    await self._goodbye(system, life, store, member)
             tasks.cancel_scope.cancel()
+        if member.left and not life.dead:
+            self.forget()
+
+    async def _goodbye(self, system: System, life: ProcessLife, store: Store, member: Member) -> None:
+        if life.linked is not None:
+            await life.linked.depart()
+        if member.left:
+            return
+        with trio.move_on_after(5):
+            await system.stop(PRESENCE)
+            await store.nodes.set_state(member.node_id, NodeState.DOWN, "its process was stopped")
 
     async def _start_links(self, system: System, life: ProcessLife, store: Store, own: Identity) -> None:
         world = self.world
@@ -294,8 +312,9 @@ class SimulatedHost:
         await system.start(Spec(ECHO, echoes))
 
     async def _start_actors(
-        self, system: System, life: ProcessLife, store: Store, node_id: UUID, generation: int, listener: Listener
+        self, system: System, life: ProcessLife, store: Store, own: Identity, listener: Listener, member: Member
     ) -> None:
+        node_id, generation = own.host, own.generation
         cluster, make_machine = str(self.world.database.cluster_id), self.machine
 
         async def choose() -> Any:
@@ -336,8 +355,9 @@ class SimulatedHost:
             return Spec(actor_name(placement), factory, restart="temporary", init_timeout=60.0, stop_timeout=10.0)
 
         candidate = Candidate(node_id, generation, UUID(bytes=self.env.entropy(16), version=4))
-        superseded, pulse, linked = life.over.set, Pulse(), self.world.linked
-        lead = partial(leader, store, node_id, life, system, pulse, linked)
+        superseded, pulse, linked = member.superseded.set, Pulse(), self.world.linked
+        inviting = Inviting(self, life, store) if self.world.invites else None
+        lead = partial(leader, store, node_id, life, system, pulse, linked, inviting)
         wakes: dict[str, tuple[tuple[str, ...], Callable[[], Message]]] = {
             HOST: (("zw_placements", "zw_snapshots"), lambda: HostWake("notified", quick=True)),
             ELECTION: (("zw_leader",), LeaseChanged),

@@ -18,6 +18,7 @@ from actors.model.resources import Capacity
 from actors.model.states import NodeDesired, NodeState, PlacementState
 from runtime.lease import Term
 from runtime.membership.events import Notice, Superseded
+from tests.simulation.belonging import BELONGING_RULES, Removals, is_removed
 from tests.simulation.between import (
     NOTICE_RULES,
     answers_are_those_of_their_requests,
@@ -77,6 +78,7 @@ class Judge:
     #: What each life of a host has heeded: the epoch, and of each instance the newest generation and the one ended.
     heeded: dict[tuple[str, int], tuple[int, dict[UUID, tuple[int, int]]]] = field(default_factory=dict)
     deaths: dict[tuple[str, int, UUID], tuple[int, int]] = field(default_factory=dict)
+    removals: Removals = field(default_factory=Removals)
 
     def complain(self, rule: str, what: str) -> None:
         """Note that a rule was broken."""
@@ -318,7 +320,8 @@ def what_is_told_as_removed_is_gone(judge: Judge, term: Term | None) -> Iterator
             continue
         judge.removed[placement.id] = None
         machine = judge.world.machine_of(placement)
-        if machine is not None and machine.held():
+        # What was removed with its host is there until that comes back, if it ever does.
+        if machine is not None and machine.held() and placement.id not in judge.removals.abandoned:
             yield f"placement {placement.id} was told as removed with {sorted(machine.held())}"
 
 
@@ -331,6 +334,7 @@ def what_was_removed_stays_so(judge: Judge, term: Term | None) -> Iterator[str]:
 
 
 COMMIT_RULES = (
+    *BELONGING_RULES,
     one_writer_in_each_epoch,
     no_write_of_a_term_that_is_over,
     placements_bear_the_present_epoch,
@@ -352,6 +356,8 @@ COMMIT_RULES = (
 def machines_are_explained(judge: Judge, host: SimulatedHost, placement_id: UUID) -> Iterator[str]:
     """A machine is started for a live placement on that host, and its intent is on disk before."""
     placement = judge.world.database.placements.get(placement_id)
+    if is_removed(judge, host.node_id):
+        return
     if placement is None or not placement.live:
         yield f"{host.name} starts a machine for {placement_id}, which is {'unknown' if placement is None else 'gone'}"
     elif placement.node_id != host.node_id:
@@ -366,12 +372,14 @@ def never_two_machines_of_one(judge: Judge, host: SimulatedHost, placement_id: U
     dead; two of a singleton never, unless somebody has accepted that."""
     database = judge.world.database
     placement = database.placements.get(placement_id)
-    if placement is None:
+    if placement is None or is_removed(judge, host.node_id):
         return
     instance = database.instances.get(placement.instance_id)
     alone = instance is not None and instance.singleton and not judge.world.is_forced(instance.id)
     for name, other, machine in judge.world.all_machines():
         if other.instance_id != placement.instance_id or other.id == placement_id or not machine.running:
+            continue
+        if other.id in judge.removals.abandoned:
             continue
         older = min(placement, other, key=lambda one: one.generation)
         if alone or older.id not in judge.passable:
@@ -390,7 +398,11 @@ def no_address_on_two_machines(judge: Judge, host: SimulatedHost, placement_id: 
     """Whatever is written of leases: an address that a machine has, on whatever host, is no other one's."""
     placement = judge.world.database.placements.get(placement_id)
     mine = {placement.v4, placement.v6} - {None} if placement is not None else set()
+    if is_removed(judge, host.node_id):
+        return
     for name, other, machine in judge.world.all_machines():
+        if other.id in judge.removals.abandoned:
+            continue
         if other.id != placement_id and machine.running and not mine.isdisjoint((other.v4, other.v6)):
             yield f"{host.name} starts a machine with an address that one on {name} has ({placement_id}, {other.id})"
 

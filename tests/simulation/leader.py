@@ -7,6 +7,9 @@ from uuid import UUID
 
 from actors.commands.dispatcher import dispatcher
 from actors.commands.messages import NAME as COMMANDS
+from actors.registrar.invite_store import Inviting
+from actors.registrar.inviter import NAME as INVITER
+from actors.registrar.inviter import Inviter
 from actors.registrar.pulse import Pulse
 from actors.registrar.sightings import Sighting
 from actors.registrar.watch_actor import Watch
@@ -19,7 +22,14 @@ from zeitwork.members import sightings_of
 
 
 def leader(
-    store: Store, node_id: UUID, life: ProcessLife, system: System, pulse: Pulse, linked: bool, office: Office
+    store: Store,
+    node_id: UUID,
+    life: ProcessLife,
+    system: System,
+    pulse: Pulse,
+    linked: bool,
+    inviting: Inviting | None,
+    office: Office,
 ) -> list[Spec]:
     """Return the actors of one term."""
 
@@ -33,5 +43,7 @@ def leader(
         Spec("registrar", lambda: Watch(store.presence, office, node_id, sightings, pulse)),
         Spec("scheduler", lambda: Scheduler(store.scheduling, office)),
     ]
+    if inviting is not None:
+        specs.append(Spec(INVITER, lambda: Inviter(store.invitations, inviting, office)))
     # Without links it has nothing to do, and nothing to look for.
     return [*specs, dispatcher(store.commands, office, node_id, reach)] if linked else specs

@@ -10,6 +10,7 @@ from uuid import UUID
 from actors.commands.messages import Command
 from actors.commands.receiver import Receiver
 from actors.model.errors import Failed
+from actors.model.states import NodeState
 from runtime import Message, Ref, Request, StartFailed, System
 from runtime.lease import EpochMemory
 from runtime.links.board import Board
@@ -58,13 +59,21 @@ class Directory:
         """Return where all other hosts are reached."""
 
         def unit(tx: Transaction) -> dict[UUID, str]:
-            return {one.id: str(address_of(one.hostname)) for one in tx.database.nodes if one.id != node}
+            return {
+                one.id: str(address_of(one.hostname))
+                for one in tx.database.nodes
+                if one.id != node and one.generation > 0 and one.state is not NodeState.TERMINATED
+            }
 
         return await self._units.read(unit, name="links.others")
 
     async def removed(self) -> frozenset[UUID]:
-        """Return nobody: hosts of worlds stay."""
-        return frozenset()
+        """Return the hosts that were removed from the cluster."""
+
+        def unit(tx: Transaction) -> frozenset[UUID]:
+            return frozenset(one.id for one in tx.database.nodes if one.state is NodeState.TERMINATED)
+
+        return await self._units.read(unit, name="links.removed")
 
 
 class WatchedBoard(Board):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import trio
 
-from actors.model.errors import Problem, Unavailable
+from actors.model.errors import NotFound, Problem, Unavailable
 from actors.model.resources import Resources
 from actors.model.restart import RestartMode, RestartPolicy
 from actors.model.states import InstanceDesired, NodeDesired
 from tests.actors.vm.simulated import Life
 from tests.simulation import plan as items
+from tests.simulation.leaving import leave
+from tests.simulation.links import address_of
 from tests.simulation.reach import RemoteUnits
 from tests.simulation.store import Store
 from zeitwork.store.rows import NewGroup, NewInstance
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a request may take, how often it is repeated, and how long to wait before.
 PATIENCE, TRIES, PAUSE = 20.0, 4, 2.0
+#: Seconds that a host may take to leave: longer than what runs there takes to stop.
+LEAVING = 200.0
 
 #: What an instance is wanted to be after a request.
 _MEANS = {
@@ -50,6 +56,8 @@ class People:
             name += f" {item.replicas}"
         elif isinstance(item, items.Replace) and item.force:
             name += " force"
+        elif isinstance(item, items.Remove) and item.dead:
+            name += " dead"
         for attempt in range(TRIES):
             via = self._via(item, attempt)
             if via is None:
@@ -57,8 +65,8 @@ class People:
                 continue
             store = Store(RemoteUnits(self._world.server, via, Life(), name))
             try:
-                with trio.fail_after(PATIENCE):
-                    await self._carry_out(store, item)
+                with trio.fail_after(LEAVING if isinstance(item, items.Leave) else PATIENCE):
+                    await self._carry_out(store, item, number)
             except (Unavailable, trio.TooSlowError):
                 await trio.sleep(PAUSE)
             except Problem as problem:
@@ -66,7 +74,9 @@ class People:
                 self._world.trace("people", f"{name} refused: {problem}")
                 return
             else:
-                self.accepted[name] = None
+                # A host that leaves asks by itself, in a name of its own.
+                if not isinstance(item, items.Leave):
+                    self.accepted[name] = None
                 self._world.trace("people", f"{name} accepted")
                 return
         self.unanswered += 1
@@ -78,11 +88,11 @@ class People:
         first = int(getattr(item, "via", 0)) + attempt
         for number in range(len(hosts)):
             host = hosts[(first + number) % len(hosts)]
-            if host.life is not None and not host.env.held:
+            if host.life is not None and host.belongs and not host.env.held:
                 return host.name
         return None
 
-    async def _carry_out(self, store: Store, item: items.Request) -> None:
+    async def _carry_out(self, store: Store, item: items.Request, number: int) -> None:
         world = self._world
         match item:
             case items.Create():
@@ -125,11 +135,29 @@ class People:
                 await store.groups.delete(world.group_id(group))
             case items.Cordon(host=host) | items.Drain(host=host) | items.Uncordon(host=host):
                 desired = {"cordon": NodeDesired.CORDONED, "drain": NodeDesired.DRAINING}
-                node_id = world.hosts[host % len(world.hosts)].node_id
-                if node_id is not None:
-                    await store.nodes.set_desired(node_id, desired.get(item.kind, NodeDesired.READY))
+                await store.nodes.set_desired(self._node(host), desired.get(item.kind, NodeDesired.READY))
+            case items.Remove(host=host, dead=dead):
+                await store.nodes.delete(self._node(host), dead=dead)
+            case items.Leave(host=host, force=force):
+                await leave(world.hosts[host % len(world.hosts)], force=force)
+            case items.Invite(host=host, timeout=timeout, wrong=wrong):
+                machine = world.hosts[host % len(world.hosts)]
+                await store.invitations.create(
+                    machine.name,
+                    ip_address=IPv4Address("192.0.2.1"),
+                    address=str(address_of(machine.name)),
+                    code="of another machine" if wrong else machine.code,
+                    timeout=timeout,
+                    id=world.guest_id(number),
+                )
             case _:
                 raise AssertionError(f"nobody can ask for {item}")
+
+    def _node(self, host: int) -> UUID:
+        node_id = self._world.hosts[host % len(self._world.hosts)].node_id
+        if node_id is None:
+            raise NotFound(f"there is no node h{host}")
+        return node_id
 
     def wanted(self, committed: Iterable[tuple[float, str]]) -> dict[int, InstanceDesired]:
         """Return what each instance shall be after requests that were committed in this order."""

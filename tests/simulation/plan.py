@@ -6,23 +6,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+
+from tests.simulation.item import Item as Item
+from tests.simulation.item import Request as Request
+from tests.simulation.moves import Invite as Invite
+from tests.simulation.moves import Leave as Leave
+from tests.simulation.moves import Remove as Remove
 
 #: The name of the host that the database runs on.
 DATABASE = "database"
-
-
-@dataclass(frozen=True)
-class Item:
-    """Something that happens ``at`` so many seconds."""
-
-    at: float
-    kind: ClassVar[str] = ""
-
-    @property
-    def over(self) -> float:
-        """When all that it breaks is whole again."""
-        return self.at + float(getattr(self, "seconds", 0.0))
 
 
 # --- faults. ``host`` is a number; ``seconds`` is how long it lasts.
@@ -247,11 +240,6 @@ class Ambush(Item):
 
 
 @dataclass(frozen=True)
-class Request(Item):
-    """A person's wish."""
-
-
-@dataclass(frozen=True)
 class Create(Request):
     """Make an instance. ``pinned`` is a host or -1; ``restart`` a `RestartMode`; ``stop_timeout`` in seconds."""
 
@@ -380,7 +368,7 @@ KINDS: dict[str, type[Item]] = {
         *(Kill, Quit, Crash, Pause, Cut, Stall, Slow, Outage, Aborts, LostAnswers, LostHints, ClockStep),
         *(LinkCut, LinkHold, LinkStall, LinkSlow, Split),
         *(Ambush, AppCrash, MemberCrash, Deaf, FailStart, Create, Stop, Start, Restart, Delete, Replace),
-        *(CreateGroup, Scale, DeleteGroup, Cordon, Drain, Uncordon),
+        *(CreateGroup, Scale, DeleteGroup, Cordon, Drain, Uncordon, Remove, Leave, Invite),
     )
 }
 
@@ -390,7 +378,8 @@ class Plan:
     """A world: how many hosts of what size, for how long, what happens. ``seed`` decides all that is left to chance.
 
     ``vcpu`` and ``memory`` (MiB) are what each host can give. ``note`` is for plans that are kept: what they found.
-    ``settings``: with ``links`` hosts are linked with each other, without they meet in the database only.
+    ``settings``: with ``links`` hosts are linked with each other, without they meet in the database only; ``machines``
+    is how many there are beyond ``hosts``, which are hosts of no cluster until they are invited.
     """
 
     seed: int

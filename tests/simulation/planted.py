@@ -9,11 +9,13 @@ from typing import Any
 from unittest import mock
 
 import actors.host.actor
+import actors.registrar.inviter
 import actors.registrar.watch
 import actors.scheduler.actor
 import actors.vm.recover
 import actors.vm.report
 from actors.commands.acceptance import Memory
+from actors.registrar.invite import look
 from actors.vm.intent import Intent
 from actors.vm.recover import Found, Recovery
 from runtime.links.connection import Connection, Settled
@@ -57,6 +59,8 @@ def planted(bugs: frozenset[Bug]) -> Iterator[None]:
         patches.append(mock.patch.object(actors.registrar.watch, "GRACE", 0.0))
     if Bug.RAISED_BY_GOSSIP in bugs:
         patches.append(mock.patch("runtime.membership.roster.join", _raising(join)))
+    if Bug.NEVER_GIVEN_UP in bugs:
+        patches.append(mock.patch.object(actors.registrar.inviter, "look", _patient(look)))
     for patch in patches:
         patch.start()
     try:
@@ -93,6 +97,15 @@ def _blindly(judge: Any) -> Any:
         return result
 
     return found
+
+
+def _patient(real: Any) -> Any:
+    """Take all who are invited to have time."""
+
+    def looked(state: Any, found: Any, *arguments: Any) -> Any:
+        return real(state, [replace(one, left=_NEVER) for one in found], *arguments)
+
+    return looked
 
 
 def _oldest_first(settled: Any) -> Any:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -20,6 +20,9 @@ from tests.simulation.store.units import Unit
 from zeitwork.cluster import Linked
 from zeitwork.store.notifications import CHANNELS, Subscription
 from zeitwork.store.problems import OutcomeUnknown
+
+if TYPE_CHECKING:
+    from tests.simulation.leaving import Member
 
 T = TypeVar("T")
 
@@ -54,6 +57,8 @@ class ProcessLife(Life):
         #: Its connections to other hosts, and what they are good for; None without links.
         self.stack: Stack | None = None
         self.linked: Linked | None = None
+        #: What it leaves its cluster by, None before it is a host's.
+        self.member: Member | None = None
 
     async def going_on(self) -> None:
         """Wait while the process is held."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from actors.model.states import InstanceDesired, InstanceState, NodeDesired, NodeState, Outcome, PlacementState
+from tests.simulation.belonging import GUEST_END_RULES
 from tests.simulation.between import hosts_see_each_other
 from tests.simulation.people import replicas_wanted
 from tests.simulation.store import tables
@@ -112,6 +113,8 @@ def machines_are_as_placed(judge: Judge) -> Iterator[str]:
     """A running placement has one machine, which runs; of what has no placement nothing is left on any host."""
     database = judge.world.database
     for host in judge.world.hosts:
+        if host.claimed and not host.belongs:
+            continue  # what is on a machine that is let in no more stays until it forgets that it was a host
         for placement_id, machine in host.machines.items():
             placement = database.placements.get(placement_id)
             live = placement is not None and placement.live
@@ -124,9 +127,11 @@ def machines_are_as_placed(judge: Judge) -> Iterator[str]:
 
 
 def hosts_are_known_as_they_are(judge: Judge) -> Iterator[str]:
-    """Every host has a process, its node says so, and somebody leads."""
+    """Every host that belongs to the cluster has a process, its node says so, and somebody leads."""
     database = judge.world.database
     for host in judge.world.hosts:
+        if not host.belongs:
+            continue
         node = database.nodes.get(host.node_id) if host.node_id is not None else None
         if host.life is None or node is None:
             yield f"{host.name} has no process"
@@ -145,4 +150,5 @@ END_RULES = (
     drained_hosts_are_empty,
     machines_are_as_placed,
     hosts_are_known_as_they_are,
+    *GUEST_END_RULES,
 )

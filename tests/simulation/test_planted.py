@@ -35,6 +35,8 @@ class Hunt:
 
 _OVER, _CONVERGED = "no write of a term that is over", "converged: instances are as wanted"
 _BESIDE = "nothing is placed beside what is in its way"
+# The same for all of these: without bugs it is run once.
+_REMOVAL = Hunt(7, ("hosts are removed rightly", "who was removed stays away", _CONVERGED), ("removal",))
 HUNTS: dict[Bug, Hunt] = {
     Bug.NO_FENCE: Hunt(6, (_OVER,), ("ambush-apply",)),
     Bug.NO_EPOCH_CHECK: Hunt(6, (_OVER,), ("ambush-apply",)),
@@ -48,6 +50,12 @@ HUNTS: dict[Bug, Hunt] = {
     Bug.SINGLETON_TWICE: Hunt(3, (_BESIDE, "never two machines of one"), ("singletons", "cut", "crash")),
     Bug.KEPT_FOR_EVER: Hunt(8, (_CONVERGED, "one placement serves"), ("kill",)),
     Bug.EARLY_END: Hunt(10, ("what moves serves on",), ("kill",)),
+    Bug.RAISED_BY_BEAT: _REMOVAL,
+    Bug.REMOVED_BLINDLY: _REMOVAL,
+    Bug.REMOVED_ALIVE: _REMOVAL,
+    Bug.LEFT_FOR_LOST: _REMOVAL,
+    Bug.INVITED_TWICE: Hunt(2, ("a machine is one node",), ("invitation", "lost-answers")),
+    Bug.NEVER_GIVEN_UP: Hunt(2, ("converged: invitations have ended",), ("invitation",)),
     Bug.NO_SLOW_TIMER: Hunt(4, (_CONVERGED,), ("no-hints",)),
     Bug.OUTCOME_ASSUMED: Hunt(6, (_CONVERGED,), ("lost-answers",)),
     Bug.NO_INTENT: Hunt(1, ("machine rules",), ("kill",)),

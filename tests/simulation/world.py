@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
@@ -19,6 +19,7 @@ import structlog
 import trio
 
 import zeitwork.cluster
+import zeitwork.leave
 import zeitwork.peers
 from actors.model.image import ImageConfig
 from actors.model.records import Placement
@@ -75,9 +76,19 @@ class World:
         self.server = Server(self.database, self.network, random.Random(f"{plan.seed} server"))
         self.judge = Judge(self)
         self.database.committed = self._committed
+        #: Whether machines may become hosts that are none at first.
+        self.invites = any(isinstance(item, items.Invite) for item in plan.items)
+        machines = int(plan.settings.get("machines", 0))
         self.hosts = [
-            SimulatedHost(self, number, UUID(int=0xA0000 + number), environment(plan.seed, number))
-            for number in range(plan.hosts)
+            SimulatedHost(
+                self,
+                number,
+                UUID(int=0xA0000 + number),
+                environment(plan.seed, number),
+                claimed=number < plan.hosts,
+                code=f"code {number}",
+            )
+            for number in range(plan.hosts + machines)
         ]
         self.people = People(self)
         self.image_id = UUID(int=0x1111)
@@ -93,6 +104,10 @@ class World:
     def group_id(self, number: int) -> UUID:
         """Return the id that a person gives a group."""
         return UUID(int=0xE0000 + number)
+
+    def guest_id(self, number: int) -> UUID:
+        """Return the id that a person gives the node of a host that is invited."""
+        return UUID(int=0xC0000 + number)
 
     def number_of(self, instance_id: UUID) -> int:
         """Return the number of an instance that a person made, else a negative one."""
@@ -245,7 +260,9 @@ def _quiet() -> Iterator[None]:
     quiet = structlog.get_logger()
     try:
         # What has bound a logger as it was imported keeps that one.
-        with mock.patch.object(zeitwork.cluster, "_log", quiet), mock.patch.object(zeitwork.peers, "_log", quiet):
+        with ExitStack() as patches:
+            for module in (zeitwork.cluster, zeitwork.leave, zeitwork.peers):
+                patches.enter_context(mock.patch.object(module, "_log", quiet))
             yield
     finally:
         structlog.configure(**before)

@@ -58,8 +58,16 @@ def release(cursor: Cursor, placement_id: UUID, rest: float = REST) -> None:
 
 
 def forget_node(cursor: Cursor, node_id: UUID) -> None:
-    """Delete what rests on a node that is being deleted."""
+    """Delete what rests on a node whose pools go."""
     cursor.execute("delete from leases where node_id = %s and state = 'resting'", (node_id,))
+
+
+def forget_rested(cursor: Cursor) -> None:
+    """Delete what has rested on nodes that are no more: nobody else looks after those."""
+    cursor.execute(
+        "delete from leases where state = 'resting' and rest_until <= now() "
+        "and node_id in (select id from nodes where state = 'terminated')"
+    )
 
 
 class Leases:
@@ -73,14 +81,15 @@ class Leases:
         return (await self.usages(node_id)).get(node_id, ())
 
     async def usages(self, node_id: UUID | None = None) -> dict[UUID, tuple[PoolUsage, ...]]:
-        """Return how full the pools of each host are, or of one; a host without pools is not in it."""
+        """Return how full the pools of each host are, or of one; a host without pools, or no more, is not in it."""
 
         def unit(cursor: Cursor) -> dict[UUID, tuple[PoolUsage, ...]]:
             cursor.execute(
                 "select node_id, family, network, last_offset - first_offset + 1 as size, "
                 "(select count(*) from leases where pool = network and state = 'leased') as leased, "
                 "(select count(*) from leases where pool = network and state = 'resting' and rest_until > now()) "
-                "as resting from pools where %(node)s::uuid is null or node_id = %(node)s order by node_id, family",
+                "as resting from pools join nodes n on n.id = node_id and n.state <> 'terminated' "
+                "where %(node)s::uuid is null or node_id = %(node)s order by node_id, family",
                 {"node": node_id},
             )
             found: dict[UUID, tuple[PoolUsage, ...]] = {}

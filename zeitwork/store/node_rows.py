@@ -18,8 +18,8 @@ from zeitwork.store.units import Cursor
 
 SELECT = """
 select n.*, r.name as region_name, r.v6 as region_v6, r.v4 as region_v4,
-    (select network from pools where node_id = n.id and family = 4) as pool_v4,
-    (select network from pools where node_id = n.id and family = 6) as pool_v6
+    (select network from pools where node_id = n.id and family = 4 and n.state <> 'terminated') as pool_v4,
+    (select network from pools where node_id = n.id and family = 6 and n.state <> 'terminated') as pool_v6
 from nodes n join regions r on r.id = n.region_id
 """
 # One pass over what is placed, when all nodes are asked about: so many of those as there are would take longer.

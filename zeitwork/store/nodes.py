@@ -275,7 +275,7 @@ class Nodes:
         return await self._units.read(unit, name="nodes.list")
 
     async def delete(self, node_id: UUID, *, dead: bool = False, who: str = "api") -> None:
-        """Terminate a node, free its pools and give up its snapshots.
+        """Terminate a node and give up its snapshots; its pools are free once its addresses have rested.
 
         What is left on one that is down and that nobody waits for goes with it: what was replaced, and what is wanted
         stopped or terminated. Raises `Conflict` while other placements are on it, its process lives, or a snapshot

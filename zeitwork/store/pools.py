@@ -11,6 +11,7 @@ from uuid import UUID
 
 from actors.model.errors import Conflict
 from zeitwork.store.arrays import addresses, numbers, uuids
+from zeitwork.store.leases import forget_rested
 from zeitwork.store.rows import RegionRow
 from zeitwork.store.units import Cursor
 
@@ -34,6 +35,7 @@ def first_free(region: Network, prefix: int, taken: Iterable[Network]) -> Networ
 
 def ensure_pools(cursor: Cursor, node_id: UUID, region: RegionRow, *, ipv6: bool) -> None:
     """Give a node the pools it lacks. The region must be locked. Raises `Conflict` when the region has none left."""
+    _drop_rested(cursor)
     cursor.execute("select family from pools where node_id = %s", (node_id,))
     has = {row["family"] for row in cursor}
     if 4 not in has:
@@ -44,7 +46,8 @@ def ensure_pools(cursor: Cursor, node_id: UUID, region: RegionRow, *, ipv6: bool
             raise Conflict(
                 f"the IPv4 network {region.v4} of region {region.name} has no free /{HOST_V4} for another host",
                 field="region",
-                fix="delete nodes that are gone, or start a region with a larger network",
+                fix="delete nodes that are gone (their networks are free a minute later), or start a region with a "
+                "larger network",
             )
         last = max(0, v4.num_addresses - 2)
         _insert(cursor, v4, node_id, min(1, last), last)
@@ -64,6 +67,18 @@ def drop_pools(cursor: Cursor, node_id: UUID) -> None:
     last comes again as late as in one pool.
     """
     cursor.execute(_DROP, (node_id,))
+
+
+def _drop_rested(cursor: Cursor) -> None:
+    """Free the networks of nodes that are no more once none of their addresses rests.
+
+    Not when such a node goes: whoever got its network then would give addresses that others take for its machines'.
+    """
+    forget_rested(cursor)
+    cursor.execute(
+        "delete from pools p using nodes n where n.id = p.node_id and n.state = 'terminated' "
+        "and not exists (select from leases l where l.node_id = p.node_id and l.family = p.family)"
+    )
 
 
 @dataclass(slots=True)

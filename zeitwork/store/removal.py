@@ -12,10 +12,8 @@ from actors.model.states import InstanceDesired, NodeState, Outcome, PlacementSt
 from actors.scheduler.store import Move
 from zeitwork.store.current import COUNTS
 from zeitwork.store.instance_rows import announce_desired, supersede
-from zeitwork.store.leases import forget_node
 from zeitwork.store.node_rows import missing_node
 from zeitwork.store.placements import observe
-from zeitwork.store.pools import drop_pools
 from zeitwork.store.relocation import move
 from zeitwork.store.snapshot_rows import lose_snapshots_of
 from zeitwork.store.succession import settle
@@ -47,7 +45,9 @@ def lock_instances(cursor: Cursor, node_id: UUID, *, dead: bool) -> list[UUID]:
 
 
 def clear(cursor: Cursor, node: Mapping[str, Any], instance_ids: Collection[UUID], who: str) -> None:
-    """Remove what is left on a (locked) node that nobody waits for, with its snapshots, leases and pools.
+    """Remove what is left on a (locked) node that nobody waits for, with its snapshots.
+
+    Its addresses rest as others do, and its networks are free for other hosts after that.
 
     Raises `Conflict` while other placements are on it, or a snapshot there has yet to be restored.
     """
@@ -57,8 +57,6 @@ def clear(cursor: Cursor, node: Mapping[str, Any], instance_ids: Collection[UUID
     for placement_id in left:
         observe(cursor, placement_id, frozenset(PlacementState), GONE, 0.0)
     lose_snapshots_of(cursor, node["id"], who)
-    forget_node(cursor, node["id"])
-    drop_pools(cursor, node["id"])
 
 
 def bury(cursor: Cursor, node: Mapping[str, Any], instance_ids: Collection[UUID], who: str) -> None:

@@ -81,6 +81,8 @@ class Database:
         self._newest_id = 0
         self.regions: Table[UUID, tables.Region] = Table(self._undo)
         self.nodes: Table[UUID, tables.Node] = Table(self._undo)
+        self.invitations: Table[UUID, tables.Invitation] = Table(self._undo)
+        self.tokens: Table[UUID, tables.JoinToken] = Table(self._undo)
         self.pools: Table[Any, tables.Pool] = Table(self._undo)
         #: How far the addresses were given of networks that no host has any more.
         self.freed_pools: Table[Any, int] = Table(self._undo)

@@ -7,6 +7,7 @@ from tests.simulation.store.election import Election
 from tests.simulation.store.groups import Groups
 from tests.simulation.store.images import Images
 from tests.simulation.store.instances import Instances
+from tests.simulation.store.invitations import Invitations, Trust
 from tests.simulation.store.leases import Leases
 from tests.simulation.store.nodes import Nodes
 from tests.simulation.store.placements import Placements
@@ -23,6 +24,8 @@ class Store:
         self.units = units
         self.election = Election(units)
         self.nodes = Nodes(units)
+        self.invitations = Invitations(units)
+        self.trust = Trust(units)
         self.presence = Presence(units)
         self.images = Images(units)
         self.groups = Groups(units)

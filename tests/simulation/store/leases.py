@@ -8,6 +8,7 @@ from uuid import UUID
 
 from actors.ipam_lease.store import PoolUsage
 from actors.model.errors import Conflict
+from actors.model.states import NodeState
 from tests.simulation.store import tables
 from tests.simulation.store.bugs import Bug
 from tests.simulation.store.database import Transaction
@@ -28,6 +29,7 @@ def pools_of(tx: Transaction, node_id: UUID) -> dict[int, tables.Pool]:
 
 def ensure_pools(tx: Transaction, node_id: UUID, region: tables.Region, *, ipv6: bool) -> None:
     """Give a node the pools it lacks. Raises `Conflict` when the region has none left."""
+    _drop_rested(tx)
     has = pools_of(tx, node_id)
     if 4 not in has:
         taken = [pool.network for pool in tx.database.pools if isinstance(pool.network, IPv4Network)]
@@ -36,7 +38,7 @@ def ensure_pools(tx: Transaction, node_id: UUID, region: tables.Region, *, ipv6:
             raise Conflict(
                 f"the IPv4 network {region.v4} of region {region.name} has no free /{HOST_V4} for another host",
                 field="region",
-                fix="delete nodes that are gone, or start a region with a larger network",
+                fix="delete nodes that are gone (their networks are free a minute later)",
             )
         last = max(0, v4.num_addresses - 2)
         tx.database.pools.put(v4, tables.Pool(v4, node_id, min(1, last), last, _begin(tx, v4, min(1, last))))
@@ -62,6 +64,17 @@ def _begin(tx: Transaction, network: IPv4Network | IPv6Network, first: int) -> i
         return first
     tx.database.freed_pools.remove(network)
     return freed
+
+
+def _drop_rested(tx: Transaction) -> None:
+    """Free the networks of nodes that are no more once none of their addresses rests."""
+    ended = {node.id for node in tx.database.nodes if node.state is NodeState.TERMINATED}
+    for row in [row for row in tx.database.leases if row.node_id in ended]:
+        if row.rest_until is not None and row.rest_until <= tx.now:
+            tx.database.leases.remove(row.address)
+    resting = {row.pool for row in tx.database.leases}
+    for pool in [pool for pool in tx.database.pools if pool.node_id in ended and pool.network not in resting]:
+        tx.database.pools.remove(pool.network)
 
 
 def pick(tx: Transaction, node_id: UUID, family: int) -> tuple[tables.Pool, IPv4Address | IPv6Address]:
@@ -112,7 +125,7 @@ def release(tx: Transaction, placement_id: UUID, rest: float) -> None:
 
 
 def forget_node(tx: Transaction, node_id: UUID) -> None:
-    """Delete what rests on a node that is being deleted."""
+    """Delete what rests on a node whose pools go."""
     for row in [row for row in tx.database.leases if row.node_id == node_id and row.rest_until is not None]:
         tx.database.leases.remove(row.address)
 
@@ -128,6 +141,9 @@ class Leases:
 
         def unit(tx: Transaction) -> tuple[PoolUsage, ...]:
             found = []
+            node = tx.database.nodes.get(node_id)
+            if node is None or node.state is NodeState.TERMINATED:
+                return ()
             for family, pool in sorted(pools_of(tx, node_id).items()):
                 rows = [row for row in tx.database.leases if row.pool == pool.network]
                 leased = sum(1 for row in rows if row.rest_until is None)

@@ -11,22 +11,16 @@ from actors.model.errors import Conflict
 from actors.model.network import HostNetwork
 from actors.model.resources import Capacity
 from actors.model.scheduling import Taint
-from actors.model.states import InstanceDesired, NodeDesired, NodeState, PlacementState
-from actors.scheduler.store import Move
+from actors.model.states import NodeDesired, NodeState
 from tests.simulation.store import tables
 from tests.simulation.store.database import Transaction, moment, moment_or_none
 from tests.simulation.store.leases import drop_pools, ensure_pools, forget_node, pools_of
-from tests.simulation.store.node_rows import get_node, live_on, used
-from tests.simulation.store.placements import observe
-from tests.simulation.store.relocation import move
+from tests.simulation.store.node_rows import get_node, live_on, used, write_state
+from tests.simulation.store.removal import remove
 from tests.simulation.store.units import Units
-from zeitwork.store.nodes import _ENDS, ALIVE_WITHIN
-from zeitwork.store.removal import GONE, refuse_living
 from zeitwork.store.requirements import taints_to_json
 from zeitwork.store.rows import HostRegistration, NodeRow, OverheadRow, RegionRow, ResourcesRow
 
-#: Seconds that a host which said goodbye may be away before what runs on it is replaced.
-GRACE = 60.0
 #: A region's IPv6 network is drawn at random by the real store; one is as good as another.
 _V6 = IPv6Network("fd7a:77::/48")
 
@@ -70,7 +64,8 @@ def node_row(tx: Transaction, node_id: UUID) -> NodeRow:
     assert region is not None
     pools = pools_of(tx, node_id)
     network = None
-    if 4 in pools:
+    # Those of one that is no more only rest.
+    if 4 in pools and node.state is not NodeState.TERMINATED:
         v6 = pools[6].network if node.ipv6 and 6 in pools else None
         network = HostNetwork(v6, pools[4].network)  # type: ignore[arg-type]
     return NodeRow(
@@ -100,45 +95,6 @@ def node_row(tx: Transaction, node_id: UUID) -> NodeRow:
         created_at=moment(node.created_at),
         updated_at=moment(node.updated_at),
     )
-
-
-def write_state(
-    tx: Transaction, node: tables.Node, state: NodeState, reason: str, who: str, *, grace: float = GRACE
-) -> None:
-    """Write a node's state when it differs. What runs on one that goes down is replaced after ``grace`` seconds."""
-    if state is NodeState.READY and node.desired is NodeDesired.DRAINING:
-        state = NodeState.DRAINING
-    if (node.state, node.reason) == (state, reason):
-        return
-    down_since = replace_after = None
-    if state is NodeState.DOWN:
-        down_since = tx.now if node.down_since is None else node.down_since
-        after = tx.now + grace
-        replace_after = after if node.replace_after is None else min(node.replace_after, after)
-    tx.database.nodes.put(
-        node.id,
-        replace(
-            node,
-            state=state,
-            reason=reason,
-            updated_at=tx.now,
-            down_since=down_since,
-            replace_after=replace_after,
-        ),
-    )
-    tx.record(who, "node.state", "node", node.id, {"from": node.state, "to": state, "reason": reason})
-    tx.announce("zw_nodes", node.id)
-
-
-def hasten(tx: Transaction, node: tables.Node, reason: str, who: str, grace: float) -> bool:
-    """Have what ran on a node that is down replaced ``grace`` seconds from now; False when that is no sooner."""
-    after = tx.now + grace
-    if node.replace_after is None or node.replace_after <= after:
-        return False
-    tx.database.nodes.put(node.id, replace(node, reason=reason, updated_at=tx.now, replace_after=after))
-    tx.record(who, "node.state", "node", node.id, {"from": node.state, "to": node.state, "reason": reason})
-    tx.announce("zw_nodes", node.id)
-    return True
 
 
 def _ensure_region(tx: Transaction, host: HostRegistration) -> tables.Region:
@@ -218,11 +174,11 @@ class Nodes:
 
         ``dead``: what is on it goes, what is wanted of that is placed anew, and its machine is not let in again.
         """
-        await self._units.run(lambda tx: _remove(tx, node_id, dead=dead, leaves=False, who=who), name="nodes.delete")
+        await self._units.run(lambda tx: remove(tx, node_id, dead=dead, leaves=False, who=who), name="nodes.delete")
 
     async def leave(self, node_id: UUID, *, force: bool = False) -> None:
         """Terminate a node whose host leaves. Raises `Conflict` while placements are on it, unless with ``force``."""
-        await self._units.run(lambda tx: _remove(tx, node_id, dead=force, leaves=True, who="host"), name="nodes.leave")
+        await self._units.run(lambda tx: remove(tx, node_id, dead=force, leaves=True, who="host"), name="nodes.leave")
 
     async def set_desired(self, node_id: UUID, desired: NodeDesired, *, who: str = "api") -> NodeRow:
         """Ask a node to be ready or to take nothing new."""
@@ -320,44 +276,6 @@ class Nodes:
     async def resources(self, node_id: UUID | None = None) -> tuple[ResourcesRow, ...]:
         """Return capacity, use and what is free, of one node or of each that is not terminated."""
         return await self._units.read(lambda tx: resource_rows(tx, node_id), name="nodes.resources")
-
-
-def _remove(tx: Transaction, node_id: UUID, *, dead: bool, leaves: bool, who: str) -> None:
-    node = get_node(tx, node_id)
-    if node.state is not NodeState.TERMINATED:
-        alive = not leaves and node.last_seen_at is not None and node.last_seen_at > tx.now - ALIVE_WITHIN
-        if dead:
-            refuse_living({"hostname": node.hostname}, alive, dead=True)
-            for row in live_on(tx, node_id):
-                instance = tx.database.instances.get(row.instance_id)
-                assert instance is not None
-                if _needed(tx, row):
-                    reason = f"{node.hostname} was removed for good"
-                    move(tx, Move.REPLACE, instance, row, reason, force=True, who=who)
-                observe(tx, row.id, frozenset(PlacementState), GONE, 0.0)
-        live = live_on(tx, node_id)
-        left = [row for row in live if node.state is NodeState.DOWN and not _needed(tx, row)]
-        if len(left) < len(live):
-            raise Conflict(
-                f"{len(live) - len(left)} placements are still on {node.hostname}",
-                fix="drain it first, or stop and delete its instances",
-            )
-        refuse_living({"hostname": node.hostname}, alive, dead=False)
-        for row in left:
-            observe(tx, row.id, frozenset(PlacementState), GONE, 0.0)
-        forget_node(tx, node_id)
-        drop_pools(tx, node_id)
-        write_state(tx, node, NodeState.TERMINATED, _ENDS[dead, leaves], who)
-    if dead or leaves:
-        tx.database.nodes.put(node_id, replace(get_node(tx, node_id), buried=True))
-
-
-def _needed(tx: Transaction, row: tables.Placement) -> bool:
-    """Say whether a placement can't go with its node: it is wanted running, and somebody waits for it."""
-    instance = tx.database.instances.get(row.instance_id)
-    assert instance is not None
-    counts = not row.lost or row.exclusive or row.generation >= instance.generation
-    return counts and instance.desired is InstanceDesired.RUNNING
 
 
 def _move(tx: Transaction, node: tables.Node, region: tables.Region) -> None:

@@ -9,10 +9,11 @@ from actors.model.states import NodeState
 from actors.registrar.store import Beat
 from runtime.lease import Term
 from tests.simulation.store import tables
+from tests.simulation.store.bugs import Bug
 from tests.simulation.store.database import Transaction
 from tests.simulation.store.election import fence
 from tests.simulation.store.instance_rows import announce_desired
-from tests.simulation.store.nodes import hasten, write_state
+from tests.simulation.store.node_rows import hasten, write_state
 from tests.simulation.store.succession import settle
 from tests.simulation.store.units import Units
 
@@ -28,8 +29,11 @@ class Presence:
 
         def unit(tx: Transaction) -> tuple[bool, bool]:
             node = tx.database.nodes.get(node_id)
-            if node is None or node.generation != generation or node.state is NodeState.TERMINATED:
+            raised = Bug.RAISED_BY_BEAT in tx.bugs
+            if node is None or node.generation != generation or (node.state is NodeState.TERMINATED and not raised):
                 return False, False
+            if node.state is NodeState.TERMINATED:
+                node = replace(node, state=NodeState.READY)
             tx.database.nodes.put(node_id, replace(node, last_seen_at=tx.now))
             return True, node.state is NodeState.DOWN or bool(_lost_here(tx, node_id))
 

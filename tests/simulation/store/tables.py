@@ -67,6 +67,30 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Invitation:
+    node_id: UUID
+    address: str
+    code: str | None
+    coded: bool
+    timeout: float
+    asked_at: float
+    tries: int = 0
+    reason: str = ""
+    accepted_at: float | None = None
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JoinToken:
+    id: UUID
+    secret_hash: bytes
+    expires_at: float
+    node_id: UUID | None = None
+    used_by: UUID | None = None
+    used_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     network: IPv4Network | IPv6Network
     node_id: UUID

@@ -105,6 +105,33 @@ class Contract(RuleBasedStateMachine):
                 # Seldom: whoever has left is gone for good.
                 self.both.leave(node, force=which == 0)
 
+    @rule(
+        what=st.integers(0, 5),
+        name=st.integers(0, 3),
+        node=_PICK,
+        which=st.integers(0, 2),
+        again=st.booleans(),
+        odd=_RARELY,
+        ended=_ENDED,
+    )
+    def guest(self, what: int, name: int, node: int, which: int, again: bool, odd: bool, ended: int) -> None:
+        """Invite a host, or do something about those that were."""
+        match what:
+            case 0:
+                self.both.invite(name, again, (30.0, 50.0, 600.0)[which], coded=not odd, far=odd and again)
+            case 1:
+                self.both.invite_again(node)
+            case 2:
+                self.both.try_one(node, which, ended, late=odd)
+            case 3:
+                self.both.give_up(node, ended, late=odd)
+            case 4:
+                self.both.finish(node, ended, late=odd)
+            case _:
+                # Most hosts bring what was made for them.
+                self.both.mint(node, which, ended)
+                self.both.redeem(which, name, node if again else None, right=not odd)
+
     @rule(node=_PICK, late=_LATE)
     def heartbeat(self, node: int, late: int) -> None:
         self.both.heartbeat(node, late)

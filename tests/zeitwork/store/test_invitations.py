@@ -244,9 +244,14 @@ async def test_a_host_that_never_comes_back_gives_up_all_that_it_had(store: Stor
     gone = await store.nodes.get(node.id)
     assert (gone.state, gone.network) == (NodeState.TERMINATED, None)
     assert "never comes back" in gone.reason
-    with psycopg.connect(database_url) as connection:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        # Its addresses rest; its networks are free for the next host after that.
+        assert connection.execute("select count(*) from leases where state = 'leased'").fetchone() == (0,)
+        connection.execute("update leases set rest_until = now() - interval '1 second'")
+        await store.nodes.register(host())
+        left = "select count(*) from {} where node_id = %s"
         for table in ("pools", "leases"):
-            assert connection.execute(f"select count(*) from {table}".encode()).fetchone() == (0,)
+            assert connection.execute(left.format(table).encode(), (node.id,)).fetchone() == (0,)
     # All that is wanted can be elsewhere now, what may never run twice too.
     elsewhere = await ready_node(store)
     for one in (row, alone):

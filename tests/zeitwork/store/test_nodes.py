@@ -196,6 +196,27 @@ async def test_a_node_in_use_or_alive_is_not_deleted(store: Store, database_url:
     assert not await store.presence.heartbeat(node.id, node.generation)
 
 
+async def test_a_network_is_given_away_once_the_addresses_in_it_have_rested(store: Store, database_url: str) -> None:
+    """Whoever had it sooner would give addresses that others still take for those of the removed host's machines."""
+    import psycopg
+
+    node, instance, placement = await running(store)
+    assert node.network is not None
+    await store.instances.delete(instance.id)
+    await see(store, placement, STOPPED)
+    await store.nodes.leave(node.id)
+    second = await ready_node(store)
+    assert second.network is not None
+    assert second.network.v4 != node.network.v4
+    assert second.network.v6 != node.network.v6
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("update leases set rest_until = now() - interval '1 second'")
+    third = await ready_node(store)
+    assert third.network is not None
+    assert (third.network.v4, third.network.v6) == (node.network.v4, node.network.v6)
+    assert node.id not in await store.leases.usages()
+
+
 async def test_pages_follow_each_other(store: Store) -> None:
     for number in range(5):
         await store.nodes.create(f"web-{number}")

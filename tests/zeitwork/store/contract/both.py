@@ -8,11 +8,11 @@ from actors.model.health import HealthState
 from actors.model.records import Observation
 from actors.model.states import NodeState, Outcome, PlacementState
 from tests.zeitwork.store.contract.frame import NOBODY, UNKNOWN, Refs
-from tests.zeitwork.store.contract.leader import Leader
+from tests.zeitwork.store.contract.guests import Guests
 from tests.zeitwork.store.contract.people import People
 
 
-class Both(People, Leader):
+class Both(People, Guests):
     """All of it, what hosts see, and time."""
 
     def find(self, number: int) -> tuple[int, int] | None:

@@ -24,6 +24,7 @@ _KINDS = ("nodes", "images", "instances", "groups")
 _INSTANCE = ("stop_force", "stop_wait", "drop_volumes", "retry_asked_at", "pending_since")
 _NODE = ("down_since", "replace_after", "epoch_seen")
 _PLACEMENT = ("exclusive", "epoch", "kept", "asked", "lost_at")
+_INVITATION = ("node_id", "coded", "tries", "reason", "accepted_at", "ended_at")
 _ALL_IDS = """
 select 'nodes' as kind, id, null::uuid as of, 0::bigint as generation from nodes
 union all select 'images', id, null, 0 from images union all select 'instances', id, null, 0 from instances
@@ -41,6 +42,8 @@ _EVERYTHING = (
     "select address, pool, node_id, placement_id, rest_until from leases order by address",
     "select image_id, node_id from node_images order by 1, 2",
     "select network, node_id, first_offset, last_offset, next_offset from pools order by network",
+    f"select {', '.join(_INVITATION)} from invitations order by node_id",
+    "select id, node_id, used_by from join_tokens order by id",
 )
 
 
@@ -103,6 +106,7 @@ def _asked(side: Postgres | Memory, ids: Ids) -> dict[str, Any]:
         "for hosts": {ids.names[one]: plain.of(drive(store.placements.placements(one))) for one in nodes},
         "beats": plain.of(drive(store.presence.beats())),
         "resources": plain.of(drive(store.nodes.resources())),
+        "expected": plain.of(drive(store.invitations.expected())),
         "counts": plain.of(drive(store.instances.counts())),
     }
 
@@ -115,7 +119,7 @@ def look_real(side: Postgres, ids: Ids) -> dict[str, Any]:
         found["images"] = plain.of([*drive(store.images.list(limit=1000)).items])
         found["usage"] = plain.of(drive(store.leases.usages()))
         found["groups"] = plain.of([*drive(store.groups.list(limit=1000)).items])
-        instances, nodes, placements, of_instances, of_nodes, leases, cached, pools = side.rows(*_EVERYTHING)
+        instances, nodes, placements, of_instances, of_nodes, leases, cached, pools, *guests = side.rows(*_EVERYTHING)
     found["instances"] = [plain.of(real_instance_row(row)) for row in instances]
     found["node rows"] = [plain.of(real_node_row(row)) for row in nodes]
     found["placements"] = {ids.names[row["id"]]: plain.of(real_placement_row(row)) for row in placements}
@@ -128,6 +132,7 @@ def look_real(side: Postgres, ids: Ids) -> dict[str, Any]:
     found["leases"] = [plain.of(row) for row in leases]
     found["cached"] = [plain.of(list(row.values())) for row in cached]
     found["pools"] = [plain.of(list(row.values())) for row in pools]
+    found["guests"] = [[plain.of(list(row.values())) for row in rows] for rows in guests]
     return found
 
 
@@ -160,4 +165,9 @@ def look_double(side: Memory, ids: Ids) -> dict[str, Any]:
     found["cached"] = [plain.of(key) for key in sorted(key for key, _ in database.node_images.items())]
     pools = sorted(database.pools, key=lambda row: (row.family, int(row.network.network_address)))
     found["pools"] = [plain.of([row.network, row.node_id, row.first, row.last, row.next]) for row in pools]
+    invitations = sorted(database.invitations, key=lambda row: row.node_id)
+    found["guests"] = [
+        [plain.of([getattr(row, name) for name in _INVITATION]) for row in invitations],
+        [plain.of([row.id, row.node_id, row.used_by]) for row in sorted(database.tokens, key=lambda row: row.id)],
+    ]
     return found

@@ -227,6 +227,36 @@ def _move_to_the_end(both: Both) -> None:
     both.start(1)
 
 
+def _remove_and_hear_of(both: Both) -> None:
+    both.wait(64)
+    both.delete_node(0)
+    both.heartbeat(0)
+
+
+def _remove_what_runs(both: Both) -> None:
+    _run(both)
+    both.wait(64)
+    both.delete_node(0)
+    both.delete_node(1)
+
+
+def _remove_as_dead_what_lives(both: Both) -> None:
+    both.delete_node(0, dead=True)
+
+
+def _remove_as_dead_what_runs(both: Both) -> None:
+    _run(both)
+    both.wait(64)
+    both.delete_node(0, dead=True)
+    both.delete_node(1, dead=True)
+
+
+def _invite_twice(both: Both) -> None:
+    both.invite(3)
+    both.invite(3)
+    both.invite(3, 1)
+
+
 #: What shows each bug of the double that can be planted.
 SHOWN: dict[Bug, Sequence] = {
     Bug.NO_FENCE: _act_without_a_lease,
@@ -241,4 +271,9 @@ SHOWN: dict[Bug, Sequence] = {
     Bug.SINGLETON_TWICE: _lose_a_singleton,
     Bug.KEPT_FOR_EVER: _move_to_the_end,
     Bug.EARLY_END: _move_to_the_end,
+    Bug.RAISED_BY_BEAT: _remove_and_hear_of,
+    Bug.REMOVED_BLINDLY: _remove_what_runs,
+    Bug.REMOVED_ALIVE: _remove_as_dead_what_lives,
+    Bug.LEFT_FOR_LOST: _remove_as_dead_what_runs,
+    Bug.INVITED_TWICE: _invite_twice,
 }

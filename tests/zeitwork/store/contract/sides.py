@@ -21,6 +21,7 @@ from zeitwork.store.cursor import Cursor
 from zeitwork.store.journal import flush
 from zeitwork.store.notifications import CHANNELS, Notifications
 from zeitwork.store.problems import translate
+from zeitwork.store.trust import Trust
 
 T = TypeVar("T")
 
@@ -111,7 +112,8 @@ class Postgres:
     def __init__(self, dsn: str) -> None:
         self.connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
         self.units = OneConnection(self.connection)
-        self.store = Store(self.units, Notifications(dsn), reserved=self.units)  # type: ignore[arg-type]
+        self.store: Any = Store(self.units, Notifications(dsn), reserved=self.units)  # type: ignore[arg-type]
+        self.store.trust = Trust(self.units)  # type: ignore[arg-type]
         self._listener = psycopg.connect(dsn, autocommit=True)
         for channel in CHANNELS:
             self._listener.execute(f"listen {channel}".encode())
