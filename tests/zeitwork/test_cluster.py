@@ -28,8 +28,8 @@ from zeitwork.cluster import Linked, Membership, MembershipFile, membership_of, 
 from zeitwork.config import load
 from zeitwork.leave import forget
 from zeitwork.peers import EVERY, MOST, Peers, choose
-from zeitwork.trust import certificates
 from zeitwork.tree import _membership
+from zeitwork.trust import certificates
 from zeitwork.wire import wire_registry
 
 HOST = UUID(int=4)

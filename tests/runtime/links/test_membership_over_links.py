@@ -134,7 +134,7 @@ async def test_a_host_that_was_removed_does_not_come_back(monkeypatch: pytest.Mo
 
 async def test_a_seed_at_another_address_is_not_connected_to_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a host was joined by one of its addresses, and calls itself by another."""
-    ports = [await free_port() for _ in range(2)]
+    ports = [free_port() for _ in range(2)]
     asked, connected = list[Peer](), list[Peer]()
     send, make = over_links.Courier._send, over_links.Courier._make
 
