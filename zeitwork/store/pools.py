@@ -61,24 +61,22 @@ def ensure_pools(cursor: Cursor, node_id: UUID, region: RegionRow, *, ipv6: bool
 
 
 def drop_pools(cursor: Cursor, node_id: UUID) -> None:
-    """Free a node's networks for other hosts. Its leases must be gone.
+    """Free a node's networks for other hosts at once. Its leases must be gone.
 
     Nothing rests in them then. Instead their next host gives addresses from where this one has ended: what was given
     last comes again as late as in one pool.
     """
-    cursor.execute(_DROP, (node_id,))
+    cursor.execute(_DROP % "node_id = %s", (node_id,))
 
 
 def _drop_rested(cursor: Cursor) -> None:
     """Free the networks of nodes that are no more once none of their addresses rests.
 
     Not when such a node goes: whoever got its network then would give addresses that others take for its machines'.
+    Their next host, too, goes on from where this one has ended.
     """
     forget_rested(cursor)
-    cursor.execute(
-        "delete from pools p using nodes n where n.id = p.node_id and n.state = 'terminated' "
-        "and not exists (select from leases l where l.node_id = p.node_id and l.family = p.family)"
-    )
+    cursor.execute(_DROP % _RESTED)
 
 
 @dataclass(slots=True)
@@ -168,9 +166,13 @@ def exhausted(cursor: Cursor, supply: Supply) -> str:
 
 
 _DROP = """
-with dropped as (delete from pools where node_id = %s returning network, next_offset)
+with dropped as (delete from pools p where %s returning network, next_offset)
 insert into freed_pools (network, next_offset) select network, next_offset from dropped
 on conflict (network) do update set next_offset = excluded.next_offset
+"""
+_RESTED = """
+node_id in (select id from nodes where state = 'terminated')
+    and not exists (select from leases l where l.node_id = p.node_id and l.family = p.family)
 """
 #: Addresses that are left out at most: an IPv6 pool has more than anybody can count.
 _LEAP = 1 << 20

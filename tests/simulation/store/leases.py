@@ -53,8 +53,12 @@ def ensure_pools(tx: Transaction, node_id: UUID, region: tables.Region, *, ipv6:
 def drop_pools(tx: Transaction, node_id: UUID) -> None:
     """Free a node's networks for other hosts."""
     for pool in list(pools_of(tx, node_id).values()):
-        tx.database.pools.remove(pool.network)
-        tx.database.freed_pools.put(pool.network, pool.next)
+        _free_pool(tx, pool)
+
+
+def _free_pool(tx: Transaction, pool: tables.Pool) -> None:
+    tx.database.pools.remove(pool.network)
+    tx.database.freed_pools.put(pool.network, pool.next)
 
 
 def _begin(tx: Transaction, network: IPv4Network | IPv6Network, first: int) -> int:
@@ -74,7 +78,7 @@ def _drop_rested(tx: Transaction) -> None:
             tx.database.leases.remove(row.address)
     resting = {row.pool for row in tx.database.leases}
     for pool in [pool for pool in tx.database.pools if pool.node_id in ended and pool.network not in resting]:
-        tx.database.pools.remove(pool.network)
+        _free_pool(tx, pool)
 
 
 def pick(tx: Transaction, node_id: UUID, family: int) -> tuple[tables.Pool, IPv4Address | IPv6Address]:

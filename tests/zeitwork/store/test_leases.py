@@ -73,6 +73,8 @@ async def test_addresses_of_a_host_that_is_removed_come_again_last(store: Store,
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute("update nodes set last_seen_at = now() - interval '1 hour'")
         await store.nodes.delete(node.id, dead=True)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("update leases set rest_until = now() - interval '1 second' where state = 'resting'")
     other = await ready_node(store)
     assert other.network == node.network
     fresh = await place(store, await store.instances.get(row.id), other)

@@ -62,7 +62,7 @@ async def together(*works: Work) -> list[bool]:
 
 def check_removed(connection: psycopg.Connection[dict[str, Any]], node: NodeRow) -> None:
     """Nothing is left on a host that is no more, and nothing of it is held."""
-    for table, of in (("placements", "and state <> 'removed'"), ("leases", ""), ("pools", "")):
+    for table, of in (("placements", "and state <> 'removed'"), ("leases", "and state <> 'resting'")):
         left = connection.execute(f"select count(*) as n from {table} where node_id = %s {of}".encode(), (node.id,))
         assert left.fetchone() == {"n": 0}, table
 
