@@ -296,6 +296,10 @@ class Units:
         """Run a unit that only reads."""
         return await self.run(unit, name=name, read_only=True)
 
+    def heard(self) -> None:
+        """Take note that the server has answered somebody else now: then it answers units, too."""
+        self._heard(time.monotonic())
+
     def close(self) -> None:
         """Close the idle connections, and those in use as they come back."""
         self._pool.close()

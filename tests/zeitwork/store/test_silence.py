@@ -15,6 +15,7 @@ from tests.zeitwork.store.relay import Relay, relayed
 from tests.zeitwork.store.world import until
 from zeitwork.store import units as module
 from zeitwork.store.breaker import Breaker
+from zeitwork.store.opening import open_store
 from zeitwork.store.problems import OutcomeUnknown
 from zeitwork.store.units import Cursor, Units
 
@@ -174,3 +175,22 @@ async def test_a_server_that_refuses_is_asked_each_time(nursery: trio.Nursery) -
     assert units.metrics.silent == 0
     assert units.metrics.connect_failures == 3
     units.close()
+
+
+async def test_whoever_is_told_to_read_all_again_is_not_refused(database_url: str, nursery: trio.Nursery) -> None:
+    with relayed(database_url) as (relay, dsn):
+        async with open_store(dsn) as store:
+            _never_tried_again(store.units)
+            nursery.start_soon(store.units.watch)
+            relay.cut = True
+            store.units._pool.drop()
+            await _refused(store.units)
+            assert store.metrics.silent == 1
+            with store.notifications.subscribe("zw_nodes") as hints:
+                await hints.wait()  # nobody has read yet
+                relay.cut = False
+                nursery.start_soon(store.notifications.run)
+                with trio.fail_after(20):
+                    assert (await hints.wait()).everything
+                await store.ping()
+            nursery.cancel_scope.cancel()
