@@ -23,6 +23,7 @@ from actors.registrar.watch import (
     State,
     Verdict,
     forget,
+    interrupt,
     step,
 )
 
@@ -75,6 +76,43 @@ def test_after_an_outage_every_silence_begins_anew() -> None:
     state, found = watch(silent(100, int(DOWN_AFTER) - 1), forget(state))
     assert found == []
     assert watch([(120.0, [beat(OWN, 120.0), beat(OTHER, 0.0)])], state)[1] != []
+
+
+def test_a_verdict_that_could_not_be_carried_out_comes_again_after_one_more_missed_sign() -> None:
+    state, found = watch(silent(0, int(DOWN_AFTER)))
+    assert [verdict.beat.node_id for verdict in found] == [OTHER]
+    for steady in (True, False):
+        held = interrupt(OWN, state, {OTHER}, steady=steady)
+        begin = 100
+        assert watch(silent(begin, int(MISSED_AFTER) - 1), held)[1] == []
+        again = watch(silent(begin, int(MISSED_AFTER)), held)[1]
+        assert [verdict.beat for verdict in again] == [found[0].beat]
+        # Unless a sign was found meanwhile.
+        alive = [(float(now), [beat(OWN, now), beat(OTHER, 1.0)]) for now in range(begin, begin + int(DOWN_AFTER))]
+        assert watch(alive, held)[1] == []
+        later = interrupt(OWN, state, {OTHER}, steady=steady, again=DOWN_AFTER)
+        assert watch(silent(begin, int(DOWN_AFTER - 2 * INTERVAL) - 1), later)[1] == []
+        assert watch(silent(begin, int(DOWN_AFTER)), later)[1] != []
+
+
+def test_whoever_was_not_condemned_loses_nothing_but_by_an_outage() -> None:
+    state, found = watch(silent(0, int(MISSED_AFTER)))
+    assert found == []
+    held = interrupt(OWN, state, {THIRD}, steady=True)
+    # The next look adds two intervals, however late it is.
+    rest = int(DOWN_AFTER - MISSED_AFTER - 2 * INTERVAL)
+    assert watch(silent(100, rest - 1), held)[1] == []
+    assert watch(silent(100, rest), held)[1] != []
+    anew = interrupt(OWN, state, {THIRD}, steady=False)
+    assert watch(silent(100, int(DOWN_AFTER) - 1), anew)[1] == []
+    assert watch(silent(100, int(DOWN_AFTER)), anew)[1] != []
+
+
+def test_a_leader_whose_own_signs_are_not_written_does_not_forget_that_over_a_verdict() -> None:
+    state, _ = watch(silent(0, int(OWN_SILENCE) - 1, own=False))
+    held = interrupt(OWN, state, {OTHER}, steady=False)
+    assert held.heard[OWN].silent == state.heard[OWN].silent > 0
+    assert watch(silent(100, 60, own=False), held)[1] == []
 
 
 def test_while_its_own_signs_are_not_written_nobody_is_dead() -> None:
