@@ -15,10 +15,14 @@ PROBE_FIRST, PROBE_MAX = 0.25, 2.0
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """The server has answered nothing that was asked from ``since`` on (monotonic seconds); ``reason`` as found."""
+    """The server has answered nothing that was asked from ``since`` on (monotonic seconds); ``reason`` as found.
+
+    Whoever found it out had waited since ``began``.
+    """
 
     since: float
     reason: str
+    began: float
 
 
 class Breaker:
@@ -41,11 +45,14 @@ class Breaker:
         self.silence = None
         return ended
 
-    def unanswered(self, since: float, now: float, reason: str) -> bool:
-        """Take note that what was asked at ``since`` had no answer; True when a silence begins by it."""
+    def unanswered(self, since: float, now: float, reason: str, began: float | None = None) -> bool:
+        """Take note that what was asked at ``since`` had no answer; True when a silence begins by it.
+
+        ``began`` is when whoever asked it first asked in vain.
+        """
         if self.silence is not None or since < self._answered:
             return False
-        self.silence = Silence(since, reason)
+        self.silence = Silence(since, reason, since if began is None else began)
         self._tries = 0
         self._put_off(now)
         return True

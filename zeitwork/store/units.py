@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
@@ -15,16 +13,15 @@ from psycopg import errors
 
 from actors.model.errors import Unavailable
 from zeitwork.store.breaker import Breaker
-from zeitwork.store.connections import Connection, Pool, sever, timed_out, unanswered
+from zeitwork.store.connections import Pool, unanswered
 from zeitwork.store.cursor import Cursor
-from zeitwork.store.journal import flush
 from zeitwork.store.metrics import StoreMetrics
-from zeitwork.store.problems import AWAY_FIX, OutcomeUnknown, away, first_line, translate
+from zeitwork.store.problems import AWAY_FIX, OutcomeUnknown, away, translate
+from zeitwork.store.work import Unit, Work
 
 __all__ = ["Cursor", "Unit", "Units"]
 
 T = TypeVar("T")
-Unit = Callable[[Cursor], T]
 
 #: Seconds that a statement may take, always.
 STATEMENT_TIMEOUT = 10.0
@@ -38,182 +35,10 @@ ATTEMPTS = 8
 _BACKOFF_FIRST, _BACKOFF_MAX = 0.005, 0.25
 #: Seconds between requests to cancel a statement, and after which the connection is severed instead.
 _CANCEL_EVERY, _SEVER_AFTER = 0.25, 3.0
-#: Seconds that a request to cancel a statement may take.
-_CANCEL_TIMEOUT = 2.0
 #: Seconds between two looks at what waits for a server that may be gone.
 _LOOK_EVERY = 1.0
 
 _log = structlog.get_logger()
-
-
-class _Revoked(Exception):
-    """The caller was cancelled; the transaction has been rolled back."""
-
-
-class _Work:
-    """One attempt at one unit. ``run`` happens in a thread, everything else on the loop.
-
-    ``answered`` is when the server last answered it, ``silence`` since when it did not at the end and why. ``asked`` is
-    when it asked for its transaction, None while it is not waiting for that. All by `time.monotonic`.
-    """
-
-    def __init__(self, pool: Pool, unit: Unit[Any], read_only: bool) -> None:
-        self._pool = pool
-        self._unit = unit
-        self._read_only = read_only
-        self._lock = threading.Lock()
-        self._connection: Connection | None = None
-        self._revoked = False
-        self._started = False
-        self._done = False
-        self._tell: Callable[[], object] | None = None
-        self.started = time.monotonic()
-        self.asked: float | None = None
-        self.answered: float | None = None
-        self.silence: tuple[float, str] | None = None
-
-    def run(self) -> Any:
-        """Run the unit in a transaction and return its result. Raises what the unit or the database raises."""
-        with self._lock:
-            if self._revoked:
-                raise _Revoked
-            self._started = True
-            self.started = time.monotonic()
-        try:
-            return self._attempt()
-        finally:
-            with self._lock:
-                self._done = True
-                self._connection = None
-                tell = self._tell
-            if tell is not None:
-                tell()
-
-    def revoke(self, tell: Callable[[], object]) -> bool:
-        """Ask the unit to end without a commit; False when no thread has it. ``tell`` is called as the thread ends."""
-        with self._lock:
-            self._revoked = True
-            self._tell = tell
-            return self._started and not self._done
-
-    def interrupt(self) -> None:
-        """Cancel the statement that runs now. Blocks for as long as a connection attempt."""
-        connection = self._connection
-        if connection is None:
-            return
-        asked = time.monotonic()
-        try:
-            connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
-        except (psycopg.Error, OSError) as error:
-            if isinstance(error, errors.CancellationTimeout):
-                self.silence = (asked, "no answer to a request to cancel a statement")
-            _log.debug("a cancel request failed", error=str(error))
-
-    def sever(self) -> None:
-        """Cut the connection: the server rolls back by itself."""
-        with self._lock:  # or it might be another's by now
-            if self._connection is not None:
-                sever(self._connection)
-
-    def _attempt(self) -> Any:
-        connection = self._begin()
-        keep = False
-        try:
-            try:
-                with Cursor(connection) as cursor:
-                    result = self._unit(cursor)
-                    flush(cursor)
-            except BaseException as error:
-                self._doubt(error)
-                keep = self._roll_back(connection)
-                raise
-            with self._lock:
-                revoked = self._revoked
-            if revoked:
-                self._roll_back(connection)
-                raise _Revoked
-            keep = self._commit(connection)
-            return result
-        finally:
-            with self._lock:
-                self._connection = None
-                keep = keep and not self._revoked
-            if keep:
-                self._pool.give(connection)
-            else:
-                self._pool.discard(connection)
-
-    def _begin(self) -> Connection:
-        """Return a connection with a transaction open. One that had died while idle is replaced, once."""
-        # A read sees one moment, however many statements it has; that costs nothing and never fails when nothing is
-        # written.
-        statement = "begin isolation level repeatable read, read only" if self._read_only else "begin"
-        for last in (False, True):
-            self.asked = time.monotonic()
-            try:
-                connection = self._pool.take()
-            except BaseException as error:
-                self._not_begun(error)
-                raise
-            with self._lock:
-                self._connection = connection
-            try:
-                connection.execute(statement)
-            except BaseException as error:
-                with self._lock:
-                    self._connection = None
-                self._pool.discard(connection)
-                self._not_begun(error)
-                if last or not isinstance(error, psycopg.OperationalError):
-                    raise
-                if self.silence is not None:
-                    # The others are of the same age: it shall not wait for one more of them.
-                    self._pool.drop()
-            else:
-                self.asked = None
-                self._hear()
-                return connection
-        raise AssertionError
-
-    def _hear(self) -> None:
-        self.answered, self.silence = time.monotonic(), None
-
-    def _not_begun(self, error: BaseException) -> None:
-        asked, self.asked = self.asked, None
-        assert asked is not None
-        if unanswered(error, time.monotonic() - asked):
-            self.silence = (asked, first_line(error))
-        elif isinstance(error, psycopg.Error) and not timed_out(error):
-            self._hear()
-
-    def _doubt(self, error: BaseException) -> None:
-        if self.answered is not None and timed_out(error):
-            self.silence = (self.answered, first_line(error))
-
-    def _roll_back(self, connection: Connection) -> bool:
-        try:
-            connection.execute("rollback")
-        except psycopg.Error:
-            return False  # the connection is lost, and the transaction with it
-        if connection.closed:
-            return False
-        self._hear()
-        return True
-
-    def _commit(self, connection: Connection) -> bool:
-        try:
-            connection.execute("commit")
-        except psycopg.Error as error:
-            self._doubt(error)
-            # The server answered with an error: it has rolled back. No answer, or one about its own end: unknown.
-            if connection.broken or error.sqlstate is None or error.sqlstate.startswith("57"):
-                raise OutcomeUnknown(
-                    "the connection to the database was lost during a commit: it may have happened or not",
-                    fix="look whether it did, then try again",
-                ) from error
-            raise
-        self._hear()
-        return True
 
 
 class Units:
@@ -256,7 +81,7 @@ class Units:
         self._breaker = Breaker(self._random)
         self._watched = False
         #: What runs, and an event that is replaced and set whenever a silence begins or ends.
-        self._works: set[_Work] = set()
+        self._works: set[Work] = set()
         self._turn = trio.Event()
 
     async def run(self, unit: Unit[T], *, name: str, read_only: bool = False, insist: bool = False) -> T:
@@ -271,7 +96,7 @@ class Units:
         try:
             for attempt in range(ATTEMPTS):
                 try:
-                    result: T = await self._run_once(_Work(self._pool, unit, read_only), insist=insist)
+                    result: T = await self._run_once(Work(self._pool, unit, read_only), insist=insist)
                     failed = False
                     return result
                 except (errors.SerializationFailure, errors.DeadlockDetected) as error:
@@ -342,16 +167,16 @@ class Units:
         if ended is not None:
             self.metrics.silent = 0
             self._turned()
-            _log.info("the database answers again", after=round(at - ended.since, 1))
+            _log.info("the database answers again", after=round(at - ended.began, 1))
 
-    def _learn(self, work: _Work) -> None:
+    def _learn(self, work: Work) -> None:
         """Take in what an attempt that has ended tells of the server."""
         if work.answered is not None:
             self._heard(work.answered)
         if work.silence is None or not self._watched:
             return
         since, reason = work.silence
-        if self._breaker.unanswered(since, time.monotonic(), reason):
+        if self._breaker.unanswered(since, time.monotonic(), reason, work.unheard):
             self.metrics.silent = 1
             self._pool.drop()
             self._turned()
@@ -366,14 +191,14 @@ class Units:
         if silence is None or not self._watched:
             return
         self.metrics.refused += 1
-        seconds = max(0.0, time.monotonic() - silence.since)
+        seconds = max(0.0, time.monotonic() - silence.began)
         raise Unavailable(
             f"the database is away: no answer for {seconds:.0f} s ({silence.reason})",
             code="database-away",
             fix=AWAY_FIX,
         )
 
-    async def _run_once(self, work: _Work, *, insist: bool) -> Any:
+    async def _run_once(self, work: Work, *, insist: bool) -> Any:
         if not insist:
             self._admit()
         self.metrics.waiting += 1
@@ -397,7 +222,7 @@ class Units:
             self.metrics.in_flight -= 1
             self._limiter.release_on_behalf_of(work)
 
-    async def _revoke(self, work: _Work) -> None:
+    async def _revoke(self, work: Work) -> None:
         ended = trio.Event()
         token = trio.lowlevel.current_trio_token()
 

@@ -36,7 +36,7 @@ class Told(RuleBasedStateMachine):
         began = self.breaker.unanswered(since, self.now, "gone")
         assert began == (before is None and since >= max(self.answers))
         if began:
-            assert self.breaker.silence == Silence(since, "gone")
+            assert self.breaker.silence == Silence(since, "gone", since)
             self.tried = self.now
         else:
             assert self.breaker.silence == before

@@ -13,7 +13,7 @@ import trio
 from actors.model.errors import Unavailable
 from tests.zeitwork.store.relay import Relay, relayed
 from tests.zeitwork.store.world import until
-from zeitwork.store import units as module
+from zeitwork.store import work
 from zeitwork.store.breaker import Breaker
 from zeitwork.store.opening import open_store
 from zeitwork.store.problems import OutcomeUnknown
@@ -107,7 +107,7 @@ async def test_a_server_that_answers_others_meanwhile_is_not_silent(world: tuple
 async def test_a_cancel_request_without_an_answer_tells_of_it_too(
     world: tuple[Relay, Units], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CANCEL_TIMEOUT", 0.1)
+    monkeypatch.setattr(work, "CANCEL_TIMEOUT", 0.1)
     relay, units = world
     begun = threading.Event()
 
@@ -137,8 +137,8 @@ async def test_a_cancel_request_without_an_answer_tells_of_it_too(
 
 
 def _waits(units: Units) -> bool:
-    (work,) = units._works
-    connection = work._connection
+    (one,) = units._works
+    connection = one._connection
     return connection is not None and connection.info.transaction_status is psycopg.pq.TransactionStatus.ACTIVE
 
 
