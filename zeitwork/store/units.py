@@ -96,7 +96,7 @@ class Units:
         try:
             for attempt in range(ATTEMPTS):
                 try:
-                    result: T = await self._run_once(Work(self._pool, unit, read_only), insist=insist)
+                    result: T = await self._run_once(Work(self._pool, unit, read_only, insists=insist))
                     failed = False
                     return result
                 except (errors.SerializationFailure, errors.DeadlockDetected) as error:
@@ -156,11 +156,15 @@ class Units:
         self._heard(time.monotonic())
 
     def _hurry(self, now: float) -> None:
-        """Cut what waits for a server longer than that lets anything take: no kernel tells of a peer that is frozen."""
+        """End what waits in vain: no kernel tells of a peer that is frozen, and those of others tell late."""
+        silent = self._breaker.silence is not None
         for work in self._works:
-            since = work.started if self._breaker.silence is not None else work.asked
+            # Longer than the server lets anything take.
+            since = work.started if silent else work.asked
             if since is not None and now - since > self._patience:
                 work.sever()
+            elif silent and not work.insists:
+                work.give_up()
 
     def _heard(self, at: float) -> None:
         ended = self._breaker.answered(at)
@@ -198,8 +202,8 @@ class Units:
             fix=AWAY_FIX,
         )
 
-    async def _run_once(self, work: Work, *, insist: bool) -> Any:
-        if not insist:
+    async def _run_once(self, work: Work) -> Any:
+        if not work.insists:
             self._admit()
         self.metrics.waiting += 1
         try:
@@ -209,7 +213,7 @@ class Units:
         self.metrics.in_flight += 1
         self._works.add(work)
         try:
-            if not insist:
+            if not work.insists:
                 self._admit()  # those before it may have found out
             # "Abandon" only in order to be told of a cancellation at once: `_revoke` then waits for the thread.
             return await trio.to_thread.run_sync(work.run, abandon_on_cancel=True, limiter=self._threads)

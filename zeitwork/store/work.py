@@ -34,10 +34,12 @@ class Work:
 
     ``answered`` is when the server last answered it, ``silence`` since when it did not at the end and why, ``unheard``
     when it first asked in vain. ``asked`` is when it asked for its transaction, None while it is not waiting for that.
-    All by `time.monotonic`.
+    All by `time.monotonic`. One that ``insists`` asks even a server that is known not to answer.
     """
 
-    def __init__(self, pool: Pool, unit: Unit[Any], read_only: bool) -> None:
+    def __init__(self, pool: Pool, unit: Unit[Any], read_only: bool, *, insists: bool = False) -> None:
+        self.insists = insists
+        self._hopeless = False
         self._pool = pool
         self._unit = unit
         self._read_only = read_only
@@ -89,6 +91,17 @@ class Work:
             if isinstance(error, errors.CancellationTimeout):
                 self.silence = (asked, "no answer to a request to cancel a statement")
             _log.debug("a cancel request failed", error=str(error))
+
+    def give_up(self) -> None:
+        """Let it wait no longer for a transaction, on this connection or another: others found that it waits in vain.
+
+        Does nothing once it has one.
+        """
+        with self._lock:
+            if self.asked is not None:
+                self._hopeless = True
+                if self._connection is not None:
+                    sever(self._connection)
 
     def sever(self) -> None:
         """Cut the connection: the server rolls back by itself."""
@@ -145,13 +158,14 @@ class Work:
                     self._connection = None
                 self._pool.discard(connection)
                 self._not_begun(error)
-                if last or not isinstance(error, psycopg.OperationalError):
+                if last or self._hopeless or not isinstance(error, psycopg.OperationalError):
                     raise
                 if self.silence is not None:
                     # The others are of the same age: it shall not wait for one more of them.
                     self._pool.drop()
             else:
-                self.asked = None
+                with self._lock:
+                    self.asked = None
                 self._hear()
                 return connection
         raise AssertionError

@@ -23,7 +23,7 @@ from zeitwork.store.units import Cursor, Units
 @pytest.fixture
 async def world(database_url: str, nursery: trio.Nursery) -> AsyncIterator[tuple[Relay, Units]]:
     with relayed(database_url) as (relay, dsn):
-        units = Units(dsn, size=2, statement_timeout=1.0, rng=random.Random(1))
+        units = Units(dsn, size=2, rng=random.Random(1))
         nursery.start_soon(units.watch)
         yield relay, units
         units.close()
@@ -51,6 +51,7 @@ async def test_one_waits_and_all_others_are_refused_until_it_answers(world: tupl
         for _ in range(2):
             nursery.start_soon(_ask, units)
     relay.cut = True
+    units._patience = 1.0
     async with trio.open_nursery() as nursery:
         for _ in range(12):
             nursery.start_soon(_refused, units)
@@ -137,14 +138,15 @@ async def test_a_cancel_request_without_an_answer_tells_of_it_too(
 
 
 def _waits(units: Units) -> bool:
-    (one,) = units._works
+    return any(_is_at_it(one) for one in units._works)
+
+
+def _is_at_it(one: work.Work) -> bool:
     connection = one._connection
     return connection is not None and connection.info.transaction_status is psycopg.pq.TransactionStatus.ACTIVE
 
 
-async def test_a_commit_that_a_silent_server_does_not_answer_is_unknown(
-    world: tuple[Relay, Units], database_url: str
-) -> None:
+async def test_a_commit_that_a_silent_server_does_not_answer_is_unknown(world: tuple[Relay, Units]) -> None:
     relay, units = world
     _never_tried_again(units)
     committing = threading.Event()
@@ -154,17 +156,36 @@ async def test_a_commit_that_a_silent_server_does_not_answer_is_unknown(
         relay.cut = True
         committing.set()
 
-    async with trio.open_nursery() as nursery:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
 
-        async def caller() -> None:
-            with pytest.raises(OutcomeUnknown):
-                await units.run(unit, name="commit")
+            async def caller() -> None:
+                with pytest.raises(OutcomeUnknown):
+                    await units.run(unit, name="commit")
 
-        nursery.start_soon(caller)
-        await until(committing.is_set)
-        await _refused(units)
+            nursery.start_soon(caller)
+            await until(committing.is_set)
+            await _refused(units)
+            assert units.metrics.in_flight == 1, "it waits for its answer as long as the server may take for one"
+            units._patience = 0.0
     assert units.metrics.unknown_outcomes == 1
     assert units.metrics.in_flight == 0
+
+
+async def test_who_waits_for_a_transaction_is_told_what_others_found(database_url: str, nursery: trio.Nursery) -> None:
+    with relayed(database_url) as (relay, dsn):
+        # What the server may take for a statement is far away.
+        units = Units(dsn, size=2, statement_timeout=600.0)
+        nursery.start_soon(units.watch)
+        await _ask(units)
+        relay.cut = True
+        with trio.fail_after(60):
+            async with trio.open_nursery() as inner:
+                inner.start_soon(_refused, units)  # takes the connection that there is
+                await until(lambda: _waits(units))
+                await _refused(units)  # makes another, in vain
+        assert units.metrics.silent == 1
+        units.close()
 
 
 async def test_a_server_that_refuses_is_asked_each_time(nursery: trio.Nursery) -> None:
