@@ -95,8 +95,9 @@ class Units:
         failed = True
         try:
             for attempt in range(ATTEMPTS):
+                work = Work(self._pool, unit, read_only, insists=insist)
                 try:
-                    result: T = await self._run_once(Work(self._pool, unit, read_only, insists=insist))
+                    result: T = await self._run_once(work)
                     failed = False
                     return result
                 except (errors.SerializationFailure, errors.DeadlockDetected) as error:
@@ -106,7 +107,8 @@ class Units:
                     ceiling = min(_BACKOFF_MAX, _BACKOFF_FIRST * 2.0**attempt)
                     await trio.sleep(self._random.uniform(ceiling / 2, ceiling))
                 except psycopg.Error as error:
-                    raise translate(error) from error
+                    silent = self._silent() if work.hopeless else None
+                    raise silent or translate(error) from error
             raise AssertionError
         except OutcomeUnknown:
             self.metrics.unknown_outcomes += 1
@@ -191,12 +193,18 @@ class Units:
         self._turn = trio.Event()
 
     def _admit(self) -> None:
+        silent = self._silent()
+        if silent is not None:
+            self.metrics.refused += 1
+            raise silent
+
+    def _silent(self) -> Unavailable | None:
+        """Return the problem of a server that is known not to answer, None while none is."""
         silence = self._breaker.silence
         if silence is None or not self._watched:
-            return
-        self.metrics.refused += 1
+            return None
         seconds = max(0.0, time.monotonic() - silence.began)
-        raise Unavailable(
+        return Unavailable(
             f"the database is away: no answer for {seconds:.0f} s ({silence.reason})",
             code="database-away",
             fix=AWAY_FIX,

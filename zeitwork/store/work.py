@@ -34,12 +34,14 @@ class Work:
 
     ``answered`` is when the server last answered it, ``silence`` since when it did not at the end and why, ``unheard``
     when it first asked in vain. ``asked`` is when it asked for its transaction, None while it is not waiting for that.
-    All by `time.monotonic`. One that ``insists`` asks even a server that is known not to answer.
+    All by `time.monotonic`. One that ``insists`` asks even a server that is known not to answer; ``hopeless``
+    is one that was told to give up.
     """
 
     def __init__(self, pool: Pool, unit: Unit[Any], read_only: bool, *, insists: bool = False) -> None:
         self.insists = insists
-        self._hopeless = False
+        self.hopeless = False
+        self._severed = False
         self._pool = pool
         self._unit = unit
         self._read_only = read_only
@@ -99,15 +101,18 @@ class Work:
         """
         with self._lock:
             if self.asked is not None:
-                self._hopeless = True
-                if self._connection is not None:
-                    sever(self._connection)
+                self.hopeless = True
+                self._cut()
 
     def sever(self) -> None:
         """Cut the connection: the server rolls back by itself."""
         with self._lock:  # or it might be another's by now
-            if self._connection is not None:
-                sever(self._connection)
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._connection is not None:
+            self._severed = True
+            sever(self._connection)
 
     def _attempt(self) -> Any:
         connection = self._begin()
@@ -158,7 +163,7 @@ class Work:
                     self._connection = None
                 self._pool.discard(connection)
                 self._not_begun(error)
-                if last or self._hopeless or not isinstance(error, psycopg.OperationalError):
+                if last or self.hopeless or self._revoked or not isinstance(error, psycopg.OperationalError):
                     raise
                 if self.silence is not None:
                     # The others are of the same age: it shall not wait for one more of them.
@@ -177,9 +182,10 @@ class Work:
         asked, self.asked = self.asked, None
         assert asked is not None
         if unanswered(error, time.monotonic() - asked):
-            self.silence = (asked, first_line(error))
+            if self.silence is None or not self._revoked:  # else it is known already why that is so
+                self.silence = (asked, first_line(error))
             self.unheard = asked if self.unheard is None else self.unheard
-        elif isinstance(error, psycopg.Error) and not timed_out(error):
+        elif isinstance(error, psycopg.Error) and not timed_out(error) and not self._severed:
             self._hear()
 
     def _doubt(self, error: BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -215,3 +216,36 @@ async def test_whoever_is_told_to_read_all_again_is_not_refused(database_url: st
                     assert (await hints.wait()).everything
                 await store.ping()
             nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_one_does_not_try_another_connection(
+    world: tuple[Relay, Units], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "CANCEL_TIMEOUT", 0.1)
+    relay, units = world
+    await _ask(units)
+    relay.cut = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_ask, units)
+        await until(lambda: _waits(units))
+        nursery.cancel_scope.cancel()
+    assert units.metrics.connect_failures == 0
+    # Nor is that it was severed itself taken for an answer.
+    assert units.metrics.silent == 1
+
+
+async def test_one_that_gives_up_at_once_is_no_answer(database_url: str) -> None:
+    with relayed(database_url) as (relay, dsn):
+        units = Units(dsn, size=2)
+        await _ask(units)
+        relay.cut = True
+        units._watched = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_refused, units)
+            await until(lambda: _waits(units))
+            # As if another had found out in this very moment.
+            now = time.monotonic()
+            units._breaker.unanswered(now, now, "gone")
+            units._hurry(now)
+        assert "gone" in (await _refused(units)).detail
+        units.close()
