@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.model.states import NodeState
@@ -301,6 +301,18 @@ def test_a_grace_ends_when_the_machine_is_dead_too_and_for_no_other_reason() -> 
     replace_in=st.sampled_from([None, 1.0, 60.0]),
     looks=st.integers(1, 15),
 )
+# A sign is missed by the leader's own clock, too.
+@example(
+    state=NodeState.BOOTING,
+    seen=Seen.DEAD,
+    refused=False,
+    generation=1,
+    steady=DOWN_AFTER,
+    witness=True,
+    age=0.0,
+    replace_in=None,
+    looks=int(MISSED_AFTER / INTERVAL) + 1,
+)
 def test_verdicts_follow_from_both_kinds_of_evidence(
     state: NodeState,
     seen: Seen | None,
@@ -329,7 +341,11 @@ def test_verdicts_follow_from_both_kinds_of_evidence(
         assert verdict.beat.node_id == OTHER
         # By silence in time that was watched, or by both kinds of evidence, each of them good for something.
         assert looks - 1 >= DOWN_AFTER or (
-            same and seen in (Seen.DEAD, Seen.LEFT) and witness and steady >= DOWN_AFTER and age >= MISSED_AFTER
+            same
+            and seen in (Seen.DEAD, Seen.LEFT)
+            and witness
+            and steady >= DOWN_AFTER
+            and max(age, (looks - 1) * INTERVAL) >= MISSED_AFTER
         )
         # Replaced at once is only what nobody has heard of at all, or nobody knows anything about.
         assert (verdict.grace == 0.0) == (dead or not same)
