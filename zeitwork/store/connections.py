@@ -30,8 +30,8 @@ _KEEPALIVE = {
 }
 #: Seconds after which an error without a word of the server means that there was no answer.
 SLOW = 1.0
-#: The C library's words for it; libpq has no others.
-_TIMED_OUT = os.strerror(errno.ETIMEDOUT)
+#: The C library's words for what libpq has no others for.
+_TIMED_OUT, _FULL = os.strerror(errno.ETIMEDOUT), os.strerror(errno.EAGAIN)
 
 
 def parameters(dsn: str, application_name: str, options: dict[str, str]) -> dict[str, Any]:
@@ -143,9 +143,12 @@ def alive(connection: Connection) -> bool:
 def unanswered(error: BaseException, waited: float) -> bool:
     """Say whether a connection could not be made, or died as it was taken up, because nobody answered at all.
 
-    ``waited``: seconds until the error. What is refused, by the server or by its machine, is refused at once.
+    ``waited``: seconds until the error. What is refused, by the server or by its machine, is refused at once; so is
+    what a unix socket has no room for, because its server takes nobody in.
     """
-    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None and waited >= SLOW
+    if not isinstance(error, psycopg.OperationalError) or error.sqlstate is not None:
+        return False
+    return waited >= SLOW or _FULL in str(error)
 
 
 def timed_out(error: BaseException | None) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import psycopg
 import pytest
 import trio
+import trio.testing
 
 from actors.model.errors import Unavailable
 from tests.zeitwork.store.relay import Relay, relayed
@@ -248,4 +251,20 @@ async def test_one_that_gives_up_at_once_is_no_answer(database_url: str) -> None
             units._breaker.unanswered(now, now, "gone")
             units._hurry(now)
         assert "gone" in (await _refused(units)).detail
+        units.close()
+
+
+async def test_a_unix_socket_without_room_is_a_server_that_does_not_answer(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        path = str(tmp_path / ".s.PGSQL.5432")
+        listener.bind(path)
+        listener.listen(0)
+        other.connect(path)  # nobody takes it in, and there is room for no more
+        units = Units(f"host={tmp_path} user=zeitwork dbname=postgres")
+        nursery.start_soon(units.watch)
+        await trio.testing.wait_all_tasks_blocked()
+        await _refused(units)
+        assert units.metrics.silent == 1
         units.close()
