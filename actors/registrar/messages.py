@@ -41,13 +41,24 @@ class Looked(Message):
 
 @dataclass(frozen=True, slots=True)
 class Judged(Message):
-    """These hosts were written down; empty when all that were thought dead have been heard of after all."""
+    """These hosts were written down; empty when all that were thought dead have been heard of after all.
+
+    ``error`` is why others could not be, None when that is so of none.
+    """
 
     hostnames: tuple[str, ...]
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WatchFailed(Message):
-    """The store could not be asked or told."""
+    """The store could not be asked."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeFailed(Message):
+    """Hosts that are dead could not be written down."""
 
     error: Exception

@@ -14,7 +14,7 @@ own signs were written only lately can't tell silence from an outage: to them no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -93,7 +93,7 @@ def step(
     """Take in what was found at ``now``; return what to remember, and which hosts are dead.
 
     A look adds at most two intervals to a silence, however long ago the one before was. A verdict is repeated for as
-    long as it stands: whoever could not carry it out gets it again.
+    long as it stands: whoever could not carry it out tells by `interrupt`, and gets it again.
     """
     gone = 0.0 if state.looked is None else min(max(0.0, now - state.looked), 2 * INTERVAL)
     heard = {beat.node_id: _hear(state.heard.get(beat.node_id), beat, gone) for beat in beats}
@@ -114,6 +114,32 @@ def forget(state: State) -> State:
     return State(None, {one: Heard(found.beat) for one, found in state.heard.items()}, state.contradicted)
 
 
+def interrupt(
+    own: UUID, state: State, condemned: Collection[UUID], *, steady: bool, again: float = MISSED_AFTER
+) -> State:
+    """Return what is remembered after verdicts on ``condemned`` hosts could not be carried out.
+
+    Their silence is still evidence, but they have ``again`` seconds more, which are enough for a sign: what was in the
+    way of the verdict may have been in the way of theirs. The others lose nothing as long as this host's own signs were
+    written throughout (``steady``). Without that it may have been an outage: then theirs begin anew, and the time that
+    the verdicts took counts for nobody.
+    """
+    if steady:
+        again += 2 * INTERVAL  # which the next look may add
+
+    def kept(found: Heard) -> float:
+        if found.beat.node_id in condemned:
+            return min(found.silent, max(0.0, _allowed(found.beat) - again))
+        return found.silent if steady or found.beat.node_id == own else 0.0
+
+    heard = {one: Heard(found.beat, kept(found)) for one, found in state.heard.items()}
+    return State(state.looked if steady else None, heard, state.contradicted)
+
+
+def _allowed(beat: Beat) -> float:
+    return BOOTING_AFTER if beat.state is NodeState.BOOTING else DOWN_AFTER
+
+
 def _hear(known: Heard | None, beat: Beat, gone: float) -> Heard:
     # A change of its state is as good as a beat: one that has just come up is not silent since it began to start.
     return Heard(beat) if known is None or known.beat != beat else Heard(beat, known.silent + gone)
@@ -129,7 +155,7 @@ def _proven(gossip: Gossip) -> bool:
 
 def _judge(heard: Heard, sighting: Sighting | None, *, proven: bool) -> Verdict | None:
     beat = heard.beat
-    allowed = BOOTING_AFTER if beat.state is NodeState.BOOTING else DOWN_AFTER
+    allowed = _allowed(beat)
     silent = heard.silent >= allowed
     gone = sighting is not None and sighting.state in (Seen.DEAD, Seen.LEFT)
     if not silent and not (gone and proven and max(beat.age, heard.silent) >= MISSED_AFTER):

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Sequence
 from uuid import UUID
 
-from actors.registrar.messages import Judged, Look, Looked, WatchFailed
+from actors.model.errors import Unavailable
+from actors.registrar.messages import Judged, JudgeFailed, Look, Looked, WatchFailed
 from actors.registrar.pulse import Pulse
 from actors.registrar.sightings import Sightings, nothing
 from actors.registrar.store import WatchStore
-from actors.registrar.watch import INTERVAL, Gossip, State, Verdict, forget, step
+from actors.registrar.watch import DOWN_AFTER, INTERVAL, MISSED_AFTER, Gossip, State, Verdict, forget, interrupt, step
 from runtime import Actor, Message
 from runtime.lease import Fenced
 from runtime.office import Office
@@ -19,6 +20,8 @@ from runtime.office import Office
 LOOK_DEADLINE, JUDGE_DEADLINE = 5.0, 10.0
 #: First and largest wait in seconds after a look that failed.
 BACKOFF_FIRST, BACKOFF_MAX = 0.5, 8.0
+#: Largest one after a judgement that failed. What others are silent for is known only while they are looked at.
+JUDGE_BACKOFF_MAX = 2 * INTERVAL
 
 
 class Watch(Actor):
@@ -42,7 +45,9 @@ class Watch(Actor):
         self._sightings = sightings
         self._pulse = pulse or Pulse()
         self._state = State()
+        self._condemned: frozenset[UUID] = frozenset()
         self._failures = 0
+        self._judge_failures = 0
 
     async def init(self) -> None:
         """Look for the first time; every silence begins then."""
@@ -62,28 +67,50 @@ class Watch(Actor):
                         self.ctx.log.warning("other hosts don't reach one that gives signs of life", host=beat.hostname)
                 self._failures = 0
                 if verdicts:
+                    self._condemned = frozenset(verdict.beat.node_id for verdict in verdicts)
                     judge = functools.partial(self._judge, verdicts)
-                    self.ctx.effect(judge, name="judge", deadline=JUDGE_DEADLINE, then=Judged, failed=WatchFailed)
+                    self.ctx.effect(
+                        judge, name="judge", deadline=JUDGE_DEADLINE, then=lambda judged: judged, failed=JudgeFailed
+                    )
                 else:
                     self.ctx.after(INTERVAL, Look())
-            case Judged(hostnames=hostnames):
+            case Judged(hostnames=hostnames, error=error):
                 for hostname in hostnames:
                     self.ctx.log.warning("a host is down", host=hostname)
-                self.ctx.after(INTERVAL, Look())
+                if error is not None:
+                    self._not_judged(error)
+                else:
+                    self._judge_failures = 0
+                    self.ctx.after(INTERVAL, Look())
+            case JudgeFailed(error=error):
+                self._not_judged(error)
             case WatchFailed(error=error):
                 # Whatever was not to be had of the store, hosts may not have been heard because of the same.
                 self._state = forget(self._state)
-                self._failures += 1
-                ceiling = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self._failures, 10))
-                wait = self.ctx.env.random.uniform(ceiling / 2, ceiling)
+                wait, self._failures = self._pause(self._failures, BACKOFF_MAX)
                 self.ctx.log.warning("hosts are not watched", error=str(error), retry_in=round(wait, 2))
                 self.ctx.after(wait, Look())
             case _:
                 self.ctx.log.warning("unknown message", message=type(message).__name__)
 
-    async def _judge(self, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-        """Have hosts written down; return which were."""
+    def _not_judged(self, error: Exception) -> None:
+        steady = self._pulse.steady(self.ctx.env.monotonic()) >= DOWN_AFTER
+        # Each time in a row later: others are found between.
+        again = min(DOWN_AFTER, MISSED_AFTER * 2.0 ** min(self._judge_failures, 10))
+        self._state = interrupt(self._own, self._state, self._condemned, steady=steady, again=again)
+        wait, self._judge_failures = self._pause(self._judge_failures, JUDGE_BACKOFF_MAX)
+        self.ctx.log.warning("hosts that are dead could not be written down", error=str(error), retry_in=round(wait, 2))
+        self.ctx.after(wait, Look())
+
+    def _pause(self, failures: int, longest: float) -> tuple[float, int]:
+        """Return how long to wait after one more failure in a row, and how many they are."""
+        ceiling = min(longest, BACKOFF_FIRST * 2 ** min(failures + 1, 10))
+        return self.ctx.env.random.uniform(ceiling / 2, ceiling), failures + 1
+
+    async def _judge(self, verdicts: Sequence[Verdict]) -> Judged:
+        """Have hosts written down, each that can be; return which were."""
         down: list[str] = []
+        failed: Exception | None = None
         for verdict in verdicts:
             # Asked before each: it may end while they are written.
             term = self._office.term()
@@ -93,4 +120,7 @@ class Watch(Actor):
             except Fenced as fenced:
                 self._office.doubt(str(fenced))
                 raise
-        return tuple(down)
+            except Unavailable as error:
+                # What is in the way of one may not be in that of the others.
+                failed = failed or error
+        return Judged(tuple(down), failed)

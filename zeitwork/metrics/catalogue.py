@@ -72,6 +72,9 @@ STORE_SECONDS = Metric(
 STORE_RETRIES = Metric("zeitwork_store_retries", _C, "Repeats after serialization failures and deadlocks.")
 STORE_CANCELLED = Metric("zeitwork_store_cancelled", _C, "Units of work whose caller gave up.")
 STORE_UNKNOWN = Metric("zeitwork_store_unknown_outcomes", _C, "Commits whose answer was lost with the connection.")
+STORE_REFUSED = Metric(
+    "zeitwork_store_refused", _C, "Units of work that failed at once because the database was known not to answer."
+)
 STORE_CONNECTS = Metric("zeitwork_store_connects", _C, "Connections opened to the database.")
 STORE_CONNECT_FAILURES = Metric("zeitwork_store_connect_failures", _C, "Connections that could not be opened.")
 STORE_NOTIFICATIONS = Metric("zeitwork_store_notifications", _C, "Notifications received from the database.")
@@ -80,6 +83,7 @@ STORE_IN_FLIGHT = Metric("zeitwork_store_units_in_flight", _G, "Units of work be
 STORE_WAITING = Metric("zeitwork_store_units_waiting", _G, "Units of work that wait for a thread.")
 STORE_CONNECTIONS = Metric("zeitwork_store_connections", _G, "Open connections to the database.")
 STORE_LISTENING = Metric("zeitwork_store_listening", _G, "1 while notifications can arrive, else 0.")
+STORE_SILENT = Metric("zeitwork_store_silent", _G, "1 while the database is known not to answer, else 0.")
 
 VCPU_CAPACITY = Metric("zeitwork_vcpu_capacity", _G, "Virtual CPUs a node can give, overcommit included.", _NODE)
 VCPU_ALLOCATED = Metric("zeitwork_vcpu_allocated", _G, "Virtual CPUs that placements hold.", _NODE)
@@ -174,6 +178,7 @@ CATALOGUE: tuple[Metric, ...] = (
     STORE_RETRIES,
     STORE_CANCELLED,
     STORE_UNKNOWN,
+    STORE_REFUSED,
     STORE_CONNECTS,
     STORE_CONNECT_FAILURES,
     STORE_NOTIFICATIONS,
@@ -182,6 +187,7 @@ CATALOGUE: tuple[Metric, ...] = (
     STORE_WAITING,
     STORE_CONNECTIONS,
     STORE_LISTENING,
+    STORE_SILENT,
     MEMBERS,
     MEMBER_HEALTH,
     NODES,

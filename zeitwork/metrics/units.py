@@ -23,6 +23,7 @@ def families(metrics: StoreMetrics) -> Iterator[Family]:
     yield family(catalogue.STORE_RETRIES, metrics.retries)
     yield family(catalogue.STORE_CANCELLED, metrics.cancelled)
     yield family(catalogue.STORE_UNKNOWN, metrics.unknown_outcomes)
+    yield family(catalogue.STORE_REFUSED, metrics.refused)
     yield family(catalogue.STORE_CONNECTS, metrics.connects)
     yield family(catalogue.STORE_CONNECT_FAILURES, metrics.connect_failures)
     yield family(catalogue.STORE_NOTIFICATIONS, metrics.notifications)
@@ -31,3 +32,4 @@ def families(metrics: StoreMetrics) -> Iterator[Family]:
     yield family(catalogue.STORE_WAITING, metrics.waiting)
     yield family(catalogue.STORE_CONNECTIONS, metrics.connections)
     yield family(catalogue.STORE_LISTENING, metrics.listening)
+    yield family(catalogue.STORE_SILENT, metrics.silent)

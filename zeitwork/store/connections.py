@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -27,6 +28,10 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 8000,
 }
+#: Seconds after which an error without a word of the server means that there was no answer.
+SLOW = 1.0
+#: The C library's words for what libpq has no others for.
+_TIMED_OUT, _FULL = os.strerror(errno.ETIMEDOUT), os.strerror(errno.EAGAIN)
 
 
 def parameters(dsn: str, application_name: str, options: dict[str, str]) -> dict[str, Any]:
@@ -89,6 +94,10 @@ class Pool:
                 return
         self.discard(connection)
 
+    def warm(self) -> None:
+        """Make one more idle connection. Raises `psycopg.OperationalError`."""
+        self.give(self._connect())
+
     def discard(self, connection: Connection) -> None:
         """Close a connection whose state is not known."""
         connection.close()
@@ -99,6 +108,11 @@ class Pool:
         """Close what is idle now, and the rest as it comes back."""
         with self._lock:
             self._closed = True
+        self.drop()
+
+    def drop(self) -> None:
+        """Close what is idle now: nobody has to find out of each that its peer is gone."""
+        with self._lock:
             idle = list(self._idle)
             self._idle.clear()
         for connection in idle:
@@ -124,6 +138,22 @@ def alive(connection: Connection) -> bool:
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return not poll.poll(0)
+
+
+def unanswered(error: BaseException, waited: float) -> bool:
+    """Say whether a connection could not be made, or died as it was taken up, because nobody answered at all.
+
+    ``waited``: seconds until the error. What is refused, by the server or by its machine, is refused at once; so is
+    what a unix socket has no room for, because its server takes nobody in.
+    """
+    if not isinstance(error, psycopg.OperationalError) or error.sqlstate is not None:
+        return False
+    return waited >= SLOW or _FULL in str(error)
+
+
+def timed_out(error: BaseException | None) -> bool:
+    """Say whether a connection in use was given up by this machine's kernel, as nothing came back any more."""
+    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None and _TIMED_OUT in str(error)
 
 
 def sever(connection: Connection) -> None:

@@ -28,7 +28,8 @@ class Histogram:
 @dataclass(slots=True)
 class StoreMetrics:
     """Numbers of one store. ``units``, ``failures`` and ``seconds`` are by name of the unit; all grow only, but the
-    gauges ``in_flight`` (units being run), ``waiting`` (for a thread), ``connections`` and ``listening`` (0 or 1)."""
+    gauges ``in_flight`` (units being run), ``waiting`` (for a thread), ``connections``, and those that are 0 or 1:
+    ``listening``, and ``silent`` while the database is known not to answer (``refused`` are units that failed so)."""
 
     units: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -36,6 +37,7 @@ class StoreMetrics:
     retries: int = 0
     cancelled: int = 0
     unknown_outcomes: int = 0
+    refused: int = 0
     connects: int = 0
     connect_failures: int = 0
     notifications: int = 0
@@ -44,6 +46,7 @@ class StoreMetrics:
     waiting: int = 0
     connections: int = 0
     listening: int = 0
+    silent: int = 0
 
     def finished(self, name: str, seconds: float, *, failed: bool) -> None:
         """Count a unit that ended."""

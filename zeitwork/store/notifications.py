@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -77,7 +77,10 @@ class Subscription:
 
 
 class Notifications:
-    """Hands notifications of Postgres to subscribers, over one connection of its own."""
+    """Hands notifications of Postgres to subscribers, over one connection of its own.
+
+    ``connected`` is called whenever that has been made, before subscribers are told to read all again.
+    """
 
     def __init__(
         self,
@@ -86,8 +89,10 @@ class Notifications:
         application_name: str = "zeitwork listen",
         metrics: StoreMetrics | None = None,
         rng: random.Random | None = None,
+        connected: Callable[[], None] = lambda: None,
     ) -> None:
         self.metrics = metrics or StoreMetrics()
+        self._connected = connected
         self._parameters = parameters(dsn, application_name, {"statement_timeout": "10000"})
         self._random = rng or random.Random()
         self._subscriptions: set[Subscription] = set()
@@ -122,6 +127,7 @@ class Notifications:
                     self.metrics.listener_reconnects += 1
                     self._log.info("listening again")
                 connected_before = True
+                self._connected()
                 # Notifications of the time before are lost: everything may have changed.
                 for subscription in self._subscriptions:
                     subscription.offer_everything()

@@ -62,7 +62,7 @@ async def open_store(
         await units.run(ensure_cluster, name="cluster.ensure")
         yield Store(
             units,
-            Notifications(dsn, application_name=f"{application_name} listen", metrics=metrics),
+            Notifications(dsn, application_name=f"{application_name} listen", metrics=metrics, connected=units.heard),
             reserved=reserved,
             rest=rest,
         )

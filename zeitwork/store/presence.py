@@ -52,7 +52,8 @@ class Presence:
             cursor.execute(f"{_LOST_HERE} limit 1".encode(), (node_id,))
             return True, cursor.fetchone() is not None
 
-        ours, away = await self._units.run(unit, name="presence.heartbeat")
+        # It asks whatever is known of the database: no sign is late because somebody else found no answer before.
+        ours, away = await self._units.run(unit, name="presence.heartbeat", insist=True)
         if away:
             # In a transaction of its own, which locks what it needs in the order that everybody keeps. Whatever keeps
             # it from being done is found by the next sign of life.

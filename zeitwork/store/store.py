@@ -69,8 +69,9 @@ class Store:
         return self.units.metrics
 
     async def run(self) -> None:
-        """Follow notifications and sweep away what has expired, until cancelled."""
+        """Follow notifications, sweep away what has expired, and watch for the database's return, until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.units.watch)
             nursery.start_soon(self.notifications.run)
             nursery.start_soon(self._housekeeping)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
@@ -13,16 +11,17 @@ import structlog
 import trio
 from psycopg import errors
 
-from zeitwork.store.connections import Connection, Pool, sever
+from actors.model.errors import Unavailable
+from zeitwork.store.breaker import Breaker
+from zeitwork.store.connections import Pool, unanswered
 from zeitwork.store.cursor import Cursor
-from zeitwork.store.journal import flush
 from zeitwork.store.metrics import StoreMetrics
-from zeitwork.store.problems import OutcomeUnknown, away, translate
+from zeitwork.store.problems import AWAY_FIX, OutcomeUnknown, away, translate
+from zeitwork.store.work import Unit, Work
 
 __all__ = ["Cursor", "Unit", "Units"]
 
 T = TypeVar("T")
-Unit = Callable[[Cursor], T]
 
 #: Seconds that a statement may take, always.
 STATEMENT_TIMEOUT = 10.0
@@ -36,136 +35,10 @@ ATTEMPTS = 8
 _BACKOFF_FIRST, _BACKOFF_MAX = 0.005, 0.25
 #: Seconds between requests to cancel a statement, and after which the connection is severed instead.
 _CANCEL_EVERY, _SEVER_AFTER = 0.25, 3.0
+#: Seconds between two looks at what waits for a server that may be gone.
+_LOOK_EVERY = 1.0
 
 _log = structlog.get_logger()
-
-
-class _Revoked(Exception):
-    """The caller was cancelled; the transaction has been rolled back."""
-
-
-class _Work:
-    """One attempt at one unit. ``run`` happens in a thread, everything else on the loop."""
-
-    def __init__(self, pool: Pool, unit: Unit[Any], read_only: bool) -> None:
-        self._pool = pool
-        self._unit = unit
-        self._read_only = read_only
-        self._lock = threading.Lock()
-        self._connection: Connection | None = None
-        self._revoked = False
-        self._started = False
-        self._done = False
-        self._tell: Callable[[], object] | None = None
-
-    def run(self) -> Any:
-        """Run the unit in a transaction and return its result. Raises what the unit or the database raises."""
-        with self._lock:
-            if self._revoked:
-                raise _Revoked
-            self._started = True
-        try:
-            return self._attempt()
-        finally:
-            with self._lock:
-                self._done = True
-                self._connection = None
-                tell = self._tell
-            if tell is not None:
-                tell()
-
-    def revoke(self, tell: Callable[[], object]) -> bool:
-        """Ask the unit to end without a commit; False when no thread has it. ``tell`` is called as the thread ends."""
-        with self._lock:
-            self._revoked = True
-            self._tell = tell
-            return self._started and not self._done
-
-    def interrupt(self) -> None:
-        """Cancel the statement that runs now. Blocks for as long as a connection attempt."""
-        connection = self._connection
-        if connection is None:
-            return
-        try:
-            connection.cancel_safe(timeout=2.0)
-        except (psycopg.Error, OSError) as error:
-            _log.debug("a cancel request failed", error=str(error))
-
-    def sever(self) -> None:
-        """Cut the connection: the server rolls back by itself."""
-        connection = self._connection
-        if connection is not None:
-            sever(connection)
-
-    def _attempt(self) -> Any:
-        connection = self._begin()
-        keep = False
-        try:
-            try:
-                with Cursor(connection) as cursor:
-                    result = self._unit(cursor)
-                    flush(cursor)
-            except BaseException:
-                keep = self._roll_back(connection)
-                raise
-            with self._lock:
-                revoked = self._revoked
-            if revoked:
-                self._roll_back(connection)
-                raise _Revoked
-            keep = self._commit(connection)
-            return result
-        finally:
-            with self._lock:
-                self._connection = None
-                keep = keep and not self._revoked
-            if keep:
-                self._pool.give(connection)
-            else:
-                self._pool.discard(connection)
-
-    def _begin(self) -> Connection:
-        """Return a connection with a transaction open. One that had died while idle is replaced, once."""
-        # A read sees one moment, however many statements it has; that costs nothing and never fails when nothing is
-        # written.
-        statement = "begin isolation level repeatable read, read only" if self._read_only else "begin"
-        for last in (False, True):
-            connection = self._pool.take()
-            with self._lock:
-                self._connection = connection
-            try:
-                connection.execute(statement)
-            except BaseException as error:
-                with self._lock:
-                    self._connection = None
-                self._pool.discard(connection)
-                if last or not isinstance(error, psycopg.OperationalError):
-                    raise
-            else:
-                return connection
-        raise AssertionError
-
-    @staticmethod
-    def _roll_back(connection: Connection) -> bool:
-        try:
-            connection.execute("rollback")
-        except psycopg.Error:
-            return False  # the connection is lost, and the transaction with it
-        return not connection.closed
-
-    @staticmethod
-    def _commit(connection: Connection) -> bool:
-        try:
-            connection.execute("commit")
-        except psycopg.Error as error:
-            # The server answered with an error: it has rolled back. No answer, or one about its own end: unknown.
-            if connection.broken or error.sqlstate is None or error.sqlstate.startswith("57"):
-                raise OutcomeUnknown(
-                    "the connection to the database was lost during a commit: it may have happened or not",
-                    fix="look whether it did, then try again",
-                ) from error
-            raise
-        return True
 
 
 class Units:
@@ -175,6 +48,9 @@ class Units:
     snapshot), repeated when the database asks for it (so it must have no other effects), and it runs in a thread that
     is never abandoned: a cancelled caller waits until its transaction was rolled back or, too late, committed. It
     cannot know which. The server ends one whose client was silent in the middle of it for ``idle_timeout`` seconds.
+
+    Once one unit found that the server does not answer, all others fail at once, with the reason, until it does again.
+    That is so while `watch` runs, which finds out; without it each unit finds out for itself.
     """
 
     def __init__(
@@ -199,11 +75,19 @@ class Units:
         self._limiter = trio.CapacityLimiter(size)
         self._threads = trio.CapacityLimiter(size)
         self._cancel_limiter = trio.CapacityLimiter(size)
+        self._probes = trio.CapacityLimiter(1)
         self._random = rng or random.Random()
+        self._patience = statement_timeout
+        self._breaker = Breaker(self._random)
+        self._watched = False
+        #: What runs, and an event that is replaced and set whenever a silence begins or ends.
+        self._works: set[Work] = set()
+        self._turn = trio.Event()
 
-    async def run(self, unit: Unit[T], *, name: str, read_only: bool = False) -> T:
+    async def run(self, unit: Unit[T], *, name: str, read_only: bool = False, insist: bool = False) -> T:
         """Run ``unit`` and return its result; ``name`` is what metrics call it.
 
+        One that insists asks even a server that is known not to answer: for what tells others of it, now and then.
         Raises `Unavailable` while Postgres is away or too slow, `OutcomeUnknown` when the connection was lost during
         the commit, and whatever the unit raises.
         """
@@ -211,8 +95,9 @@ class Units:
         failed = True
         try:
             for attempt in range(ATTEMPTS):
+                work = Work(self._pool, unit, read_only, insists=insist)
                 try:
-                    result: T = await self._run_once(_Work(self._pool, unit, read_only))
+                    result: T = await self._run_once(work)
                     failed = False
                     return result
                 except (errors.SerializationFailure, errors.DeadlockDetected) as error:
@@ -222,7 +107,8 @@ class Units:
                     ceiling = min(_BACKOFF_MAX, _BACKOFF_FIRST * 2.0**attempt)
                     await trio.sleep(self._random.uniform(ceiling / 2, ceiling))
                 except psycopg.Error as error:
-                    raise translate(error) from error
+                    silent = self._silent() if work.hopeless else None
+                    raise silent or translate(error) from error
             raise AssertionError
         except OutcomeUnknown:
             self.metrics.unknown_outcomes += 1
@@ -237,28 +123,118 @@ class Units:
         """Run a unit that only reads."""
         return await self.run(unit, name=name, read_only=True)
 
+    def heard(self) -> None:
+        """Take note that the server has answered somebody else now: then it answers units, too."""
+        self._heard(time.monotonic())
+
     def close(self) -> None:
         """Close the idle connections, and those in use as they come back."""
         self._pool.close()
 
-    async def _run_once(self, work: _Work) -> Any:
+    async def watch(self) -> None:
+        """Find out when a server that does not answer is back, until cancelled; units fail at once until then."""
+        self._watched = True
+        try:
+            while True:
+                due = self._breaker.due(time.monotonic())
+                with trio.move_on_after(_LOOK_EVERY if due is None else due) as scope:
+                    await self._turn.wait()
+                self._hurry(time.monotonic())
+                if due is not None and scope.cancelled_caught:
+                    await self._probe()
+        finally:
+            self._watched = False
+
+    async def _probe(self) -> None:
+        began = time.monotonic()
+        try:
+            # A thread that is left behind closes what it gets, and that by the limit of a connection attempt.
+            await trio.to_thread.run_sync(self._pool.warm, abandon_on_cancel=True, limiter=self._probes)
+        except psycopg.Error as error:
+            now = time.monotonic()
+            if unanswered(error, now - began):
+                self._breaker.missed(now)
+                return
+        self._heard(time.monotonic())
+
+    def _hurry(self, now: float) -> None:
+        """End what waits in vain: no kernel tells of a peer that is frozen, and those of others tell late."""
+        silent = self._breaker.silence is not None
+        for work in self._works:
+            # Longer than the server lets anything take.
+            since = work.started if silent else work.asked
+            if since is not None and now - since > self._patience:
+                work.sever()
+            elif silent and not work.insists:
+                work.give_up()
+
+    def _heard(self, at: float) -> None:
+        ended = self._breaker.answered(at)
+        if ended is not None:
+            self.metrics.silent = 0
+            self._turned()
+            _log.info("the database answers again", after=round(at - ended.began, 1))
+
+    def _learn(self, work: Work) -> None:
+        """Take in what an attempt that has ended tells of the server."""
+        if work.answered is not None:
+            self._heard(work.answered)
+        if work.silence is None or not self._watched:
+            return
+        since, reason = work.silence
+        if self._breaker.unanswered(since, time.monotonic(), reason, work.unheard):
+            self.metrics.silent = 1
+            self._pool.drop()
+            self._turned()
+            _log.warning("the database does not answer", reason=reason)
+
+    def _turned(self) -> None:
+        self._turn.set()
+        self._turn = trio.Event()
+
+    def _admit(self) -> None:
+        silent = self._silent()
+        if silent is not None:
+            self.metrics.refused += 1
+            raise silent
+
+    def _silent(self) -> Unavailable | None:
+        """Return the problem of a server that is known not to answer, None while none is."""
+        silence = self._breaker.silence
+        if silence is None or not self._watched:
+            return None
+        seconds = max(0.0, time.monotonic() - silence.began)
+        return Unavailable(
+            f"the database is away: no answer for {seconds:.0f} s ({silence.reason})",
+            code="database-away",
+            fix=AWAY_FIX,
+        )
+
+    async def _run_once(self, work: Work) -> Any:
+        if not work.insists:
+            self._admit()
         self.metrics.waiting += 1
         try:
             await self._limiter.acquire_on_behalf_of(work)
         finally:
             self.metrics.waiting -= 1
         self.metrics.in_flight += 1
+        self._works.add(work)
         try:
+            if not work.insists:
+                self._admit()  # those before it may have found out
             # "Abandon" only in order to be told of a cancellation at once: `_revoke` then waits for the thread.
             return await trio.to_thread.run_sync(work.run, abandon_on_cancel=True, limiter=self._threads)
         except trio.Cancelled:
             await self._revoke(work)
             raise
         finally:
+            self._works.discard(work)
+            self._learn(work)
             self.metrics.in_flight -= 1
             self._limiter.release_on_behalf_of(work)
 
-    async def _revoke(self, work: _Work) -> None:
+    async def _revoke(self, work: Work) -> None:
         ended = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
@@ -271,7 +247,7 @@ class Units:
             deadline = trio.current_time() + _SEVER_AFTER
             while not ended.is_set():
                 # Again and again: a request that comes between two statements cancels nothing.
-                if trio.current_time() < deadline:
+                if trio.current_time() < deadline and work.silence is None:
                     await trio.to_thread.run_sync(work.interrupt, limiter=self._cancel_limiter)
                 else:
                     work.sever()

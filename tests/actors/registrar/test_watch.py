@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.model.states import NodeState
@@ -23,6 +23,7 @@ from actors.registrar.watch import (
     State,
     Verdict,
     forget,
+    interrupt,
     step,
 )
 
@@ -75,6 +76,43 @@ def test_after_an_outage_every_silence_begins_anew() -> None:
     state, found = watch(silent(100, int(DOWN_AFTER) - 1), forget(state))
     assert found == []
     assert watch([(120.0, [beat(OWN, 120.0), beat(OTHER, 0.0)])], state)[1] != []
+
+
+def test_a_verdict_that_could_not_be_carried_out_comes_again_after_one_more_missed_sign() -> None:
+    state, found = watch(silent(0, int(DOWN_AFTER)))
+    assert [verdict.beat.node_id for verdict in found] == [OTHER]
+    for steady in (True, False):
+        held = interrupt(OWN, state, {OTHER}, steady=steady)
+        begin = 100
+        assert watch(silent(begin, int(MISSED_AFTER) - 1), held)[1] == []
+        again = watch(silent(begin, int(MISSED_AFTER)), held)[1]
+        assert [verdict.beat for verdict in again] == [found[0].beat]
+        # Unless a sign was found meanwhile.
+        alive = [(float(now), [beat(OWN, now), beat(OTHER, 1.0)]) for now in range(begin, begin + int(DOWN_AFTER))]
+        assert watch(alive, held)[1] == []
+        later = interrupt(OWN, state, {OTHER}, steady=steady, again=DOWN_AFTER)
+        assert watch(silent(begin, int(DOWN_AFTER - 2 * INTERVAL) - 1), later)[1] == []
+        assert watch(silent(begin, int(DOWN_AFTER)), later)[1] != []
+
+
+def test_whoever_was_not_condemned_loses_nothing_but_by_an_outage() -> None:
+    state, found = watch(silent(0, int(MISSED_AFTER)))
+    assert found == []
+    held = interrupt(OWN, state, {THIRD}, steady=True)
+    # The next look adds two intervals, however late it is.
+    rest = int(DOWN_AFTER - MISSED_AFTER - 2 * INTERVAL)
+    assert watch(silent(100, rest - 1), held)[1] == []
+    assert watch(silent(100, rest), held)[1] != []
+    anew = interrupt(OWN, state, {THIRD}, steady=False)
+    assert watch(silent(100, int(DOWN_AFTER) - 1), anew)[1] == []
+    assert watch(silent(100, int(DOWN_AFTER)), anew)[1] != []
+
+
+def test_a_leader_whose_own_signs_are_not_written_does_not_forget_that_over_a_verdict() -> None:
+    state, _ = watch(silent(0, int(OWN_SILENCE) - 1, own=False))
+    held = interrupt(OWN, state, {OTHER}, steady=False)
+    assert held.heard[OWN].silent == state.heard[OWN].silent > 0
+    assert watch(silent(100, 60, own=False), held)[1] == []
 
 
 def test_while_its_own_signs_are_not_written_nobody_is_dead() -> None:
@@ -263,6 +301,18 @@ def test_a_grace_ends_when_the_machine_is_dead_too_and_for_no_other_reason() -> 
     replace_in=st.sampled_from([None, 1.0, 60.0]),
     looks=st.integers(1, 15),
 )
+# A sign is missed by the leader's own clock, too.
+@example(
+    state=NodeState.BOOTING,
+    seen=Seen.DEAD,
+    refused=False,
+    generation=1,
+    steady=DOWN_AFTER,
+    witness=True,
+    age=0.0,
+    replace_in=None,
+    looks=int(MISSED_AFTER / INTERVAL) + 1,
+)
 def test_verdicts_follow_from_both_kinds_of_evidence(
     state: NodeState,
     seen: Seen | None,
@@ -291,7 +341,11 @@ def test_verdicts_follow_from_both_kinds_of_evidence(
         assert verdict.beat.node_id == OTHER
         # By silence in time that was watched, or by both kinds of evidence, each of them good for something.
         assert looks - 1 >= DOWN_AFTER or (
-            same and seen in (Seen.DEAD, Seen.LEFT) and witness and steady >= DOWN_AFTER and age >= MISSED_AFTER
+            same
+            and seen in (Seen.DEAD, Seen.LEFT)
+            and witness
+            and steady >= DOWN_AFTER
+            and max(age, (looks - 1) * INTERVAL) >= MISSED_AFTER
         )
         # Replaced at once is only what nobody has heard of at all, or nobody knows anything about.
         assert (verdict.grace == 0.0) == (dead or not same)

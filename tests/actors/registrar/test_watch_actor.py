@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -13,7 +14,7 @@ from actors.model.states import NodeState
 from actors.registrar.pulse import Pulse
 from actors.registrar.sightings import Seen, Sighting, Sightings, nothing
 from actors.registrar.store import Beat
-from actors.registrar.watch import DOWN_AFTER, GRACE
+from actors.registrar.watch import DOWN_AFTER, GRACE, MISSED_AFTER
 from actors.registrar.watch_actor import Watch
 from runtime import SimulatedEnvironment, Spec, System
 from runtime.lease import Fenced, Term
@@ -30,6 +31,9 @@ class Store:
         self.dies_at = dies_at
         self.away = away
         self.fenced = False
+        #: Whose row is locked until when, and how often somebody waited for that in vain.
+        self.locked: dict[UUID, float] = {}
+        self.in_vain: list[float] = []
         self.down: list[tuple[float, str]] = []
         self.graces: list[float] = []
         self.looks = 0
@@ -63,6 +67,10 @@ class Store:
         assert "no sign of life" in reason
         if self.is_away(trio.current_time()):
             raise Unavailable("away")
+        if trio.current_time() < self.locked.get(beat.node_id, 0.0):
+            await trio.sleep(3)
+            self.in_vain.append(trio.current_time())
+            raise Unavailable("the database is busy: a lock was not to be had in time", code="database-busy")
         if self.fenced:
             raise Fenced(term, "epoch 5 has begun")
         self.down.append((trio.current_time(), beat.hostname))
@@ -169,3 +177,39 @@ async def test_hosts_that_live_are_left_alone_whatever_is_said(autojump_clock: M
     store = Store(away=((100, 400), (1000, 1004), (2000, 2020), (2021, 2030)))
     await run(store, 3600, sightings=said(Seen.DEAD))
     assert store.down == []
+
+
+async def test_a_lock_in_the_way_of_a_verdict_puts_it_off_for_one_sign_and_not_for_all(
+    autojump_clock: MockClock,
+) -> None:
+    store = Store(dies_at=100.0)
+    store.locked[OTHER] = 111.0
+    await run(store, 300)
+    (failed,) = store.in_vain
+    ((when, hostname),) = store.down
+    assert hostname == "h2"
+    assert failed + MISSED_AFTER <= when <= failed + MISSED_AFTER + 3
+
+
+async def test_a_lock_that_stays_is_no_busy_loop_and_keeps_no_other_from_being_found(
+    autojump_clock: MockClock,
+) -> None:
+    store = Two(dies_at=100.0)
+    store.locked[OTHER] = 400.0
+    await run(store, 600)
+    times = {hostname: when for when, hostname in store.down}
+    assert 200 + DOWN_AFTER - 3 <= times["h3"] <= 200 + DOWN_AFTER + 12
+    assert 400 <= times["h2"] <= 400 + 12
+    assert all(after - before >= MISSED_AFTER for before, after in pairwise(store.in_vain))
+
+
+class Two(Store):
+    """One more host, which dies at 200 s."""
+
+    async def beats(self) -> tuple[Beat, ...]:
+        found = await super().beats()
+        last = self.seen(min(trio.current_time(), 200.0))
+        down = {hostname for _, hostname in self.down}
+        own, other = found[0], Beat(OTHER, "h2", NodeState.READY, 1, self.seen(100.0), 0.0)
+        third = Beat(THIRD, "h3", NodeState.READY, 1, last, trio.current_time() - last)
+        return (own, *(beat for beat in (other, third) if beat.hostname not in down))

@@ -299,7 +299,7 @@ async def test_severed_when_the_server_does_not_answer_a_cancel(units: Units, mo
     from zeitwork.store import units as module
 
     monkeypatch.setattr(module, "_SEVER_AFTER", 0.1)
-    monkeypatch.setattr(module._Work, "interrupt", lambda self: None)
+    monkeypatch.setattr(module.Work, "interrupt", lambda self: None)
     scope = trio.CancelScope()
     async with trio.open_nursery() as nursery:
 

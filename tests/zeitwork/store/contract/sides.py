@@ -57,8 +57,8 @@ class OneConnection:
         self.wrote = False
         self._looking = False
 
-    async def run(self, unit: Callable[[Cursor], T], *, name: str) -> T:
-        """Run a unit as a transaction."""
+    async def run(self, unit: Callable[[Cursor], T], *, name: str, insist: bool = False) -> T:
+        """Run a unit as a transaction. To insist changes nothing: this server always answers."""
         self._begin("begin")
         try:
             with Cursor(self.connection) as cursor:
