@@ -405,3 +405,18 @@ def test_a_host_looks_names_up_by_threads_of_their_own() -> None:
 
     _run_trio(look)
     assert isinstance(found[0], Names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["--http", "nowhere"], "http"),
+        (["--config", "/no/such/file.toml"], "config"),
+        (["--vcpu-overcommit", "many"], "vcpu_overcommit"),
+    ],
+)
+def test_a_wrong_setting_is_told_apart_for_whoever_would_start_a_host_again(
+    arguments: list[str], field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *arguments]) == 2
+    assert field in capsys.readouterr().err

@@ -113,7 +113,7 @@ def _silence(stream: IO[str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0 done, 1 a refusal or failure with the reason on standard error, 2 wrong usage, 130 interrupted.
+    0 done, 1 a refusal or failure with the reason on standard error, 2 wrong usage or settings, 130 interrupted.
     """
     from actors.model.errors import Problem
     from zeitwork.cli.output import report_problem

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from actors.model.errors import Problem
+from actors.model.errors import InvalidInput, Problem
 from zeitwork.cli.output import Progress, print_json, problem_of, report_problem
 from zeitwork.config import Config, load
 
@@ -68,8 +68,10 @@ def configuration(flags: dict[str, Any]) -> Config:
 @click.option("--token", metavar="TOKEN", help="What lets this host in: zeitwork token create prints it.")
 @click.option("--unclaimed", is_flag=True, default=None, help="Wait to be invited: zeitwork nodes add on another host.")
 @click.option("--stop-vms", is_flag=True, default=None, help="Stop VMs when this process ends; otherwise they stay.")
-def run(**flags: Any) -> None:
+def run(**flags: Any) -> int:
     """Run this host until SIGTERM or Ctrl-C. Needs root. VMs go on without the process.
+
+    Exits with 2 where a setting is wrong: there is no use in trying again. Other failures are 1.
 
     \b
     Examples:
@@ -80,12 +82,17 @@ def run(**flags: Any) -> None:
       zeitwork run --advertise 192.0.2.2 --unclaimed
       zeitwork run --data-dir /srv/zeitwork --http 127.0.0.1:8081 --stop-vms
     """
-    config = configuration(flags)
+    try:
+        config = configuration(flags)
+    except InvalidInput as wrong:
+        report_problem(wrong)
+        return 2
     require_root("run")
     from zeitwork import logs
 
     logs.configure(config.log_level, config.log_format)
     _run_trio(_import_run_host(), config)
+    return 0
 
 
 @click.command()
