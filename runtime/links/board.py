@@ -365,7 +365,8 @@ class Board:
             if peer.bulk is not None and peer.bulk.open:
                 return peer.bulk
             if peer.address is None or self.dial_bulk is None:
-                raise Unreachable(str(host), "its address is not known", sent=False)
+                why = "its address is not known" if self.dial_bulk is not None else "this host has no links"
+                raise Unreachable(str(host), why, sent=False)
             if not peer.dialling_bulk:
                 self.dial_bulk(peer)
             await peer.changed.wait()

@@ -316,7 +316,7 @@ class Nodes:
                 refuse_living(row, seen["alive"] and not leaves, dead=True)
                 bury(cursor, row, instances, who)
             else:
-                clear(cursor, row, instances, who)
+                clear(cursor, row, instances, who, leaves=leaves)
                 refuse_living(row, seen["alive"] and not leaves, dead=False)
             write_state(cursor, row, NodeState.TERMINATED, _ENDS[dead, leaves], who)
         if (dead or leaves) and row["buried_at"] is None:

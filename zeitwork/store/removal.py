@@ -44,16 +44,19 @@ def lock_instances(cursor: Cursor, node_id: UUID, *, dead: bool) -> list[UUID]:
     return [row["id"] for row in cursor]
 
 
-def clear(cursor: Cursor, node: Mapping[str, Any], instance_ids: Collection[UUID], who: str) -> None:
+def clear(
+    cursor: Cursor, node: Mapping[str, Any], instance_ids: Collection[UUID], who: str, *, leaves: bool = False
+) -> None:
     """Remove what is left on a (locked) node that nobody waits for, with its snapshots.
 
-    Its addresses rest as others do, and its networks are free for other hosts after that.
+    Its addresses rest as others do, and its networks are free for other hosts after that. On a host that ``leaves``
+    nothing is left: it lives, and what is replaced elsewhere may run there until it has come to know of that.
 
     Raises `Conflict` while other placements are on it, or a snapshot there has yet to be restored.
     """
-    left, live = _left_behind(cursor, node, instance_ids)
+    left, live = _left_behind(cursor, node, () if leaves else instance_ids)
     if live:
-        raise Conflict(f"{live} placements are still on {node['hostname']}", fix=_how_to_empty(node))
+        raise Conflict(f"{live} placements are still on {node['hostname']}", fix=_how_to_empty(node, leaves))
     for placement_id in left:
         observe(cursor, placement_id, frozenset(PlacementState), GONE, 0.0)
     lose_snapshots_of(cursor, node["id"], who)
@@ -136,7 +139,12 @@ def _left_behind(cursor: Cursor, node: Mapping[str, Any], instance_ids: Collecti
     return left, len(rows) - len(left)
 
 
-def _how_to_empty(node: Mapping[str, Any]) -> str:
+def _how_to_empty(node: Mapping[str, Any], leaves: bool) -> str:
+    if leaves:
+        return (
+            "drain it first, or stop and delete its instances; what was replaced elsewhere meanwhile is removed here "
+            "within seconds"
+        )
     if node["state"] == NodeState.DOWN:
         return (
             "wait until they are replaced; what can't be: `zeitwork replace --force`, or stop and delete it; "

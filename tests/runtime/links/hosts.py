@@ -152,6 +152,7 @@ async def host(
 
         ref = await system.start(driver.links(once, rules=rules))
         ref.tell(Follow(listener))
+        await until(lambda: board.dial is not None, "its links can be used")
         yield Host(who, system, board, ref, actors[0], worker, changes, pieces)
 
 

@@ -29,7 +29,7 @@ def remove(tx: Transaction, node_id: UUID, *, dead: bool, leaves: bool, who: str
             refuse_living({"hostname": node.hostname}, alive, dead=True)
             _bury(tx, node, who)
         live = live_on(tx, node_id)
-        left = [row for row in live if node.state is NodeState.DOWN and not _needed(tx, row)]
+        left = [row for row in live if node.state is NodeState.DOWN and not leaves and not _needed(tx, row)]
         if Bug.REMOVED_BLINDLY in tx.bugs:
             left = live
         if len(left) < len(live):

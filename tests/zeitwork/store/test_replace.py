@@ -213,3 +213,17 @@ async def test_a_host_that_lives_is_not_deleted_although_it_is_down(store: Store
     assert await apply(store, Move.REPLACE, await displaced(store)) == 1
     with pytest.raises(Conflict, match="is alive"):
         await store.nodes.delete(node.id)
+
+
+async def test_a_host_does_not_leave_with_what_was_replaced_while_it_slept(store: Store) -> None:
+    """It runs there until the host has come to know: whoever removes a dead host need not wait, one that lives must."""
+    node, _, placement = await running(store)
+    await die(store, node)
+    await apply(store, Move.REPLACE, await displaced(store))
+    with pytest.raises(Conflict, match="1 placements are still on") as refused:
+        await store.nodes.leave(node.id)
+    assert refused.value.fix is not None
+    assert "removed here within seconds" in refused.value.fix
+    await see(store, placement, STOPPED)
+    await store.nodes.leave(node.id)
+    assert (await store.nodes.get(node.id)).state is NodeState.TERMINATED
