@@ -199,6 +199,7 @@ async def invited(config: Config, host_id: UUID, env: Environment) -> Membership
         sys.stdout.flush()
 
     waiting = Unclaimed((_listening(address), address.port), hostname, host_id, env, token=token, say=say, join=accept)
+    failure: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(waiting.run, trust_directory(config.data_dir))
@@ -206,8 +207,11 @@ async def invited(config: Config, host_id: UUID, env: Environment) -> Membership
             systemd.notify(f"READY=1\nSTATUS=unclaimed, waiting at {address}")
             _log.info("unclaimed", address=str(address), accepts="the code" if token is None else "its cluster")
     except* OSError as group:
+        failure = group.exceptions[0]
+    # Not raised above: Python before 3.11.4 makes a group of what is raised there.
+    if failure is not None:
         raise Failed(
-            f"can't listen at port {address.port}: {group.exceptions[0]}",
+            f"can't listen at port {address.port}: {failure}",
             field="advertise",
             fix="give another port with --advertise ADDRESS:PORT",
         ) from None
