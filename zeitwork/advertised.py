@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from actors.model.errors import Failed
 from zeitwork.config import Config, link_address
@@ -42,21 +40,12 @@ def advertised(config: Config, membership: Membership | None) -> str | None:
 
 def remember(config: Config, membership: Membership | None, address: str) -> None:
     """Keep an address that this host was started with for starts that name none. Raises `OSError`."""
-    if membership is not None:
-        if membership.advertise != address:
-            from zeitwork.cluster import MembershipFile
+    # Whoever keeps one has links: what is imported here is there already, and a host that is alone needs none of it.
+    if membership is None:
+        from zeitwork.trust.files import replace_file
 
-            MembershipFile(config.data_dir).save(replace(membership, advertise=address))
-        return
-    path = advertise_file(config.data_dir)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".advertise-{uuid4().hex}")
-    try:
-        with temporary.open("x") as file:
-            file.write(f"{address}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        replace_file(advertise_file(config.data_dir), f"{address}\n")
+    elif membership.advertise != address:
+        from zeitwork.cluster import MembershipFile
+
+        MembershipFile(config.data_dir).save(replace(membership, advertise=address))

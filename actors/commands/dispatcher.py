@@ -154,14 +154,14 @@ class Dispatcher(Actor):
         """What is outstanding is another leader's to know. Steps that wait are written while this one may."""
         self.counts.outstanding = 0
         notes = (*self._writing, *self._notes)
-        for begin in range(0, len(notes), WRITE_AT_ONCE):
-            try:
-                with trio.fail_after(LAST_WRITE_DEADLINE):
+        begin = 0
+        try:
+            with trio.fail_after(LAST_WRITE_DEADLINE):
+                for begin in range(0, len(notes), WRITE_AT_ONCE):
                     await self._store.record(notes[begin : begin + WRITE_AT_ONCE], self._office.term())
-            except (trio.TooSlowError, Problem, Fenced, NotLeading) as error:
-                # Its successor writes what it finds, and what it does about it.
-                self.ctx.log.warning("steps of commands are not written", steps=len(notes) - begin, error=str(error))
-                return
+        except (trio.TooSlowError, Problem, Fenced, NotLeading) as error:
+            # Its successor writes what it finds, and what it does about it.
+            self.ctx.log.warning("steps of commands are not written", steps=len(notes) - begin, error=str(error))
 
     # --- looking
 
