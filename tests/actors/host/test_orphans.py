@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -131,9 +129,7 @@ class TestRecycledPid:
         file = w.paths.vm_run(placement) / "vmm.json"
         content = json.loads(file.read_text())
         before = Identity(**content["identity"])
-        for pid in w.monitors(placement):
-            os.kill(pid, signal.SIGKILL)
-        w.settle(lambda: not w.monitors(placement))
+        w.kill_monitors(placement)
         file.write_text(json.dumps({**content, "identity": dataclasses.asdict(identity)}))
         return before.pid
 

@@ -262,6 +262,18 @@ class World:
         members = Cgroup.of(f"zeitwork-{self.tag}/{short_id(placement)}").members()
         return sorted(pid for pid in members if (stat := read_stat(pid)) is not None and stat[0] not in "ZXx")
 
+    def kill_monitors(self, placement: UUID) -> None:
+        """Kill what is in a placement's cgroup until nothing is: a shell's children end while they are looked at."""
+
+        def killed() -> bool:
+            there = self.monitors(placement)
+            for pid in there:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not there
+
+        self.settle(killed)
+
     # --- what the machine may be like
 
     def small(self, directory: Path, **limits: int) -> None:
