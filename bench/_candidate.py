@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from runtime.elector import NAME, Elector, LeaseChanged, elector
 from runtime.lease import Candidate
 from runtime.office import Office
 from zeitwork.epochs import EpochFile
-from zeitwork.store import open_store
+from zeitwork.store import Store, open_store
 
 
 class _Herald(Actor):
@@ -37,7 +38,7 @@ async def _main(dsn: str, node: str, generation: str) -> None:
     candidate = Candidate(UUID(node), int(generation), uuid4())
     with tempfile.TemporaryDirectory(prefix="zeitwork-bench-") as directory:
         memory = EpochFile(Path(directory) / "epoch")
-        async with open_store(dsn) as store, trio.open_nursery() as tasks, System(RealEnvironment()) as system:
+        async with open_store(dsn) as store, trio.open_nursery() as tasks:
             tasks.start_soon(store.run)
 
             def make() -> Elector:
@@ -45,12 +46,23 @@ async def _main(dsn: str, node: str, generation: str) -> None:
                     store.election, candidate, memory, lambda office: [Spec("herald", lambda: _Herald(office))]
                 )
 
-            await system.start(elector(make))
-            print("stands", flush=True)
-            with store.notifications.subscribe("zw_leader") as subscription:
-                while True:
-                    await subscription.wait()
-                    system.name(NAME).tell(LeaseChanged())
+            async with System(RealEnvironment()) as system, trio.open_nursery() as hints:
+                await system.start(elector(make))
+                print("stands", flush=True)
+                hints.start_soon(_pass_on, store, system)
+                # As a host ends. An exception in the middle of whatever runs then could be raised where nobody sees it.
+                with trio.open_signal_receiver(signal.SIGINT) as signals:
+                    async for _ in signals:
+                        break
+                hints.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
+
+
+async def _pass_on(store: Store, system: System) -> None:
+    with store.notifications.subscribe("zw_leader") as subscription:
+        while True:
+            await subscription.wait()
+            system.name(NAME).tell(LeaseChanged())
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def _run(
     numbers = iter(range(10_000))
 
     with ExitStack() as stack:
+        errors = stack.enter_context(tempfile.TemporaryFile("a+"))
 
         def stand(node: UUID) -> None:
             """Start a candidate and return once it stands; its host's earlier process is gone."""
@@ -111,7 +112,7 @@ def _run(
                 cwd=ROOT,
                 env=environment(pycache),
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=errors,
                 text=True,
             )
             stack.callback(process.wait, 30)
@@ -121,7 +122,11 @@ def _run(
 
         def next_leader(since: float) -> tuple[int, float]:
             while True:
-                number, line, at = said.get(timeout=60)
+                try:
+                    number, line, at = said.get(timeout=60)
+                except queue.Empty:
+                    errors.seek(0)
+                    raise TimeoutError(f"nobody leads; the candidates said:\n{errors.read()[-4000:]}") from None
                 if line.startswith("leads ") and at >= since:
                     return number, at
 
