@@ -109,6 +109,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     monkeypatch.setenv("ZEITWORK_URL", stand_in.url)
     monkeypatch.setattr("zeitwork.cli.waiting.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("zeitwork.cli.waiting.LAST_PAUSE", 0.01)
+    monkeypatch.setattr("zeitwork.cli.waiting.STAYS", 0.05)
     try:
         yield stand_in
     finally:
