@@ -138,7 +138,7 @@ async def test_who_goes_away_in_the_middle_of_the_handshake_is_lost_and_not_untr
 
 
 async def test_links_with_and_without_tls_do_not_mix(tmp_path: Path) -> None:
-    async with secured(1, issue(tmp_path, 1, SIGNER)) as one, host(2) as two:
+    async with secured(1, issue(tmp_path, 1, SIGNER), rules=IMPATIENT) as one, host(2, rules=IMPATIENT) as two:
         with pytest.raises(NoIntroduction):
             await one.links.ask(Introduce(two.address), timeout=SOON)
         with pytest.raises(NoIntroduction):
