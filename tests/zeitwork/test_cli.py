@@ -90,7 +90,8 @@ class StandIn:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        # It looks so often whether it is to end.
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def say(self, path: str, *answers: Any, status: int = 200) -> None:
         """Append answers: JSON values, or bytes as they are."""
@@ -108,6 +109,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     monkeypatch.setenv("ZEITWORK_URL", stand_in.url)
     monkeypatch.setattr("zeitwork.cli.waiting.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("zeitwork.cli.waiting.LAST_PAUSE", 0.01)
+    monkeypatch.setattr("zeitwork.cli.waiting.STAYS", 0.05)
     try:
         yield stand_in
     finally:
@@ -127,7 +129,7 @@ def one(host: StandIn) -> str:
 def run(host: StandIn, *arguments: str, **more: Any) -> subprocess.CompletedProcess[bytes]:
     environment = os.environ | {"ZEITWORK_URL": host.url}
     return subprocess.run(
-        [sys.executable, "-m", "zeitwork", *arguments], env=environment, timeout=30, check=False, **more
+        [sys.executable, "-m", "zeitwork", *arguments], env=environment, timeout=120, check=False, **more
     )
 
 
@@ -214,7 +216,7 @@ def test_an_archive_comes_through_a_named_pipe(host: StandIn, tmp_path: Path) ->
     writer = threading.Thread(target=pipe.write_bytes, args=(b"an archive",))
     writer.start()
     assert main(["images", "add", str(pipe)]) == 0
-    writer.join(10)
+    writer.join(90)
     assert host.bodies == [b"an archive"]
 
 
@@ -399,7 +401,7 @@ def test_a_host_looks_names_up_by_threads_of_their_own() -> None:
     async def look() -> None:
         found.append(trio.socket.set_custom_hostname_resolver(None))
         trio.socket.set_custom_hostname_resolver(found[0])  # type: ignore[arg-type]
-        with trio.fail_after(20):
+        with trio.fail_after(90):
             assert await trio.socket.getaddrinfo("localhost", 80)
             assert await trio.socket.getnameinfo(("127.0.0.1", 80), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
 

@@ -184,7 +184,7 @@ def test_a_move_that_fails_leaves_all_as_it_was(
     command = [sys.executable, "-m", "zeitwork", "db", "move", "--to", own.dsn(), "--config", str(machine.file)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
         child.send_signal(signal.SIGTERM)
-        child.wait(30)
+        child.wait(120)
     left = {path.name for path in machine.config.paths.postgres.iterdir()}
     assert not left & {"moving.dump", "moved"}
     assert machine.images() == {"kept"}

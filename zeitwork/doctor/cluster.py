@@ -25,8 +25,8 @@ from zeitwork.store.embedded.holding import moved_to
 from zeitwork.trust import certificates
 from zeitwork.trust.files import TrustFiles, trust_directory
 
-#: Seconds to reach another host, and how many of them are tried.
-_REACH, _MOST_PEERS = 1.5, 8
+#: Seconds to reach another host, and how many of them are tried; seconds for the database to answer.
+_REACH, _MOST_PEERS, _ANSWER = 1.5, 8, 2
 #: Seconds by which clocks may differ before it is told; certificates allow for five minutes.
 _SKEW_TOLD, _SKEW_WRONG = 5.0, 240.0
 #: The part of a certificate's life by which a host that runs has renewed it.
@@ -142,8 +142,10 @@ def clock_skew(patient: Patient) -> list[Check]:
         dsn = settings.dsn(directory)
 
     try:
-        with psycopg.connect(dsn, connect_timeout=2, application_name="zeitwork doctor", autocommit=True) as connection:
-            connection.execute("set statement_timeout = '2s'")
+        with psycopg.connect(
+            dsn, connect_timeout=_ANSWER, application_name="zeitwork doctor", autocommit=True
+        ) as connection:
+            connection.execute(f"set statement_timeout = '{_ANSWER}s'".encode())
             before = time.time()
             row = connection.execute("select extract(epoch from clock_timestamp())::float").fetchone()
             after = time.time()

@@ -30,10 +30,11 @@ def run_doctor(
     options: SetupOptions | None = None,
     tools: Tools | None = None,
     looks: tuple[Look, ...] = LOOKS,
-    deadline: float = DEADLINE,
+    deadline: float | None = None,
 ) -> list[Check]:
     """Return what was found, in a fixed order. Changes nothing, and needs no root."""
     config = config or Config()
+    deadline = DEADLINE if deadline is None else deadline
     patient = Patient(config, options or SetupOptions.of(config), tools or SystemTools())
     pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="doctor")
     futures = [pool.submit(look, patient) for look in looks]

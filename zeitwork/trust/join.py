@@ -169,9 +169,10 @@ async def _message(socket: WebSocketConnection) -> bytes:
 
 @asynccontextmanager
 async def connection(
-    address: Address, path: str, context: ssl.SSLContext, *, deadline: float = DEADLINE
+    address: Address, path: str, context: ssl.SSLContext, *, deadline: float | None = None
 ) -> AsyncIterator[tuple[WebSocketConnection, trio.SSLStream[trio.SocketStream]]]:
     """Connect, all of what is done with it included in one deadline; what goes wrong becomes a `Problem`."""
+    deadline = DEADLINE if deadline is None else deadline
     try:
         with trio.fail_after(deadline):
             async with trio.open_nursery() as nursery:

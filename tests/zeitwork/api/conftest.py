@@ -122,6 +122,6 @@ async def world(store: Store, tmp_path: Path) -> AsyncIterator[World]:
                 await serve(app, http="127.0.0.1:0", socket=paths.api_socket, grace=1, task_status=task_status)
 
             listening: Listening = await serving.start(run)
-            async with httpx.AsyncClient(base_url=listening.url or "", timeout=30) as client:
+            async with httpx.AsyncClient(base_url=listening.url or "", timeout=90) as client:
                 yield World(app, deps, store, node, listening, client, consoles)
             serving.cancel_scope.cancel()

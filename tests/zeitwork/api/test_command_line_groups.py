@@ -108,7 +108,7 @@ async def test_why_members_do_not_run_is_said_in_full(world: World) -> None:
     async with acting(world):
         size = ("--name", "web", "--replicas", "2", "--memory", "3GiB")
         group = await loaded(world, "deploy", APP, *size, "--detach")
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while (found := await world.store.groups.get(UUID(group["id"]))).running == 0 or not found.reason:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         (waiting,) = [one for one in await loaded(world, "ps") if one["state"] == "pending"]

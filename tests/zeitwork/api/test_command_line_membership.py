@@ -60,6 +60,9 @@ async def test_a_host_is_removed_with_what_ran_there_only_when_that_is_meant(wor
     other = await world.store.nodes.set_state(other.id, NodeState.READY)
     row = await instance(world.store, await ready_image(world.store, other))
     await place(world.store, row, other)
+    # However long the commands take that are run until it is said to be dead.
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("update nodes set last_seen_at = now() + interval '1 hour' where id = %s", (other.id,))
     assert "1 placements are still on h2" in await zeitwork(world, "nodes", "rm", "h2", fails=True)
     # A program that does not say that it means it is not asked.
     assert "add --yes" in await zeitwork(world, "nodes", "rm", "h2", "--dead", fails=True)

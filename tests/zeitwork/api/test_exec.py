@@ -22,11 +22,11 @@ from runtime.environment import RealEnvironment
 from tests.actors.vm.agent.peer import Guest, until_connected
 from tests.zeitwork.api.conftest import World
 from tests.zeitwork.exec_world import Exec, RunningGuest, exec_client, running_guest, running_instance
-from zeitwork.api import connection, exec, server
+from zeitwork.api import connection, exec, server, websocket
 from zeitwork.api.deps import fresh_id
 from zeitwork.api.stream import Slots
 
-LONG = 60
+LONG = 120
 
 
 @pytest.fixture
@@ -234,30 +234,54 @@ async def test_a_client_that_leaves_ends_its_command(guest: RunningGuest) -> Non
 @pytest.fixture
 def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_PING_S", 0.05)
+    monkeypatch.setattr(connection, "_AFTERLIFE_S", 0.1)
 
 
-@pytest.fixture
-def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exec, "SILENCE_S", 1.0)
-
-
-@pytest.mark.usefixtures("quick_pings", "short_silence")
+@pytest.mark.usefixtures("quick_pings")
 class TestDeadClients:
-    """With pings each 50 ms and a second's patience."""
+    """With pings each 50 ms, and little time for what a dead client leaves."""
 
     @pytest.fixture
     async def guest(self, quick_pings: None, world: World, tmp_path: Path) -> AsyncIterator[RunningGuest]:
         async with running_guest(world, tmp_path / "guest") as running:
             yield running
 
-    async def test_one_that_answers_pings_may_be_quiet(self, guest: RunningGuest) -> None:
+    @pytest.fixture
+    def watched(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[connection.GuardedStream, float]]:
+        """The connections whose clients are to give signs of life, and the seconds within which they are."""
+        found: list[tuple[connection.GuardedStream, float]] = []
+        expect_signs = connection.GuardedStream.expect_signs
+
+        def noted(self: connection.GuardedStream, seconds: float) -> None:
+            found.append((self, seconds))
+            expect_signs(self, seconds)
+
+        monkeypatch.setattr(connection.GuardedStream, "expect_signs", noted)
+        return found
+
+    async def test_one_that_answers_pings_may_be_quiet(
+        self, guest: RunningGuest, watched: list[tuple[connection.GuardedStream, float]]
+    ) -> None:
         async with opened(guest) as client:
             await client.start("cat")
-            await trio.sleep(2.5)
+            ((stream, seconds),) = watched
+            assert seconds == exec.SILENCE_S
+
+            def until() -> float:
+                return stream._listening.deadline if stream._listening is not None else 0.0
+
+            for _ in range(3):
+                # The client says nothing, and is given more time nevertheless.
+                before = until()
+                while until() <= before:  # noqa: ASYNC110 - an answered ping moves it
+                    await trio.sleep(0.01)
+                assert until() <= trio.current_time() + seconds
             await client.say(eof=True)
             assert await ended(client) == {"exit": {"status": 0}}
 
-    async def test_one_that_does_not_is_taken_for_dead(self, guest: RunningGuest) -> None:
+    async def test_one_that_does_not_is_taken_for_dead(
+        self, guest: RunningGuest, watched: list[tuple[connection.GuardedStream, float]]
+    ) -> None:
         stream = await trio.open_unix_socket(str(guest.world.deps.paths.api_socket))
         request = (
             f"GET {guest.path} HTTP/1.1\r\nHost: any\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -272,16 +296,17 @@ class TestDeadClients:
             while b"started" not in answer:
                 answer += await stream.receive_some(4096)
             pid = int(answer.partition(b'"started":')[2].partition(b"}")[0])
+            ((server_side, seconds),) = watched
+            assert seconds == exec.SILENCE_S
+            # Only now: what comes before this may take its time.
+            server_side.expect_signs(0.5)
             while await stream.receive_some(4096):  # pings, until it is dropped
                 pass
         await gone(pid)
         await no_sessions_left(guest.world)
 
-    async def test_one_that_leaves_while_its_input_is_not_read(
-        self, guest: RunningGuest, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_one_that_leaves_while_its_input_is_not_read(self, guest: RunningGuest) -> None:
         """The server does not read from it then: only its pings can find out."""
-        monkeypatch.setattr(connection, "_AFTERLIFE_S", 0.1)
         async with opened(guest) as client:
             pid = await client.start("sleep", "1000")
             with trio.move_on_after(0.5):
@@ -334,7 +359,10 @@ async def test_a_client_without_credit_that_takes_nothing_is_dropped(
     await no_sessions_left(guest.world)
 
 
-async def test_the_last_words_reach_a_client_that_is_writing(guest: RunningGuest) -> None:
+async def test_the_last_words_reach_a_client_that_is_writing(
+    guest: RunningGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "_FAREWELL_S", LONG)
     async with opened(guest) as client, trio.open_nursery() as nursery:
         await client.start("head", "-c", "10")
 
@@ -372,8 +400,8 @@ async def test_a_guest_that_goes_away_is_said(world: World) -> None:
             await peer.say(Kind.STARTED, bytes((9, 0, 0, 0)), frame.session)
             assert await client.next() == {"started": 9}
             await peer.say(Kind.OUTPUT, b"last", frame.session)
-            await peer.stream.aclose()
             scripted.away = OSError(111, "Connection refused")
+            await peer.stream.aclose()
             problem = (await ended(client))["error"]
             assert problem["code"] == "guest-gone"
             assert client.out == b"last"

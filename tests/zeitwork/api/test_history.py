@@ -33,7 +33,8 @@ async def test_without_samples_nothing_is_claimed(world: World) -> None:
 
 
 async def test_growth_and_time_to_exhaustion(world: World, database_url: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    # In one transaction, for which it is the same minute all along.
+    with psycopg.connect(database_url) as connection:
         for minutes in range(1, 101):
             connection.execute(INSERT, (world.node.id, minutes, 1, 1000 - minutes * 2))
     past = (await world.client.get("/api/v1/resources?history=2h")).json()["history"]

@@ -136,7 +136,7 @@ async def test_following_until_the_instance_is_gone(world: World) -> None:
     (placement,) = await world.place()
     console = world.console(placement)
     console.write_bytes(b"one\n")
-    with trio.fail_after(30):
+    with trio.fail_after(90):
         async with world.client.stream(
             "GET", f"/api/v1/instances/{made['id']}/logs", params={"follow": "1"}
         ) as response:

@@ -23,7 +23,7 @@ NEW: dict[str, object] = {"hostname": "host-b", "ip_address": "2001:db8::7"}
 async def post(world: World, *, headers: dict[str, str] | None = None, **changes: object) -> Any:
     """Ask through the unix socket, as the command line does."""
     transport = httpx.AsyncHTTPTransport(uds=str(world.deps.paths.api_socket))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=90) as client:
         return await client.post("/api/v1/nodes", json={**NEW, **changes}, headers=headers)
 
 

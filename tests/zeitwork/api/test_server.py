@@ -19,10 +19,14 @@ from starlette.routing import Route
 
 from actors.model.errors import InvalidInput, Problem
 from actors.model.paths import HostPaths
+from tests.ports import free_port
 from zeitwork.api import connection
 from zeitwork.api.connection import GuardedStream
 from zeitwork.api.server import Listening, serve
 from zeitwork.api.stream import Slots, Stream, Write
+
+#: Seconds; only a bound for what should take milliseconds.
+LONG = 90
 
 
 def small_app(paths: HostPaths, endpoint: Callable[[Request], Awaitable[Response]] | None = None) -> Starlette:
@@ -84,13 +88,13 @@ def port_of(listening: Listening) -> int:
 
 async def test_both_doors_answer_and_both_close(paths: HostPaths) -> None:
     path = paths.api_socket
-    with trio.fail_after(30):
+    with trio.fail_after(LONG):
         async with serving(small_app(paths), path) as listening:
             assert listening.url is not None
-            async with httpx.AsyncClient(base_url=listening.url) as client:
+            async with httpx.AsyncClient(base_url=listening.url, timeout=LONG) as client:
                 assert (await client.get("/")).text == "hello"
             async with httpx.AsyncClient(
-                base_url="http://any", transport=httpx.AsyncHTTPTransport(uds=str(path))
+                base_url="http://any", transport=httpx.AsyncHTTPTransport(uds=str(path)), timeout=LONG
             ) as client:
                 assert (await client.get("/")).text == "hello"
         assert not path.exists()
@@ -108,8 +112,7 @@ async def test_a_taken_port_leaves_no_socket_file(paths: HostPaths) -> None:
 
 async def test_a_taken_socket_frees_the_port(paths: HostPaths) -> None:
     async with serving(small_app(paths), paths.api_socket):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         with pytest.raises(Problem) as refused:
             await serve(small_app(paths), http=f"127.0.0.1:{port}", socket=paths.api_socket)
         assert refused.value.code == "socket-taken"
@@ -130,7 +133,7 @@ async def test_a_socket_left_by_a_killed_process_is_replaced(paths: HostPaths) -
     async with (
         serving(small_app(paths), paths.api_socket),
         httpx.AsyncClient(
-            base_url="http://any", transport=httpx.AsyncHTTPTransport(uds=str(paths.api_socket))
+            base_url="http://any", transport=httpx.AsyncHTTPTransport(uds=str(paths.api_socket)), timeout=LONG
         ) as client,
     ):
         assert (await client.get("/")).status_code == 200
@@ -145,12 +148,12 @@ async def test_what_half_uploads_left_is_gone_at_start(paths: HostPaths) -> None
 
 
 async def test_a_stop_ends_followers_and_idle_connections_at_once(paths: HostPaths) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(LONG):
         async with trio.open_nursery() as nursery:
 
             async def follow(task_status: trio.TaskStatus[None]) -> None:
                 async with (
-                    httpx.AsyncClient(base_url=listening.url or "", timeout=30) as client,
+                    httpx.AsyncClient(base_url=listening.url or "", timeout=LONG) as client,
                     client.stream("GET", "/quiet") as response,
                 ):
                     lines = response.aiter_lines()
@@ -159,7 +162,7 @@ async def test_a_stop_ends_followers_and_idle_connections_at_once(paths: HostPat
                     # The end is a proper one: the last chunk arrives.
                     assert [line async for line in lines] == []
 
-            async with serving(small_app(paths), paths.api_socket, grace=60) as listening:
+            async with serving(small_app(paths), paths.api_socket, grace=10 * LONG) as listening:
                 idle = await trio.open_tcp_stream("127.0.0.1", port_of(listening))
                 await nursery.start(follow)
             assert await idle.receive_some(1) == b""
@@ -175,12 +178,12 @@ async def test_a_request_under_way_may_end_after_the_stop(paths: HostPaths) -> N
         return PlainTextResponse("done")
 
     app = small_app(paths, slow)
-    with trio.fail_after(20):
+    with trio.fail_after(LONG):
         async with trio.open_nursery() as nursery:
             answers = []
 
             async def ask() -> None:
-                async with httpx.AsyncClient(base_url=listening.url or "", timeout=30) as client:
+                async with httpx.AsyncClient(base_url=listening.url or "", timeout=LONG) as client:
                     answers.append((await client.get("/")).text)
 
             async def release_once_stopping() -> None:
@@ -188,7 +191,7 @@ async def test_a_request_under_way_may_end_after_the_stop(paths: HostPaths) -> N
                 release.set()
 
             nursery.start_soon(release_once_stopping)
-            async with serving(app, paths.api_socket, grace=60) as listening:
+            async with serving(app, paths.api_socket, grace=10 * LONG) as listening:
                 nursery.start_soon(ask)
                 await started.wait()
         assert answers == ["done"]
@@ -206,7 +209,7 @@ async def test_a_request_that_does_not_end_is_cut_at_the_deadline(paths: HostPat
             cancelled.set()
         raise AssertionError
 
-    with trio.fail_after(20):
+    with trio.fail_after(LONG):
         async with serving(small_app(paths, stuck), paths.api_socket, grace=0.05) as listening:
             client = await trio.open_tcp_stream("127.0.0.1", port_of(listening))
             await client.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -215,7 +218,7 @@ async def test_a_request_that_does_not_end_is_cut_at_the_deadline(paths: HostPat
 
 
 async def test_a_client_that_does_not_read_cannot_hold_the_stop(paths: HostPaths) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(LONG):
         async with serving(small_app(paths), paths.api_socket, grace=0.05) as listening:
             client = await trio.open_tcp_stream("127.0.0.1", port_of(listening))
             await client.send_all(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -225,7 +228,7 @@ async def test_a_client_that_does_not_read_cannot_hold_the_stop(paths: HostPaths
 async def test_a_client_that_does_not_read_is_dropped(paths: HostPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SEND_STALL_S", 0.05)
     app = small_app(paths)
-    with trio.fail_after(20):
+    with trio.fail_after(LONG):
         async with serving(app, paths.api_socket) as listening:
             client = await trio.open_tcp_stream("127.0.0.1", port_of(listening))
             await client.send_all(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -236,7 +239,7 @@ async def test_a_client_that_does_not_read_is_dropped(paths: HostPaths, monkeypa
 
 async def test_a_client_that_leaves_gives_its_slot_back(paths: HostPaths) -> None:
     app = small_app(paths)
-    with trio.fail_after(20):
+    with trio.fail_after(LONG):
         async with serving(app, paths.api_socket) as listening:
             client = await trio.open_tcp_stream("127.0.0.1", port_of(listening))
             await client.send_all(b"GET /quiet HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -262,7 +265,7 @@ async def test_a_client_that_leaves_gives_its_slot_back(paths: HostPaths) -> Non
     ],
 )
 async def test_nonsense_ends_its_own_connection_only(paths: HostPaths, content: bytes) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(LONG):
         async with serving(small_app(paths), paths.api_socket, grace=0.05) as listening:
             client = await trio.open_tcp_stream("127.0.0.1", port_of(listening))
             await client.send_all(content)
@@ -271,13 +274,13 @@ async def test_nonsense_ends_its_own_connection_only(paths: HostPaths, content: 
             while chunk := await client.receive_some(4096):
                 answer += chunk
             assert not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 5"))
-            async with httpx.AsyncClient(base_url=listening.url or "") as other:
+            async with httpx.AsyncClient(base_url=listening.url or "", timeout=LONG) as other:
                 assert (await other.get("/")).text == "hello"
 
 
 async def test_connections_are_bounded(paths: HostPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zeitwork.api.server.MOST_CONNECTIONS", 2)
-    with trio.fail_after(20):
+    with trio.fail_after(LONG):
         async with serving(small_app(paths), paths.api_socket, grace=0.05) as listening:
             clients = [await trio.open_tcp_stream("127.0.0.1", port_of(listening)) for _ in range(2)]
             for client in clients:
@@ -297,14 +300,14 @@ async def test_clients_that_left_take_no_places(paths: HostPaths, monkeypatch: p
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
                 # The end of our side is what it sees; it then closes its own.
                 await stream.send_eof()
-                with trio.fail_after(10):
+                with trio.fail_after(LONG):
                     while await stream.receive_some():
                         pass
 
 
 async def test_a_word_while_a_connection_is_being_closed_is_for_nobody() -> None:
     ours, theirs = trio.socket.socketpair()
-    with trio.fail_after(10), theirs:
+    with trio.fail_after(LONG), theirs:
         async with trio.open_nursery() as nursery:
             guarded = GuardedStream(trio.SocketStream(ours), trio.CancelScope())
             nursery.start_soon(guarded.send_all, bytes(8 << 20))  # more than fits: it is under way for good

@@ -16,12 +16,12 @@ from zeitwork.setup.tools import SystemTools
 
 def test_both_streams_and_the_status_come_back() -> None:
     said: list[str] = []
-    ran = SystemTools().run(["sh", "-c", "echo one; echo two >&2; exit 3"], timeout=20, line=said.append)
+    ran = SystemTools().run(["sh", "-c", "echo one; echo two >&2; exit 3"], timeout=90, line=said.append)
     assert (ran.status, ran.output, said) == (3, "one\ntwo\n", ["one", "two"])
 
 
 def test_a_program_that_is_not_there() -> None:
-    ran = SystemTools().run(["/nowhere/program"], timeout=20)
+    ran = SystemTools().run(["/nowhere/program"], timeout=90)
     assert ran.status == 127
     assert "No such file" in ran.last_words
 
@@ -33,7 +33,7 @@ def test_a_program_that_does_not_end_is_ended() -> None:
 
 
 def test_the_last_words_prefer_errors() -> None:
-    ran = SystemTools().run(["sh", "-c", "echo E: no space left; echo one; echo two; echo three; exit 1"], timeout=20)
+    ran = SystemTools().run(["sh", "-c", "echo E: no space left; echo one; echo two; echo three; exit 1"], timeout=90)
     assert ran.last_words == "E: no space left"
 
 
@@ -41,7 +41,7 @@ def test_the_last_words_prefer_errors() -> None:
 def test_what_must_finish_does_so_whatever_happens_to_its_caller(tmp_path: Path, number: signal.Signals) -> None:
     started, go_on, finished = tmp_path / "started", tmp_path / "go-on", tmp_path / "finished"
     script = f"touch {started}; while [ ! -e {go_on} ]; do sleep 0.02; done; echo written after; touch {finished}"
-    call = f"SystemTools().run(['sh', '-c', {script!r}], timeout=60, finish=True)"
+    call = f"SystemTools().run(['sh', '-c', {script!r}], timeout=250, finish=True)"
     # The tests themselves may have been started in the background, where shells have SIGINT ignored.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{heed}\nfrom zeitwork.setup.tools import SystemTools\n{call}"
@@ -49,14 +49,14 @@ def test_what_must_finish_does_so_whatever_happens_to_its_caller(tmp_path: Path,
         until(started)
         os.killpg(caller.pid, number)  # as a terminal does
         if number is signal.SIGKILL:
-            caller.wait(20)
+            caller.wait(90)
         go_on.touch()
         until(finished)
-        assert caller.wait(20) != 0
+        assert caller.wait(90) != 0
 
 
 def until(path: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not path.exists():
         assert time.monotonic() < deadline, f"{path.name} never came"
         time.sleep(0.01)

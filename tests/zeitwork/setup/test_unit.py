@@ -47,7 +47,7 @@ def test_systemd_understands_it(tmp_path: Path) -> None:
     file = tmp_path / "zeitwork.service"
     file.write_text(unit_text(SetupOptions()))
     done = subprocess.run(
-        [analyze, "verify", "--man=no", str(file)], capture_output=True, text=True, timeout=60, check=False
+        [analyze, "verify", "--man=no", str(file)], capture_output=True, text=True, timeout=120, check=False
     )
     complaints = [line for line in done.stderr.splitlines() if "zeitwork.service" in line]
     assert (done.returncode, complaints) == (0, [])

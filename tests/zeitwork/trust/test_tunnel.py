@@ -29,6 +29,17 @@ def directory(public_directory: Path) -> Path:
     return made
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is reached at all may take its time on a busy machine."""
+    monkeypatch.setattr(tunnel, "CONNECT", SOON)
+
+
+def through(directory: Path, dsn: str) -> str:
+    """Return the DSN of a database behind a tunnel that listens there."""
+    return make_conninfo(dsn, host=str(directory / "run"), connect_timeout=int(SOON))
+
+
 def server_of(dsn: str) -> Path:
     parts = conninfo_to_dict(dsn)
     return Path(str(parts["host"])) / f".s.PGSQL.{parts['port']}"
@@ -44,7 +55,7 @@ async def test_a_store_works_over_it(tmp_path: Path, directory: Path, database_u
         )
         async with way.running():
             assert (directory / "run").stat().st_mode & 0o777 == 0o700
-            url = make_conninfo(database_url, host=str(directory / "run"))
+            url = through(directory, database_url)
             async with open_store(url) as store, trio.open_nursery() as nursery:
                 nursery.start_soon(store.run)
                 assert (await store.cluster.identity()).id
@@ -68,7 +79,7 @@ async def test_what_is_cancelled_can_still_write(tmp_path: Path, directory: Path
         way = tunnel.Tunnel(directory / "run" / f".s.PGSQL.{port}", lambda: [one.address], files.contexts, CLUSTER)
         written = []
         with trio.CancelScope() as scope:
-            async with way.running(), open_store(make_conninfo(database_url, host=str(directory / "run"))) as store:
+            async with way.running(), open_store(through(directory, database_url)) as store:
                 try:
                     scope.cancel()
                     await trio.sleep_forever()
@@ -96,7 +107,7 @@ async def test_a_host_that_was_removed_loses_it_whatever_its_certificate_says(
     signer = Signer()
     doors = {tunnel.PATH: tunnel.door(server_of(database_url))}
     port = conninfo_to_dict(database_url)["port"]
-    url = make_conninfo(database_url, host=str(directory / "run"))
+    url = through(directory, database_url)
     async with secured(1, issue(tmp_path, 1, signer), doors=doors) as one:
         files, told = issue(tmp_path, 2, signer), trio.Event()
         way = tunnel.Tunnel(
@@ -131,7 +142,7 @@ async def test_another_host_is_tried_and_none_is_an_error(tmp_path: Path, direct
         told = trio.Event()
         path = directory / "run" / f".s.PGSQL.{port}"
         way = tunnel.Tunnel(path, lambda: addresses, files.contexts, CLUSTER, told.set)
-        url = make_conninfo(database_url, host=str(directory / "run"))
+        url = through(directory, database_url)
         async with way.running():
             with pytest.raises(Problem):
                 async with open_store(url):
