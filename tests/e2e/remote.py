@@ -59,7 +59,7 @@ class RemoteHost(HostProcess):
         """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
-    def request(self, method: str, path: str, body: Any = None, *, timeout: float = 20) -> Response:
+    def request(self, method: str, path: str, body: Any = None, *, timeout: float = 60) -> Response:
         """Send one request and return the answer, whatever its status. Raises `OSError`."""
         connection = _Connection(self.socket, timeout)
         try:

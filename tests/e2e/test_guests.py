@@ -41,17 +41,20 @@ def shell(host: HostProcess, name: str, lines: list[str], seconds: float = 90) -
         command, cwd=ROOT, env=host.environment(), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     ) as process:
         os.close(theirs)
-        seen = b""
-        end = time.monotonic() + seconds
-        for line in lines:
-            before = len(seen)
-            os.write(ours, line.encode() + b"\n")
-            while b"answer=" not in seen[before + len(line) :] and line != "exit 3":
-                assert time.monotonic() < end, seen.decode(errors="replace")
-                if select.select([ours], [], [], 1)[0]:
-                    seen += os.read(ours, 65536)
-        assert process.wait(90) == 3
-        os.close(ours)
+        try:
+            seen = b""
+            end = time.monotonic() + seconds
+            for line in lines:
+                before = len(seen)
+                os.write(ours, line.encode() + b"\n")
+                while b"answer=" not in seen[before + len(line) :] and line != "exit 3":
+                    assert time.monotonic() < end, seen.decode(errors="replace")
+                    if select.select([ours], [], [], 1)[0]:
+                        seen += os.read(ours, 65536)
+            assert process.wait(90) == 3
+        finally:
+            process.kill()  # else its end would be waited for
+            os.close(ours)
     return seen.decode(errors="replace")
 
 
