@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def command(*argv: str, stdin: str | None = None) -> str:
     """Run a program; return what it printed, fail with what it said."""
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -45,8 +45,8 @@ def inside(namespace: str, function: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(60)
-    assert outcome, f"not within a minute in {namespace}"
+    thread.join(120)
+    assert outcome, f"not within two minutes in {namespace}"
     good, value = outcome
     if not good:
         raise value

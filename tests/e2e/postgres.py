@@ -38,14 +38,14 @@ def serving(within: list[str], directory: Path, password: str) -> Iterator[None]
             cwd=ROOT, stdin=subprocess.PIPE, stdout=out, stderr=out,
         )  # fmt: skip
     try:
-        until(lambda: b"serving" in log.read_bytes() or process.poll() is not None, "a Postgres", 60)
+        until(lambda: b"serving" in log.read_bytes() or process.poll() is not None, "a Postgres")
         assert process.poll() is None, log.read_text()
         yield
     finally:
         assert process.stdin is not None
         process.stdin.close()
         try:
-            process.wait(30)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
 

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +24,20 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = 120) -> T:
-    """Return the first true answer of ``condition``; fail with ``what`` was waited for."""
+    """Return the first true answer of ``condition``; fail with ``what`` was waited for.
+
+    A host that can't answer for a moment, as when its database is slow, is asked again; so is a file that is not there.
+    """
     end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+    while True:
+        trouble: Exception | None = None
+        try:
+            if answer := condition():
+                return answer
+        except (OSError, HTTPException) as error:
+            trouble = error
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}" + (f" ({trouble!r})" if trouble else "")
         time.sleep(0.05)
-    return answer
 
 
 @dataclass
@@ -65,13 +74,13 @@ class HostProcess:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        until(self.healthy, f"/health; log:\n{self.tail()}", 90)
+        until(self.healthy, f"/health; log:\n{self.tail()}")
 
     def healthy(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the host ended with {self.process.returncode}:\n{self.tail()}"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -83,13 +92,13 @@ class HostProcess:
         """End it as a crash would."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def terminate(self) -> int:
         """End it in order and return its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(150)
 
     def cli(self, *arguments: str, stdin: Path | None = None, check: bool = True, timeout: float = 200) -> Any:
         """Run the CLI; return its JSON with ``--json`` among the arguments, else the finished process."""
@@ -108,7 +117,7 @@ class HostProcess:
         return done
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
             return json.load(answer)
 
 
@@ -120,10 +129,11 @@ def fetch(url: str, timeout: float = 5) -> str:
     return body.decode()
 
 
-def answers(url: str) -> bool:
+def answers(url: str, timeout: float = 3) -> bool:
+    """Whether an app answers. Where it has to, without another try, ``timeout`` is what a busy machine may need."""
     try:
-        fetch(url, 3)
-    except OSError:
+        fetch(url, timeout)
+    except (OSError, HTTPException):
         return False
     return True
 
@@ -136,6 +146,7 @@ def running(host: HostProcess) -> Iterator[HostProcess]:
         yield host
     finally:
         if host.process is not None and host.process.poll() is None:
+            host.process.send_signal(signal.SIGCONT)  # a test that failed may have left it stopped
             listed = host.cli("ps", "--json", check=False)
             names = [item["id"] for item in json.loads(listed.stdout)] if listed.returncode == 0 else []
             for name in names:

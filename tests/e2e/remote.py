@@ -59,7 +59,7 @@ class RemoteHost(HostProcess):
         """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
-    def request(self, method: str, path: str, body: Any = None, *, timeout: float = 20) -> Response:
+    def request(self, method: str, path: str, body: Any = None, *, timeout: float = 60) -> Response:
         """Send one request and return the answer, whatever its status. Raises `OSError`."""
         connection = _Connection(self.socket, timeout)
         try:
@@ -89,9 +89,9 @@ class RemoteHost(HostProcess):
             return self.request("GET", "/health", timeout=5).status == 200
         return False
 
-    def reaches(self, url: str) -> bool:
+    def reaches(self, url: str, timeout: float = 3) -> bool:
         """Whether an app answers to whoever asks from this host."""
-        return inside(self.network.namespace(self.name), lambda: answers(url))
+        return inside(self.network.namespace(self.name), lambda: answers(url, timeout))
 
     def machines(self) -> list[int]:
         """PIDs of its virtual machines' monitors."""
@@ -105,10 +105,11 @@ class RemoteHost(HostProcess):
 
     def suspend(self) -> list[int]:
         """Stop it with all of its virtual machines, as a machine that sleeps; return whom to wake."""
-        stopped = [self.pid, *self.machines()]
-        for pid in stopped:
+        os.kill(self.pid, signal.SIGSTOP)  # first: from here on none comes and none goes
+        machines = self.machines()
+        for pid in machines:
             os.kill(pid, signal.SIGSTOP)
-        return stopped
+        return [self.pid, *machines]
 
     def sweep(self) -> None:
         """Take away what a test that failed has left on the machine."""

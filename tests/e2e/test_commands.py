@@ -44,16 +44,18 @@ def test_an_app_on_another_host_is_told_to_it_and_its_end_is_confirmed(
                 "deploy", image, "--memory", "128MiB", "--name", "web", "--require-label", "where=there", "--json"
             )
             assert made["node_id"] == second.get("/health")["node_id"]
-            assert answers(f"http://{made['ipv4']}:8080/")
-            # Postgres' notification may have come before it, so that there was nothing left to tell.
-            begun = told(first, made)
-            assert begun in ([], [("command.sent", "create"), ("command.taken", "create")])
+            until(lambda: answers(f"http://{made['ipv4']}:8080/"), "its answer")
+            # It stands still, and so does not end before its host is told, as Postgres' notification would have it do.
+            second.cli("exec", "web", "--", "/bin/sh", "-c", "kill -STOP -1")
             gone = first.cli("rm", "web", "--yes", "--timeout", "5", "--json")
             assert gone["state"] == "terminated"
             until(
-                lambda: told(first, made)[len(begun) :] == [("command.sent", "delete"), ("command.taken", "delete")],
+                lambda: told(first, made)[-2:] == [("command.sent", "delete"), ("command.taken", "delete")],
                 f"the end is told: {told(first, made)}\n{first.tail()}",
             )
+            # Of its beginning, the notification may have left nothing to tell, or to take.
+            begun = told(first, made)[:-2]
+            assert begun == [("command.sent", "create"), ("command.taken", "create")][: len(begun)]
             (placement,) = first.get(f"/api/v1/instances/{made['id']}/placements")["items"]
             assert placement["state"] == "removed"
             assert left(second, placement) == []

@@ -111,14 +111,14 @@ def test_a_vm_runs_through_a_move_and_a_restored_backup(
             assert host.terminate() == 0
             moved = host.cli(*move)
             assert moved["cluster"] == told["cluster"]
-            assert answers(url)
+            assert answers(url, 30)
             host.arguments = [*QEMU, "--database-url", own.dsn()]
             host.start()
             path = f"/api/v1/instances/{instance['id']}"
             until(lambda: host.get(path)["state"] == "running", "its adoption")
             assert host.get(f"{path}/placements")["items"][-1]["id"] == placement["id"]
             epoch = until(lambda: leads(host, epoch), "a leader with a higher epoch")
-            assert answers(url)
+            assert answers(url, 30)
 
             # A backup from before it was made, on another server: the host leads above all that it saw, and leaves
             # alone what that database does not know.
@@ -129,7 +129,7 @@ def test_a_vm_runs_through_a_move_and_a_restored_backup(
             restored = until(lambda: leads(host, epoch), "a leader with a higher epoch still")
             assert host.cli("ps", "--json") == []
             until(lambda: "does not know is left alone" in host.log.read_text(), f"a word about it\n{host.tail()}")
-            assert answers(url)
+            assert answers(url, 30)
             assert machine.processes_with(short) == pids
 
             # With the database that knows it, all is as it was.
@@ -139,7 +139,7 @@ def test_a_vm_runs_through_a_move_and_a_restored_backup(
             until(lambda: leads(host, restored), "a leader with a higher epoch again")
             until(lambda: host.get(path)["state"] == "running", "its adoption")
             assert machine.processes_with(short) == pids
-            assert answers(url)
+            assert answers(url, 30)
             # Without any address the old one is not taken by mistake.
             assert host.terminate() == 0
             host.arguments = [*QEMU]

@@ -53,7 +53,7 @@ def without_ipv6() -> Iterator[str]:
 def test_demo_on_ipv4_alone_and_nothing_is_left(assets: Path, data_dir: Path, without_ipv6: str) -> None:
     done = subprocess.run(
         [*within(without_ipv6), sys.executable, "-c", PROGRAM, str(data_dir), str(assets)],
-        cwd=ROOT, capture_output=True, text=True, timeout=240, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT, capture_output=True, text=True, timeout=500, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -76,7 +76,7 @@ def test_the_demo_deletes_no_directory_that_holds_something(assets: Path, data_d
     precious.write_text("mine")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(data_dir), str(assets)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT, capture_output=True, text=True, timeout=150, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode != 0
     assert "holds something" in done.stderr

@@ -29,8 +29,8 @@ def url(host: HostProcess, name: str) -> str:
 
 def says_hello(host: HostProcess, name: str) -> bool:
     """Wait for the app to answer: one that has just started may not listen yet."""
-    until(lambda: answers(url(host, name)), f"answer of {name}", 60)
-    return "hello" in fetch(url(host, name), 20).lower()
+    until(lambda: answers(url(host, name)), f"answer of {name}")
+    return "hello" in fetch(url(host, name), 60).lower()
 
 
 def shell(host: HostProcess, name: str, lines: list[str], seconds: float = 90) -> str:
@@ -41,17 +41,20 @@ def shell(host: HostProcess, name: str, lines: list[str], seconds: float = 90) -
         command, cwd=ROOT, env=host.environment(), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     ) as process:
         os.close(theirs)
-        seen = b""
-        end = time.monotonic() + seconds
-        for line in lines:
-            before = len(seen)
-            os.write(ours, line.encode() + b"\n")
-            while b"answer=" not in seen[before + len(line) :] and line != "exit 3":
-                assert time.monotonic() < end, seen.decode(errors="replace")
-                if select.select([ours], [], [], 1)[0]:
-                    seen += os.read(ours, 65536)
-        assert process.wait(30) == 3
-        os.close(ours)
+        try:
+            seen = b""
+            end = time.monotonic() + seconds
+            for line in lines:
+                before = len(seen)
+                os.write(ours, line.encode() + b"\n")
+                while b"answer=" not in seen[before + len(line) :] and line != "exit 3":
+                    assert time.monotonic() < end, seen.decode(errors="replace")
+                    if select.select([ours], [], [], 1)[0]:
+                        seen += os.read(ours, 65536)
+            assert process.wait(90) == 3
+        finally:
+            process.kill()  # else its end would be waited for
+            os.close(ours)
     return seen.decode(errors="replace")
 
 
@@ -134,7 +137,7 @@ def test_commands_a_shell_a_pause_and_copies(any_host: HostProcess, assets: Path
     host.cli("restore", "now", "--into", "copy", "--yes")
     assert host.cli("exec", "copy", "--", "cat", "/tmp/mark", check=False).stdout == written
     host.cli("snapshots", "rm", snapshot["id"])
-    until(lambda: not list((host.data / "snapshots").iterdir()), "removed files", 30)
+    until(lambda: not list((host.data / "snapshots").iterdir()), "removed files")
     assert says_hello(host, "copy"), "what was restored does not need it any more"
 
 
@@ -146,7 +149,7 @@ def test_a_paused_instance_and_a_snapshot_survive_the_host(any_host: HostProcess
     pid = host.get(f"/api/v1/instances/{instance(host, 'web')['id']}/placements")["items"][-1]["pid"]
     host.kill()
     host.start()
-    until(lambda: instance(host, "web")["state"] == "paused", "paused instance", 30)
+    until(lambda: instance(host, "web")["state"] == "paused", "paused instance")
     assert not answers(url(host, "web"))
     host.cli("resume", "web")
     assert says_hello(host, "web")
@@ -160,6 +163,5 @@ def test_a_paused_instance_and_a_snapshot_survive_the_host(any_host: HostProcess
     until(
         lambda: next(s for s in host.cli("snapshots", "--json") if s["id"] == made["id"])["state"] == "ready",
         "snapshot that was taken again",
-        60,
     )
     assert says_hello(host, "web")

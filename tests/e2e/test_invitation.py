@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.archives import write_image
-from tests.e2e.process import ROOT, HostProcess, links, nft, running, until
+from tests.e2e.process import ROOT, HostProcess, links, nft, processes_with, running, until
 from tests.ports import free_port
 
 
@@ -28,7 +28,7 @@ def launch(host: HostProcess) -> None:
 
 
 def code_of(host: HostProcess) -> re.Match[str]:
-    return until(lambda: re.search(r"zeitwork nodes add (\S+) (\S+) (zwi1_\S+)", host.tail()), "its code is printed")
+    return until(lambda: re.search(r"zeitwork nodes add (\S+) (\S+) (zwi1_\S+)\s", host.tail()), "its code is printed")
 
 
 def ids(host: HostProcess) -> set[str]:
@@ -51,11 +51,11 @@ def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Pat
             second.log.unlink()
             launch(second)
             printed = code_of(second)
-            stale = first.cli("nodes", "add", "h1", own, former[3], "--timeout", "10", check=False)
+            stale = first.cli("nodes", "add", "h1", own, former[3], "--timeout", "20", check=False)
             assert stale.returncode == 1
             assert "was started anew since" in stale.stderr
             # Nobody without the code gets it: whoever guesses is told so, and the reason is the node's.
-            wrong = printed[3][:5] + printed[3][6:7] + printed[3][5:6] + printed[3][7:]
+            wrong = printed[3][:-1] + ("B" if printed[3].endswith("A") else "A")
             refused = first.cli("nodes", "add", "h2", own, wrong, "--json", check=False)
             assert refused.returncode == 1
             assert "incomplete or was changed" in refused.stdout + refused.stderr
@@ -75,7 +75,7 @@ def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Pat
             left = second.cli("leave", "--json")
             assert (left["id"], left["state"]) == (node["id"], "terminated")
             assert second.process is not None
-            assert second.process.wait(30) == 0, second.tail()
+            assert second.process.wait(120) == 0, second.tail()
             assert not (directories[1] / "trust").exists()
             assert not (directories[1] / "host-id").exists()
             assert node["id"] not in ids(first)
@@ -107,7 +107,7 @@ def test_an_unclaimed_host_is_invited(assets: Path, directories: tuple[Path, Pat
             assert ids(first) == {first.get("/health")["node_id"]}
             # It was only asleep: it hears that it is of the cluster no more, and ends.
             second.process.send_signal(signal.SIGCONT)
-            assert second.process.wait(60) == 1
+            assert second.process.wait(120) == 1
             assert "this host was removed from the cluster" in second.tail()
             with pytest.raises(AssertionError, match="was removed from the cluster"):
                 second.start()
@@ -131,7 +131,7 @@ def test_a_host_that_leaves_by_force_stops_what_runs_there(
         own = two.get("/health")["node_id"]
         assert made["node_id"] == own
         (placement,) = two.get(f"/api/v1/instances/{made['id']}/placements")["items"]
-        assert Path(f"/proc/{placement['pid']}").exists()
+        assert placement["pid"] in processes_with(placement["id"])
         refused = two.cli("leave", check=False)
         assert refused.returncode == 1
         assert "1 placements are still on" in refused.stderr
@@ -141,8 +141,9 @@ def test_a_host_that_leaves_by_force_stops_what_runs_there(
         left = two.cli("leave", "--force", "--json")
         assert left["state"] == "terminated"
         assert two.process is not None
-        assert two.process.wait(30) == 0, two.tail()
-        assert not Path(f"/proc/{placement['pid']}").exists()
+        assert two.process.wait(120) == 0, two.tail()
+        # One that nobody has taken note of yet is dead all the same.
+        assert placement["pid"] not in processes_with(placement["id"])
         assert not any(two.config.tag in name for name in [*links(), nft()])
         assert not (two.data / "host-id").exists()
         # It is wanted still, and waits for a host that has its image.

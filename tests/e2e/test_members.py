@@ -49,6 +49,6 @@ def test_three_hosts_and_one_that_is_silent(assets: Path, directories: tuple[Pat
         third.kill()
         until(lambda: newest(first)["state"] == "down", f"its end is noticed:\n{first.tail()}")
         until(lambda: newest(second)["membership"]["state"] == "dead", f"the others miss it too:\n{second.tail()}")
-        assert newest(second)["membership"]["refused"]
+        until(lambda: newest(second)["membership"]["refused"], "its machine says so")
         third.start()
         until(lambda: newest(second)["state"] == "ready", f"it is back:\n{third.tail()}")

@@ -25,9 +25,9 @@ def test_an_address_that_comes_and_goes(host: HostProcess) -> None:
     try:
         ip("link", "set", name, "up")
         ip("address", "add", f"{ADDRESS}/32", "dev", name)
-        until(lambda: listed(host).get(ADDRESS) == name, "the address is known", 30)
+        until(lambda: listed(host).get(ADDRESS) == name, "the address is known")
     finally:
         ip("link", "del", name)
-    until(lambda: ADDRESS not in listed(host), "the address is forgotten", 30)
+    until(lambda: ADDRESS not in listed(host), "the address is forgotten")
     told = [event for event in host.get("/api/v1/events?limit=500")["items"] if event["what"] == "node.addresses"]
     assert len(told) >= 2

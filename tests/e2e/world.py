@@ -206,7 +206,8 @@ def populate(world: World, assets: Path, replicas: int) -> None:
     first = world.hosts[0]
     for item in first.get("/api/v1/nodes")["items"]:
         world.network.route(item["ipv6_prefix"], item["hostname"])
-    world.until(lambda: len(world.states(first)) == len(world.hosts), "all hosts")
+    # Only on hosts that are ready anything is put.
+    world.until(lambda: list(world.states(first).values()) == ["ready"] * len(world.hosts), "all hosts")
     body = {"name": "web", "image_id": world.image, "default_port": 8080, "resources": {"vcpu": 1, "memory": 128}}
     answer = first.request("POST", "/api/v1/groups", body | {"replicas": replicas})
     assert answer.status == 201, answer

@@ -41,7 +41,7 @@ FETCH = """
 import sys, time, urllib.error, urllib.request
 for attempt in range(300):
     try:
-        print(urllib.request.urlopen(sys.argv[1], timeout=20).read().decode(), end="")
+        print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode(), end="")
         break
     except urllib.error.URLError as error:
         if not isinstance(error.reason, ConnectionRefusedError):
@@ -50,7 +50,7 @@ for attempt in range(300):
 else:
     sys.exit("connection refused")
 """
-BOOT = 90.0  # seconds: emulated machines on a busy runner
+BOOT = 180.0  # seconds: emulated machines on a busy runner
 
 
 def cached_kernel() -> GuestKernel:
@@ -130,7 +130,7 @@ class Network:
     def fetch(self, url: str) -> str:
         """The body at ``url``, asked for again while the guest refuses connections."""
         command = self.inside(sys.executable, "-I", "-c", FETCH, url)
-        result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
@@ -176,7 +176,7 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         self._pipe.close()
 
     @contextlib.contextmanager
@@ -226,7 +226,7 @@ class Machine:
             pass
         if time.monotonic() >= end:
             pytest.fail(f"the machine did not end:\n{self.console[-4000:]}")
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     def reports(self) -> list[str]:
         """The init's lines, without the nonce."""
@@ -275,8 +275,14 @@ class Qemu(Machine):
     def save(self) -> None:
         """Pause, and write the machine's state and memory."""
         self.command("stop")
-        self.command("migrate", uri=f"exec:cat > {self._state}")
+        # The program that writes the file may not be done when the machine is.
+        part = self._state.with_suffix(".part")
+        self.command("migrate", uri=f"exec:cat > {part} && mv {part} {self._state}")
         self._wait_migrated()
+        end = time.monotonic() + PATIENCE
+        while not self._state.exists():
+            assert time.monotonic() < end, self.console
+            time.sleep(0.01)
 
     def resume(self) -> None:
         self._wait_migrated()
@@ -292,7 +298,7 @@ class Qemu(Machine):
     def command(self, name: str, **arguments: object) -> dict[str, object]:
         answer = {}
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(20)
+            connection.settimeout(PATIENCE)
             while connection.connect_ex(str(self.control)) != 0:
                 assert self.process.poll() is None, self.console
                 time.sleep(0.02)
@@ -342,10 +348,6 @@ class Firecracker(Machine):
         super().__init__(net.inside(*argv), control, channel)
         self._state, self._memory = str(folder / "state"), str(folder / "memory")
         if restore:
-            end = time.monotonic() + 20
-            while not control.exists():
-                assert time.monotonic() < end, self.console
-                time.sleep(0.01)
             backend = {"backend_path": self._memory, "backend_type": "File"}
             self._api("PUT", "/snapshot/load", {"snapshot_path": self._state, "mem_backend": backend})
 
@@ -375,7 +377,11 @@ class Firecracker(Machine):
         connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
         with contextlib.closing(connection), socket.socket(socket.AF_UNIX) as endpoint:
             endpoint.settimeout(PATIENCE)
-            endpoint.connect(str(self.control))
+            end = time.monotonic() + PATIENCE
+            while endpoint.connect_ex(str(self.control)) != 0:  # it may not listen yet
+                assert self.process.poll() is None, self.console
+                assert time.monotonic() < end, self.console
+                time.sleep(0.01)
             connection.sock = endpoint
             connection.request(method, path, json.dumps(body))
             answer = connection.getresponse()

@@ -18,7 +18,11 @@ from tests.actors.vm.test_config_drive import PLAIN, configs
 
 GUEST = Path(__file__).parents[3] / "zeitwork" / "guest"
 HERE = Path(__file__).parent
-SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SLOW = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
