@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from actors.commands.counts import Counts as CommandCounts
-from actors.model.ids import uuid7
 from actors.model.paths import HostPaths
 from actors.scheduler.counts import Counts
 from actors.vm.agents import Agents
+from zeitwork.store.identifiers import new_id as fresh_id
 
 if TYPE_CHECKING:
     from runtime import System
@@ -27,11 +25,6 @@ class Leave(Protocol):
 
     async def __call__(self, *, force: bool) -> None:
         """Leave; raises a `Problem` when that can't be."""
-
-
-def fresh_id() -> UUID:
-    """Return a new UUIDv7 from this machine's clock and entropy."""
-    return uuid7(time.time_ns() // 1_000_000, os.urandom(10))
 
 
 @dataclass(frozen=True, slots=True)

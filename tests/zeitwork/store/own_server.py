@@ -89,7 +89,7 @@ class OwnServer:
                 stdout=log,
                 stderr=log,
             )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not self._answers():
             assert self.process.poll() is None, (self.directory / "log").read_text()
             assert time.monotonic() < end, (self.directory / "log").read_text()
@@ -113,7 +113,7 @@ class OwnServer:
         """End all of it without a word."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(30)
+            self.process.wait(90)
 
     def _admin(self) -> str:
         return f"host=127.0.0.1 port={self.port} user=admin password='{PASSWORD}' dbname=postgres"

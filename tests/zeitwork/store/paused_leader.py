@@ -1,7 +1,8 @@
 """A leader as a process of its own, to be paused: ``python -m ... DSN HOST BOOT EPOCH TTL idle|open``.
 
 ``idle``: leads, says so, waits for a line, then tries to place what is pending. ``open``: has a fenced transaction open
-before it says so, and goes on with it after the line. The last line is what became of it.
+before it says so, and goes on with it after the line; one that the server has ended before that is begun anew. The last
+line is what became of it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from uuid import UUID
 
 import trio
 
-from actors.model.errors import Problem
+from actors.model.errors import Problem, Unavailable
 from actors.scheduler.plan import evaluate
 from runtime.lease import Fenced, Term
 from zeitwork.store import open_store
@@ -29,16 +30,24 @@ async def _main(dsn: str, boot: str, epoch: str, ttl: str, how: str) -> None:
     async with open_store(dsn) as store:
         plan = evaluate(await store.scheduling.pending(), await store.scheduling.nodes())
         assert plan.assignments
+        ready = False
 
         def unit(cursor: Cursor) -> None:
+            nonlocal ready
             fence(cursor, term)
+            ready = True
             _say("ready")
             sys.stdin.readline()
             cursor.execute("update nodes set reason = 'written by a paused leader'")
 
         try:
             if how == "open":
-                await store.units.run(unit, name="open")
+                while not ready:
+                    try:
+                        await store.units.run(unit, name="open")
+                    except Unavailable:
+                        if ready:
+                            raise
             else:
                 _say("ready")
                 await trio.to_thread.run_sync(sys.stdin.readline)

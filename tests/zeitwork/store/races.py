@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import psycopg
@@ -25,7 +25,7 @@ from actors.model.states import InstanceDesired, NodeDesired, PlacementState
 from actors.scheduler.store import Assignment, Plan
 from runtime.lease import Fenced, Term
 from tests.zeitwork.store.world import CAPACITY, EXITED, LEADER, STOPPED, instance, leading, ready_image, ready_node
-from zeitwork.store import Store, open_store, scheduling, units
+from zeitwork.store import Store, open_store, scheduling, work
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.journal import record
 from zeitwork.store.rows import NodeRow
@@ -38,25 +38,43 @@ NODES, INSTANCES = 3, 36
 #: How many plans each of a leader's tasks applies, the first leader's until the other one is elected and as often after
 #: it, and how many tasks each leader has. The others go on until that is done.
 PLANS, TASKS = 4, 3
-#: Seconds: the longest pause before a statement.
-PAUSE = 0.004
+#: Seconds: the longest pause before a statement, and what a statement or a term may take, so that none ends by itself.
+PAUSE, PATIENCE = 0.004, 600.0
 
 
 class PausingCursor(Cursor):
-    """Pauses before statements, so that others come in between: right or wrong, all of them do."""
+    """Pauses before statements while all are at it, so that others come in between: right or wrong, all of them do."""
+
+    racing: ClassVar[bool] = False
+    pauses: ClassVar[int] = 0
 
     def execute(self, *arguments: Any, **more: Any) -> PausingCursor:
-        time.sleep(random.random() * PAUSE)  # a thread's
+        if self.racing:
+            PausingCursor.pauses += 1
+            time.sleep(random.random() * PAUSE)  # a thread's
         super().execute(*arguments, **more)
         return self
 
 
 @pytest.fixture
-def slow_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make room for races: pauses between statements, and small transactions."""
-    monkeypatch.setattr(units, "Cursor", PausingCursor)
+    monkeypatch.setattr(work, "Cursor", PausingCursor)
+    monkeypatch.setattr(PausingCursor, "pauses", 0)
     monkeypatch.setattr(scheduling, "TOGETHER", 4)
     monkeypatch.setattr(scheduling, "FEWEST", 2)
+    yield
+    assert PausingCursor.pauses, "units of work have other cursors now"
+
+
+@contextmanager
+def racing() -> Iterator[None]:
+    """Have statements pause meanwhile."""
+    PausingCursor.racing = True
+    try:
+        yield
+    finally:
+        PausingCursor.racing = False
 
 
 @dataclass
@@ -143,7 +161,7 @@ class Race:
             record(cursor, "test", "test.elected", "cluster", boot, {"epoch": row["epoch"]})
             return int(row["epoch"])
 
-        self.terms.append(Term(await self.stores[1].units.run(unit, name="test.elect"), boot, 30.0))
+        self.terms.append(Term(await self.stores[1].units.run(unit, name="test.elect"), boot, PATIENCE))
         self.elected.set()
 
     async def people(self) -> None:
@@ -203,7 +221,8 @@ class Race:
 async def run_round(dsn: str, seed: int) -> list[str]:
     """Run one round on an empty database; return what is wrong with what came of it."""
     rng = random.Random(seed)
-    async with open_store(dsn, size=8, rest=0.0) as one, open_store(dsn, size=8, rest=0.0) as two:
+    opened = partial(open_store, dsn, size=8, rest=0.0, statement_timeout=PATIENCE)
+    async with opened() as one, opened() as two:
         nodes = []
         for number in range(NODES):
             capacity = replace(CAPACITY, memory_total=(ROOM if number else ROOM_FIRST) * (MEMORY + OVERHEAD))
@@ -211,18 +230,19 @@ async def run_round(dsn: str, seed: int) -> list[str]:
             nodes.append(await ready_node(one, capacity=capacity, region=f"r{number}", v4=v4))
         image = await ready_image(one, nodes[0])
         instances = [(await instance(one, image, memory=MEMORY)).id for _ in range(INSTANCES)]
-        race = Race(rng, (one, two), nodes, instances, [await leading(one)])
-        async with trio.open_nursery() as others:
-            others.start_soon(race.repeat, race.people)
-            others.start_soon(race.repeat, race.operators)
-            for node in nodes:
-                others.start_soon(race.repeat, partial(race.host, node))
-            async with trio.open_nursery() as leaders:
-                leaders.start_soon(race.elect)
-                for _ in range(TASKS):
-                    leaders.start_soon(race.first)
-                    leaders.start_soon(race.second)
-            others.cancel_scope.cancel()
+        race = Race(rng, (one, two), nodes, instances, [replace(await leading(one), ttl=PATIENCE)])
+        with racing():
+            async with trio.open_nursery() as others:
+                others.start_soon(race.repeat, race.people)
+                others.start_soon(race.repeat, race.operators)
+                for node in nodes:
+                    others.start_soon(race.repeat, partial(race.host, node))
+                async with trio.open_nursery() as leaders:
+                    leaders.start_soon(race.elect)
+                    for _ in range(TASKS):
+                        leaders.start_soon(race.first)
+                        leaders.start_soon(race.second)
+                others.cancel_scope.cancel()
         if not race.errors:
             with suppress(Conflict, Fenced):
                 await race.settle()

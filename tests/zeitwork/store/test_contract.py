@@ -334,6 +334,7 @@ class Contract(RuleBasedStateMachine):
                 self.both.expire(node)
 
 
+@pytest.mark.timeout(900)
 def test_any_sequence_is_the_same_on_both(postgres: Postgres) -> None:
     """``ZEITWORK_CONTRACT_EXAMPLES`` and ``ZEITWORK_CONTRACT_STEPS`` make it as long as one likes."""
     run_state_machine_as_test(

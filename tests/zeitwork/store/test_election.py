@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,10 +21,11 @@ import trio
 import zeitwork.store.scheduling
 from actors.model.errors import Unavailable
 from runtime.lease import Candidate, Fenced, Granted, Held, Term
-from tests.zeitwork.store.world import assign, instance, live, ready_image, ready_node
+from tests.zeitwork.store.world import assign, heeded, instance, live, ready_image, ready_node
 from zeitwork.store import Store, election, open_store
 from zeitwork.store.cursor import Cursor
 from zeitwork.store.election import fence
+from zeitwork.store.notifications import Wake
 from zeitwork.store.rows import NodeRow
 
 TTL = 30.0
@@ -133,10 +135,10 @@ async def test_who_resigns_is_followed_at_once(store: Store) -> None:
     one, two = await ready_node(store), await ready_node(store)
     term = await elect(store, candidate(one))
     with store.notifications.subscribe("zw_leader") as subscription:
-        await subscription.wait()
+        await heeded(store, subscription, "zw_leader")
         await store.election.resign(term)
-        with trio.fail_after(20):
-            await subscription.wait()
+        with trio.fail_after(60):
+            assert await subscription.wait() == Wake(frozenset({str(one.id)}))
     with pytest.raises(Fenced, match="expired"):
         await touch(store, term)
     assert (await elect(store, candidate(two))).epoch == 2
@@ -201,20 +203,21 @@ async def test_a_renewal_does_not_wait_for_the_leaders_own_transactions(store: S
 
 async def test_an_election_waits_for_the_leaders_open_transaction(store: Store, database_url: str) -> None:
     one, two = await ready_node(store), await ready_node(store)
-    term = await elect(store, candidate(one))
+    # So that the server lets the open transaction take its time.
+    term = await elect(store, candidate(one), ttl=1000)
     order: list[str] = []
 
     async def succeed() -> None:
         async with open_store(database_url) as mine:
             order.append(f"epoch {(await elect(mine, candidate(two))).epoch}")
 
-    def waiting() -> bool:
+    def wait_for_a_lock() -> None:
         with admin(database_url) as connection:
-            row = connection.execute(
+            while not order and connection.execute(
                 "select count(*) from pg_stat_activity where datname = current_database() "
                 "and wait_event_type = 'Lock' and query like '%insert into leadership%'"
-            ).fetchone()
-        return row is not None and row[0] == 1
+            ).fetchone() != (1,):
+                time.sleep(0.01)
 
     async with trio.open_nursery() as nursery:
 
@@ -224,8 +227,7 @@ async def test_an_election_waits_for_the_leaders_open_transaction(store: Store, 
             # Expires with the transaction open (a renewal changes the same column, and does not wait either).
             expire(database_url)
             trio.from_thread.run_sync(nursery.start_soon, succeed)
-            while not waiting() and not order:
-                pass
+            wait_for_a_lock()
             order.append("committed")
 
         await store.units.run(unit, name="long")

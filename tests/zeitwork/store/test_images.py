@@ -209,7 +209,7 @@ async def test_an_upload_is_where_it_was_made_at_once_and_where_else_it_is_uploa
     with store.notifications.subscribe("zw_instances") as hints:
         await heeded(store, hints, "zw_instances")
         await store.images.record_cached(other.id, frozenset({"sha256:1"}))
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert await hints.wait() == Wake(frozenset({str(row.id)}))
     (waiting,) = (await store.scheduling.pending()).instances
     assert waiting.image_nodes == {node.id, other.id}

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
+import pytest
 import trio
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
@@ -53,6 +54,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.timeout(900)
 @given(steps=STEPS)
 @example(
     # A start of what was stopped while it waited for its next try, asked for twice.

@@ -145,7 +145,7 @@ async def test_a_hand_over_serves_until_the_successor_runs(store: Store) -> None
     with store.notifications.subscribe("zw_placements") as hints:
         await heeded(store, hints, "zw_placements")
         await see(store, new, RUNNING)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert (await hints.wait()).ids == {str(old.id)}
     seen = await store.instances.get(row.id)
     assert (seen.state, seen.placement_id, seen.observed_generation, seen.reason) == (
@@ -460,7 +460,7 @@ async def test_the_scheduler_and_the_host_are_told_of_a_death_and_of_a_return(st
     node, row, old = await single(store)
     with store.notifications.subscribe("zw_nodes", "zw_instances", "zw_placements") as hints:
         await heeded(store, hints, "zw_nodes")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await die(store, node)
             assert (await hints.wait()).ids == {str(node.id)}
             assert await apply(store, Move.UNKNOWN, await displaced(store)) == 1

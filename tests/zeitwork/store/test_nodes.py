@@ -19,6 +19,7 @@ from tests.zeitwork.store.world import (
     STOPPED,
     apply_plan,
     assign,
+    heeded,
     host,
     instance,
     place,
@@ -29,6 +30,7 @@ from tests.zeitwork.store.world import (
 )
 from zeitwork.store import Store
 from zeitwork.store.cluster import random_ula
+from zeitwork.store.notifications import Wake
 from zeitwork.store.pools import first_free
 from zeitwork.store.rows import DrainRow, NodeRow, OverheadRow
 
@@ -379,13 +381,14 @@ async def test_what_runs_guests_is_told_once_and_never_forgotten(store: Store) -
 async def test_taints_and_cordons_wake_the_scheduler(store: Store) -> None:
     node = await ready_node(store)
     with store.notifications.subscribe("zw_nodes") as hints:
+        await heeded(store, hints, "zw_nodes")
         await store.nodes.set_taints(node.id, [Taint("b"), Taint("a", "x"), Taint("b")])
-        with trio.fail_after(10):
-            await hints.wait()
+        with trio.fail_after(60):
+            assert await hints.wait() == Wake(frozenset({str(node.id)}))
         assert (await store.nodes.get(node.id)).taints == (Taint("a", "x"), Taint("b"))
         await store.nodes.set_desired(node.id, NodeDesired.CORDONED)
-        with trio.fail_after(10):
-            await hints.wait()
+        with trio.fail_after(60):
+            assert await hints.wait() == Wake(frozenset({str(node.id)}))
     assert (await store.nodes.get(node.id)).state is NodeState.READY
 
 

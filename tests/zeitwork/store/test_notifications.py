@@ -19,7 +19,7 @@ async def test_a_change_wakes_those_who_follow_its_channel(store: Store) -> None
         await heeded(store, images, "zw_images")
         await heeded(store, nodes, "zw_nodes")
         image = await store.images.create("app")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert await images.wait() == Wake(frozenset({str(image.id)}))
             # The others hear of what comes after it, and of nothing else.
             after = await mark(store, "zw_nodes")
@@ -50,13 +50,13 @@ async def test_listening_resumes_after_the_connection_is_terminated_and_wakes_ev
                 "where datname = current_database() and application_name = 'zeitwork listen'"
             ).fetchall()
             assert killed == [(True,)]
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 # Whatever was announced meanwhile is lost, so everything may have changed.
                 assert (await hints.wait()).everything
             assert store.metrics.listener_reconnects == 1
             identifier = str(uuid4())
             connection.execute("select pg_notify('zw_instances', %s)", (identifier,))
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 assert await hints.wait() == Wake(frozenset({identifier}))
 
 
@@ -72,7 +72,7 @@ async def test_a_rolled_back_change_wakes_nobody(store: Store, database_url: str
         with pytest.raises(LookupError):
             await units.run(unit, name="rolled back")
         after = await mark(store, "zw_instances")
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert await hints.wait() == Wake(frozenset({after}))
     units.close()
 

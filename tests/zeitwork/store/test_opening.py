@@ -15,7 +15,7 @@ from zeitwork.store.problems import describe_dsn
 
 
 async def _refusal(dsn: str) -> Problem:
-    with trio.fail_after(20), pytest.raises(Problem) as caught:
+    with trio.fail_after(60), pytest.raises(Problem) as caught:
         async with open_store(dsn):
             pytest.fail("it opened")
     assert caught.value.field == "database_url"

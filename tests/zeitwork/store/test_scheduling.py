@@ -269,5 +269,5 @@ async def test_removal_wakes_the_scheduler(store: Store) -> None:
     with store.notifications.subscribe("zw_instances") as hints:
         await heeded(store, hints, "zw_instances")
         await see(store, placement, Observation(PlacementState.REMOVED))
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert str(row.id) in (await hints.wait()).ids

@@ -17,7 +17,7 @@ import trio.testing
 from actors.model.errors import Unavailable
 from tests.zeitwork.store.relay import Relay, relayed
 from tests.zeitwork.store.world import until
-from zeitwork.store import work
+from zeitwork.store import connections, work
 from zeitwork.store.breaker import Breaker
 from zeitwork.store.opening import open_store
 from zeitwork.store.problems import OutcomeUnknown
@@ -95,7 +95,7 @@ async def test_a_server_that_answers_others_meanwhile_is_not_silent(world: tuple
     def unit(cursor: Cursor) -> None:
         cursor.execute("select 1")
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: units.read(unit, name="held"))
@@ -192,7 +192,9 @@ async def test_who_waits_for_a_transaction_is_told_what_others_found(database_ur
         units.close()
 
 
-async def test_a_server_that_refuses_is_asked_each_time(nursery: trio.Nursery) -> None:
+async def test_a_server_that_refuses_is_asked_each_time(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    # However slow this machine is.
+    monkeypatch.setattr(connections, "SLOW", 600.0)
     units = Units("host=/nonexistent/zeitwork user=zeitwork dbname=postgres")
     nursery.start_soon(units.watch)
     for _ in range(3):
@@ -215,7 +217,7 @@ async def test_whoever_is_told_to_read_all_again_is_not_refused(database_url: st
                 await hints.wait()  # nobody has read yet
                 relay.cut = False
                 nursery.start_soon(store.notifications.run)
-                with trio.fail_after(20):
+                with trio.fail_after(60):
                     assert (await hints.wait()).everything
                 await store.ping()
             nursery.cancel_scope.cancel()

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+#: Seconds until what was killed is gone. Nothing else can be done about it than to wait.
+GONE_PATIENCE = 20.0
 _PROC = Path("/proc")
 
 
@@ -66,7 +68,7 @@ def stop_leftover(data: Path, uid: int, *, patience: float) -> int:
     """Stop every server process that works in ``data``; return how many there were.
 
     Fast shutdown first (the server ends its sessions and writes a checkpoint), then immediate, then SIGKILL, with
-    ``patience`` seconds for each. Blocks: call it in a thread.
+    ``patience`` seconds for each; what was killed has longer to be gone. Blocks: call it in a thread.
     """
     count = 0
     for step in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
@@ -84,7 +86,7 @@ def stop_leftover(data: Path, uid: int, *, patience: float) -> int:
         finally:
             for handle in handles:
                 os.close(handle)
-    _settle(data, uid, patience)
+    _settle(data, uid, max(patience, GONE_PATIENCE))
     return count
 
 
