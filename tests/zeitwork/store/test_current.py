@@ -35,7 +35,7 @@ _TRIES = (
 
 
 @given(tries=TRIES, generation=st.integers(1, 4))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_rules_are_the_same_in_the_database(database_url: str, tries: list[One], generation: int) -> None:
     values = {
         "generation": [one.generation for one in tries],
