@@ -24,11 +24,27 @@ from runtime.links.rules import Rules
 from runtime.links.transport import Address, PlainTransport, Transport
 from tests.runtime.links.messages import Describe, Double, Gossip, Note, Part, hello, registry
 
-QUICK = Rules(ping_every=0.1, silence=0.8, parting=0.2, backoff_first=0.02, backoff_longest=0.2)
-#: For tests that wait for what was begun and never ends: anything else must get its time on a busy machine.
-IMPATIENT = replace(QUICK, greeting=1.0, lingering=1.0)
 #: Seconds within which anything in these tests happens.
 SOON = 60.0
+#: Pings and second attempts come soon; whatever else is waited for gets its time on a busy machine. Who ends does not
+#: wait long for those who would hear it.
+QUICK = Rules(
+    ping_every=0.1,
+    greeting=SOON,
+    silence=SOON,
+    parting=0.2,
+    lingering=SOON,
+    backoff_first=0.02,
+    backoff_longest=0.2,
+)
+#: The same, and a last word is heard although the machine is busy.
+PATIENT = replace(QUICK, parting=2.0)
+#: For tests that wait for what was begun and never ends.
+IMPATIENT = replace(QUICK, greeting=1.0)
+#: For tests in which somebody does not answer any more.
+ALERT = replace(QUICK, silence=0.8)
+#: At the end of a test, when nobody listens for last words.
+AT_END = 0.05
 
 
 class Worker(Actor):
@@ -118,7 +134,7 @@ async def host(
     number: int,
     generation: int = 1,
     *,
-    rules: Rules = QUICK,
+    rules: Rules = PATIENT,
     transport: Transport | None = None,
     port: int = 0,
     **more: Any,
@@ -153,7 +169,17 @@ async def host(
         ref = await system.start(driver.links(once, rules=rules))
         ref.tell(Follow(listener))
         await until(lambda: board.dial is not None, "its links can be used")
-        yield Host(who, system, board, ref, actors[0], worker, changes, pieces)
+        try:
+            yield Host(who, system, board, ref, actors[0], worker, changes, pieces)
+        finally:
+            _hasten(board, actors)
+
+
+def _hasten(board: Board, actors: list[Links]) -> None:
+    """Have links end soon from now on, whoever is still to hear of it."""
+    sessions = [one for peer in board.peers.values() for one in (peer.session, peer.bulk) if one is not None]
+    for patient in (*actors, *sessions):
+        patient._rules = replace(patient._rules, parting=min(patient._rules.parting, AT_END))
 
 
 async def until(what: Callable[[], object], why: str = "") -> None:
@@ -182,7 +208,11 @@ async def raw_websocket(to: Host, path: str = "/link") -> AsyncIterator[WebSocke
     """A websocket that nothing is said on."""
     async with trio.open_nursery() as nursery:
         socket = await connect_websocket(nursery, to.address.host, to.address.port, path, use_ssl=False)
-        yield socket
+        try:
+            yield socket
+        finally:
+            # Or the other end would wait for an answer to its farewell.
+            await trio.aclose_forcefully(socket._stream)
         nursery.cancel_scope.cancel()
 
 

@@ -18,7 +18,7 @@ from runtime.links.messages import Admit, Forget, Introduce, Learn, NoIntroducti
 from runtime.links.outbox import Outbox
 from runtime.links.transport import Address, PlainTransport
 from tests.ports import free_port
-from tests.runtime.links.hosts import IMPATIENT, QUICK, SOON, Host, host, until, want
+from tests.runtime.links.hosts import ALERT, PATIENT, QUICK, SOON, Host, host, until, want
 from tests.runtime.links.messages import Describe, Double, Gossip, Note, Part, Unlisted
 
 
@@ -41,7 +41,8 @@ async def test_messages_and_answers_cross() -> None:
 
 @pytest.mark.parametrize("code", ["renewal", "unused"])
 async def test_what_is_asked_as_the_peer_gives_a_connection_up_goes_over_the_next_one(code: str) -> None:
-    async with host(1) as one, host(2) as two, trio.open_nursery() as nursery:
+    eager = replace(PATIENT, backoff_longest=PATIENT.backoff_first)
+    async with host(1, rules=eager) as one, host(2) as two, trio.open_nursery() as nursery:
         want(one, two)
         await until(one.ups)
 
@@ -72,7 +73,7 @@ async def test_no_link_is_made_when_the_time_is_over() -> None:
 
 
 async def test_what_takes_too_long_for_a_connection_that_is_given_up_has_an_unknown_end() -> None:
-    async with host(1) as one, host(2, rules=IMPATIENT) as two:
+    async with host(1) as one, host(2, rules=replace(PATIENT, lingering=1.0)) as two:
         want(one, two)
         await until(one.ups)
         async with trio.open_nursery() as nursery:
@@ -151,7 +152,7 @@ async def test_an_answer_that_comes_late_is_a_dead_letter() -> None:
 
 
 async def test_requests_of_one_peer_in_work_are_bounded() -> None:
-    few = replace(QUICK, in_work=3)
+    few = replace(PATIENT, in_work=3)
     async with host(1) as one, host(2, rules=few) as two, trio.open_nursery() as nursery:
         want(one, two)
         await until(one.ups)
@@ -253,7 +254,7 @@ async def test_many_hosts_link_with_all_others() -> None:
 
 
 async def test_links_on_demand_are_kept_while_there_is_room() -> None:
-    two_only = replace(QUICK, on_demand=2)
+    two_only = replace(PATIENT, on_demand=2)
     async with host(1, rules=two_only) as one, host(2) as a, host(3) as b, host(4) as c, host(5) as d:
         want(one, d)
         await until(one.board.linked)
@@ -315,16 +316,16 @@ async def test_the_host_that_answers_must_be_the_one_that_was_dialled() -> None:
 
 
 async def test_a_link_takes_leave_when_its_host_stops() -> None:
-    async with host(1) as one:
-        async with host(2) as two:
-            want(one, two)
-            await until(one.ups)
+    async with host(1) as one, host(2) as two:
+        want(one, two)
+        await until(one.ups)
+        await two.system.stop(two.links)
         await until(one.downs)
         assert (one.downs()[0].reason.code, one.downs()[0].reason.theirs) == ("stopping", True)
 
 
 async def test_a_host_that_stood_still_itself_takes_nobody_for_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with host(1) as one, host(2) as two, trio.open_nursery() as nursery:
+    async with host(1, rules=ALERT) as one, host(2, rules=ALERT) as two, trio.open_nursery() as nursery:
         want(one, two)
         await until(one.ups)
         session = one.board.peer(two.id).session
@@ -333,7 +334,7 @@ async def test_a_host_that_stood_still_itself_takes_nobody_for_silent(monkeypatc
 
         async def stand_still() -> None:
             # Everything here does: no answer to the ping that is on its way is read, nor even made.
-            time.sleep(1.5 * QUICK.silence)  # noqa: ASYNC251
+            time.sleep(1.5 * ALERT.silence)  # noqa: ASYNC251
             stood.set()
 
         def noticed(self: Outbox, kind: str, frame: bytes) -> None:
@@ -351,7 +352,7 @@ async def test_a_host_that_stood_still_itself_takes_nobody_for_silent(monkeypatc
 
 async def test_links_come_back_after_their_actor_was_restarted() -> None:
     port = free_port()
-    async with host(1, port=port) as one, host(2) as two:
+    async with host(1, port=port, rules=QUICK) as one, host(2) as two:
         want(one, two)
         await until(one.ups)
         child = one.system.registry["links"]
