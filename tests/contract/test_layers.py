@@ -101,7 +101,7 @@ def test_no_drawers_for_everything(word: str) -> None:
 def test_the_top_level_holds_what_was_agreed_and_nothing_else() -> None:
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     if listed.returncode:
         pytest.skip("not a git checkout, so what belongs to the project can't be told from what was left here")
     names = {line.split("/")[0] for line in listed.stdout.splitlines()}

@@ -48,11 +48,11 @@ def test_hostile_folders_beside_the_user_are_not_imported(wheel: Path, tmp_path:
     script.write_text(f"#!{home}/bin/python\nimport sys\nfrom zeitwork.cli import main\nsys.exit(main())\n")
     script.chmod(0o755)
     for command in (["version"], ["doctor", "--help"], ["run", "--help"], ["demo", "--help"]):
-        done = subprocess.run([str(script), *command], cwd=trap, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([str(script), *command], cwd=trap, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "trap" not in done.stdout + done.stderr
     where = subprocess.run(
         [str(home / "bin/python"), "-I", "-c", "import zeitwork, actors, runtime; print(zeitwork.__file__)"],
-        cwd=trap, capture_output=True, text=True, timeout=60,
+        cwd=trap, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert str(site) in where.stdout, where.stderr

@@ -27,7 +27,7 @@ class Stage:
         self._token: trio.lowlevel.TrioToken
         self._thread = threading.Thread(target=self._run, args=(system,), daemon=True)
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(120)
 
     def _run(self, options: dict[str, Any]) -> None:
         async def main() -> None:
@@ -74,7 +74,7 @@ class Stage:
 
     def wait_over(self) -> None:
         """Wait until the system has ended by itself."""
-        self._thread.join(30)
+        self._thread.join(120)
         assert self.over
 
     def close(self) -> None:
