@@ -30,7 +30,6 @@ SOON = 60.0
 #: wait long for those who would hear it.
 QUICK = Rules(
     ping_every=0.1,
-    greeting=SOON,
     silence=SOON,
     parting=0.2,
     lingering=SOON,

@@ -272,12 +272,12 @@ async def test_greetings_are_bounded_in_number_and_time(log: list[dict[str, obje
 
 
 async def test_who_says_nothing_from_one_address_keeps_no_other_out(log: list[dict[str, object]]) -> None:
-    few = replace(PATIENT, greetings=6)
+    few = replace(PATIENT, greetings=6, greeting=SOON)
     async with host(1, rules=few) as one, host(2) as two, trio.open_nursery() as nursery:
         for _ in range(20):
             stream = await trio.open_tcp_stream(one.address.host, one.address.port, local_address="127.0.0.2")
             nursery.start_soon(ended, stream)
-        # Those who were let in stay for long.
+        # Those who were let in stay for a minute.
         refused = "link refused: too many connections"
         await until(lambda: sum(entry["event"] == refused for entry in log) == 17)
         want(two, one)
