@@ -115,7 +115,7 @@ def _run(
                 stderr=errors,
                 text=True,
             )
-            stack.callback(process.wait, 30)
+            stack.callback(process.wait, 60)
             stack.callback(process.kill)
             candidates[number] = _Candidate(process, node, said, number)
             generations[node] += 1
@@ -123,7 +123,7 @@ def _run(
         def next_leader(since: float) -> tuple[int, float]:
             while True:
                 try:
-                    number, line, at = said.get(timeout=60)
+                    number, line, at = said.get(timeout=120)
                 except queue.Empty:
                     errors.seek(0)
                     raise TimeoutError(f"nobody leads; the candidates said:\n{errors.read()[-4000:]}") from None
@@ -135,7 +135,7 @@ def _run(
             began = time.monotonic()
             candidates[leader].process.send_signal(how)
             follower, at = next_leader(began)
-            candidates[leader].process.wait(30)
+            candidates[leader].process.wait(60)
             return follower, at - began
 
         for node in nodes:
