@@ -242,7 +242,7 @@ async def test_a_connection_outlives_the_host_process_and_new_rules() -> None:
             assert client.stdout.readline().strip() == "169.254.0.1"
             # Nobody told the successor of the guests yet, and still they are held to their addresses.
             assert guest.python(tcp_client("169.254.0.1", 8080, timeout=0.5)) == SILENCE
-        client.wait(10)
+        client.wait(90)
         # Of a device that is gone nothing stays in the rules of the next process.
         command("ip", "link", "del", TAPS[1])
         async with network():
