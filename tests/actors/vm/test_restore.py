@@ -337,8 +337,11 @@ async def test_a_damaged_snapshot_is_refused_in_firecrackers_words(
     target = await lab.snapshot(lab.spec(network=False))
     damage(target)
     spec = lab.spec(restore=target, network=False)
-    with pytest.raises(Failed, match=words):
+    with pytest.raises(Failed) as caught:
         await launch(lab.hypervisor, spec)
+    # Firecracker ends while one of its threads says why, which on a busy machine does not always come to that.
+    silent = "Received Error" not in caught.value.detail and "Loading snapshot failed" in caught.value.detail
+    assert silent or re.search(words, caught.value.detail), caught.value.detail
     assert not Cgroup.of(spec.cgroup).members()
 
 
