@@ -41,6 +41,7 @@ BINARY, JAILER, KERNEL = (os.environ.get(f"ZEITWORK_TEST_{name}", "") for name i
 MISSING = [tool for tool in ("mksquashfs", "mke2fs", "debugfs") if shutil.which(tool) is None]
 
 pytestmark = [
+    pytest.mark.timeout(900),  # each of several waits may take `SLOW`
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for TAPs"),
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
     pytest.mark.skipif(not Path("/bin/busybox").exists(), reason="busybox-static is not installed"),
