@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -130,6 +130,15 @@ def _run(
                 if line.startswith("leads ") and at >= since:
                     return number, at
 
+        def present(leader: int) -> int:
+            """Return who leads by now: another one, where the machine stood still for as long as a lease is."""
+            with suppress(queue.Empty):
+                while True:
+                    number, line, _ = said.get_nowait()
+                    if line.startswith("leads "):
+                        leader = number
+            return leader
+
         def end(leader: int, how: signal.Signals) -> tuple[int, float]:
             """End the leader; return who follows and after how many seconds."""
             began = time.monotonic()
@@ -146,6 +155,7 @@ def _run(
             for round_ in range(kills + resignations):
                 # Not always at the same time after a renewal; and all three stand by then.
                 time.sleep(3.0 + 0.7 * (round_ % 5))
+                leader = present(leader)
                 if round_ < kills:
                     row = connection.execute(
                         "select extract(epoch from expires_at - clock_timestamp())::float from leadership"
