@@ -125,7 +125,7 @@ class Machine:
             ],
             setsigmask=(),
         )
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
@@ -136,7 +136,7 @@ class Machine:
                     raise TimeoutError("firecracker does not listen") from None
                 time.sleep(0.0005)
                 continue
-            connection.settimeout(10)
+            connection.settimeout(60)
             self._connection = connection
             return
 

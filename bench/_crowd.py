@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench._host import ROOT, environment
+from bench._host import ROOT, cpu_of, environment, free_port
 from bench._links import issue
 
 #: Seconds within which anything happens.
@@ -30,7 +28,7 @@ class _Process:
     process: subprocess.Popen[str]
     heard: queue.SimpleQueue[Heard]
     sent: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
-    stands: threading.Event = field(default_factory=threading.Event)
+    stood: queue.SimpleQueue[float] = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
@@ -43,8 +41,8 @@ class _Process:
                     self.heard.put((self.number, kind, int(about), float(at)))
                 case ["sent", count]:
                     self.sent.put(int(count))
-                case ["stands"]:
-                    self.stands.set()
+                case ["stands", at]:
+                    self.stood.put(float(at))
 
     def bytes_sent(self) -> int:
         """Return how many bytes it has sent so far."""
@@ -55,8 +53,7 @@ class _Process:
 
     def cpu(self) -> float:
         """Return its seconds of CPU so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self.process.pid)
 
 
 class Crowd:
@@ -70,7 +67,7 @@ class Crowd:
         self.members: dict[int, _Process] = {}
         #: Deaths that were told of hosts that lived.
         self.false = 0
-        ports = _free_ports(count)
+        ports = [free_port() for _ in range(count)]
         for number, port in enumerate(ports, 1):
             files = issue(directory, number)
             command = [sys.executable, "-m", "bench._member", str(number), str(port), str(ports[0])]
@@ -86,10 +83,11 @@ class Crowd:
             stack.callback(process.wait, 30)
             stack.callback(process.kill)
             self.members[number] = _Process(number, process, self.heard)
-        for member in self.members.values():
-            if not member.stands.wait(PATIENCE):
-                raise TimeoutError("a process did not begin")
-        self.began = time.monotonic()
+        try:
+            # By their own words: they may know each other before this process comes to look at its clock.
+            self.began = max([member.stood.get(timeout=PATIENCE) for member in self.members.values()])
+        except queue.Empty:
+            raise TimeoutError("a process did not begin") from None
 
     def all_know(self) -> float:
         """Wait until each has heard of all others; return the seconds since all stood."""
@@ -108,8 +106,8 @@ class Crowd:
 
     def lose(self, number: int, how: signal.Signals) -> float:
         """Let one die; return the seconds until all others know."""
-        self.take(number, how)
         began = time.monotonic()
+        self.take(number, how)
         missing, last = set(self.members), began
         while missing:
             by, kind, about, at = self.heard.get(timeout=PATIENCE)
@@ -123,11 +121,3 @@ class Crowd:
     def take(self, number: int, how: signal.Signals) -> None:
         """Let one die and go on."""
         self.members.pop(number).process.send_signal(how)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]

@@ -22,7 +22,7 @@ from zeitwork.trust.files import Credentials, TrustFiles
 
 CLUSTER = UUID(int=1)
 #: Seconds for one question.
-TIMEOUT = 5.0
+TIMEOUT = 60.0
 _AUTHORITY = functools.cache(lambda: certificates.new_authority(CLUSTER, certificates.now()))
 
 

@@ -102,7 +102,7 @@ async def _main(number: int, port: int, seed: int, directory: Path) -> None:
         way = over_links.LinkTransport(board, system.name(over_links.NAME))
         seeds = [] if seed == port else [f"127.0.0.1:{seed}"]
         await system.start(membership(lambda: Membership(own, 1, f"127.0.0.1:{port}", way, heard, seeds=seeds)))
-        print("stands", flush=True)
+        print("stands", time.monotonic(), flush=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_talk, members, system.env.random)
             async for _ in trio.lowlevel.FdStream(0):

@@ -43,7 +43,7 @@ from zeitwork.store.rows import HostRegistration, NewInstance, NodeRow
 from zeitwork.store.system_user import find_user
 
 #: Seconds: what a boot takes here, and within which all of it must be over.
-BOOT, PATIENCE = 1.0, 60.0
+BOOT, PATIENCE = 1.0, 150.0
 INSTANCES = 50
 #: Processes that have links, and the numbers of those that speak for the hosts here.
 LINKED = 5

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from bench._host import a_host, assets, environment, memory_of, missing
@@ -43,8 +44,8 @@ def ask(quick: bool) -> Iterator[Answer]:
         yield Answer("python, trio starlette hypercorn psycopg", bare[0], f"resident; {bare[1]:.1f} proportional")
         bare = _bare("pass", host.directory / "pycache")
         yield Answer("python, no imports", bare[0], f"resident; {bare[1]:.1f} proportional")
-        database = [memory_of(pid) for pid in _children(host.pid)]
-        yield Answer("embedded Postgres", sum(pss for _, pss in database), f"proportional, {len(database)} processes")
+        database = _shares(_children(host.pid))
+        yield Answer("embedded Postgres", sum(database), f"proportional, {len(database)} processes")
 
 
 def _bare(code: str, pycache: Path) -> tuple[float, float]:
@@ -55,7 +56,16 @@ def _bare(code: str, pycache: Path) -> tuple[float, float]:
         assert process.stdout is not None
         process.stdout.readline()
         found = memory_of(process.pid)
-        process.communicate(b"\n", timeout=10)
+        process.communicate(b"\n", timeout=60)
+    return found
+
+
+def _shares(pids: list[int]) -> list[float]:
+    """Return the proportional sets of those that still run: workers of a database come and go."""
+    found = []
+    for pid in pids:
+        with suppress(OSError, KeyError):
+            found.append(memory_of(pid)[1])
     return found
 
 

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -115,7 +115,7 @@ def _run(
                 stderr=errors,
                 text=True,
             )
-            stack.callback(process.wait, 30)
+            stack.callback(process.wait, 60)
             stack.callback(process.kill)
             candidates[number] = _Candidate(process, node, said, number)
             generations[node] += 1
@@ -123,19 +123,28 @@ def _run(
         def next_leader(since: float) -> tuple[int, float]:
             while True:
                 try:
-                    number, line, at = said.get(timeout=60)
+                    number, line, at = said.get(timeout=120)
                 except queue.Empty:
                     errors.seek(0)
                     raise TimeoutError(f"nobody leads; the candidates said:\n{errors.read()[-4000:]}") from None
                 if line.startswith("leads ") and at >= since:
                     return number, at
 
+        def present(leader: int) -> int:
+            """Return who leads by now: another one, where the machine stood still for as long as a lease is."""
+            with suppress(queue.Empty):
+                while True:
+                    number, line, _ = said.get_nowait()
+                    if line.startswith("leads "):
+                        leader = number
+            return leader
+
         def end(leader: int, how: signal.Signals) -> tuple[int, float]:
             """End the leader; return who follows and after how many seconds."""
             began = time.monotonic()
             candidates[leader].process.send_signal(how)
             follower, at = next_leader(began)
-            candidates[leader].process.wait(30)
+            candidates[leader].process.wait(60)
             return follower, at - began
 
         for node in nodes:
@@ -146,6 +155,7 @@ def _run(
             for round_ in range(kills + resignations):
                 # Not always at the same time after a renewal; and all three stand by then.
                 time.sleep(3.0 + 0.7 * (round_ % 5))
+                leader = present(leader)
                 if round_ < kills:
                     row = connection.execute(
                         "select extract(epoch from expires_at - clock_timestamp())::float from leadership"

@@ -58,7 +58,7 @@ def _one(host: Host, image: str) -> tuple[float, float]:
     started = first(host, begin, "machine started")
     process = first(host, begin, "monitor started")
     address = placement(host, instance)["ipv4"]
-    if not answers(address, 30):
+    if not answers(address, 90):
         raise TimeoutError(f"the guest at {address} does not answer")
     host.ask("DELETE", f"/api/v1/instances/{instance}?confirm=true&force=true")
     host.wait_for_none()

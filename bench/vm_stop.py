@@ -28,7 +28,9 @@ def ask(quick: bool) -> Iterator[Answer]:
         theirs = []
         for machine in bare:
             machine.start()
-            answers(str(machine.lease.v4), 10)
+            # Before that it would not heed the request.
+            if not answers(str(machine.lease.v4), 90):
+                raise TimeoutError(f"the guest at {machine.lease.v4} does not answer")
             theirs.append(machine.stop())
     yield Answer("delete accepted to nothing left, p50", middle(one[1] for one in ours), "and that written")
     yield Answer("  of that until the process has ended", middle(one[0] for one in ours), "mostly guest and monitor")

@@ -29,7 +29,7 @@ SOCKET, AGENT = "api.sock", "agent.sock"
 _CID = 3
 #: Seconds until a fresh process listens, for one that should listen already, and for InstanceStart, which
 #: loads kernel and initramfs.
-_LISTEN, _REACH, _START = 5.0, 1.0, 20.0
+_LISTEN, _REACH, _START = 20.0, 1.0, 20.0
 #: Seconds for a restored guest to say something on a connection, and between attempts to have it say so.
 _OPEN, _AGAIN = 2.0, 0.01
 #: Seconds to write a snapshot, and more of them for each MiB of memory: disks of 20 MiB/s are slow enough.

@@ -22,7 +22,7 @@ from actors.vm.version import program_version
 
 SOCKET, AGENT = "qmp.sock", "agent.sock"
 #: Seconds until a fresh process listens: under load and translation it takes its time.
-_LISTEN, _CALL = 10.0, 5.0
+_LISTEN, _CALL = 30.0, 5.0
 #: MiB for translated code. The default is a quarter of the *host's* idea of RAM per guest, far too much for small ones.
 _TB_SIZE = 32
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"

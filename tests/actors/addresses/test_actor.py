@@ -77,7 +77,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 async def addresses(store: Store, kernel: Kernel) -> AsyncIterator[None]:
     async with System() as system:
         await system.start(Spec("addresses", lambda: Addresses(store, NODE, follower=kernel.follow)))
-        with trio.fail_after(20):
+        with trio.fail_after(90):
             yield
 
 

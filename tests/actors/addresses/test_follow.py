@@ -15,7 +15,7 @@ from tests.actors.tap.isolated import isolated
 
 
 def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, timeout=10)
+    subprocess.run(["ip", *arguments], check=True, timeout=90)
 
 
 class Watcher:
@@ -41,7 +41,7 @@ class Watcher:
         return str(self.own.main.address.ip) if self.own and self.own.main else None
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with trio.move_on_after(20) as scope:
+        with trio.move_on_after(90) as scope:
             while self.own is None or not condition():
                 await self._changed.wait()
         assert not scope.cancelled_caught, self.own

@@ -29,6 +29,7 @@ from actors.model.resources import Resources
 from actors.model.restart import ALWAYS, NEVER
 from actors.model.states import PlacementState
 from runtime import Actor, Message, Ref, Spec, System
+from tests.ports import free_port
 
 NODE = uuid.UUID(int=7)
 WELL = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -97,7 +98,7 @@ class FakeHost(Actor):
 
 
 def placement(port: int, **changes: object) -> Placement:
-    check = HealthCheck(HealthType.HTTP, "/up", port, interval=0.01, timeout=1.0)
+    check = HealthCheck(HealthType.HTTP, "/up", port, interval=0.01, timeout=60.0)
     made = Placement(
         id=uuid7(int(time.time() * 1000), os.urandom(10)),
         instance_id=uuid.uuid4(),
@@ -128,7 +129,7 @@ async def probing(rows: Rows) -> AsyncIterator[tuple[Ref, list[Message]]]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(90):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in other actors
             await trio.sleep(0.005)
 
@@ -214,8 +215,7 @@ async def test_what_stands_still_is_not_asked_and_goes_on_as_it_was(held: dict[s
 
 @pytest.mark.parametrize("kind", [HealthType.HTTP, HealthType.TCP])
 async def test_nobody_listens(kind: HealthType) -> None:
-    async with server() as app:
-        port = app.port
+    port = free_port()
     assert "refused" in await probe(HealthCheck(kind), ["127.0.0.1"], port)
     assert await probe(HealthCheck(kind), [], port) == "it has no address"
 
@@ -235,7 +235,7 @@ async def test_nobody_listens(kind: HealthType) -> None:
 async def test_answers(answer: bytes | None, words: str) -> None:
     async with server() as app:
         app.answer = answer
-        check = HealthCheck(HealthType.HTTP, timeout=0.2 if answer is None else 5.0)
+        check = HealthCheck(HealthType.HTTP, timeout=0.2 if answer is None else 60.0)
         said = await probe(check, ["127.0.0.1"], app.port)
         assert words in said
         assert bool(words) == bool(said)

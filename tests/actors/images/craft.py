@@ -197,9 +197,9 @@ class Found:
 
 
 def read_squashfs(path: Path) -> dict[str, Found]:
-    done = subprocess.run(["sqfs2tar", "--root-becomes", ".", str(path)], capture_output=True, timeout=60, check=False)
+    done = subprocess.run(["sqfs2tar", "--root-becomes", ".", str(path)], capture_output=True, timeout=120, check=False)
     if done.returncode != 0:
-        done = subprocess.run(["sqfs2tar", str(path)], capture_output=True, timeout=60, check=True)
+        done = subprocess.run(["sqfs2tar", str(path)], capture_output=True, timeout=120, check=True)
     return read_tar(done.stdout)
 
 

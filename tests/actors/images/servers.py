@@ -29,14 +29,14 @@ async def registry(where: Path, auth: str = "") -> AsyncIterator[str]:
     log = where / "registry.log"
     process = _start(where, log, auth)
     try:
-        with trio.fail_after(20):
-            while not (match := re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())):
+        with trio.fail_after(90):
+            while not (match := re.search(r"listening on (127\.0\.0\.1:\d+)(?=\D)", log.read_text())):
                 assert process.poll() is None, log.read_text()
                 await trio.sleep(0.02)
         yield match[1]
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(90)
 
 
 def _start(where: Path, log: Path, auth: str) -> subprocess.Popen[bytes]:
@@ -57,7 +57,7 @@ async def push(host: str, name: str, where: Path, *images: Image, credentials: s
     command = ["skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false", "--preserve-digests"]
     command += ["--all"] if len(images) > 1 else []
     command += ["--dest-creds", credentials] if credentials else []
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         done = await trio.run_process(
             [*command, f"oci:{source}", f"docker://{host}/{name}"],
             capture_stdout=True,

@@ -53,7 +53,7 @@ class MemoryStore:
         self._changed = trio.Event()
 
     async def until(self, check: Callable[[], bool]) -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while not check():
                 await self._changed.wait()
 
@@ -141,13 +141,13 @@ async def test_a_pending_image_becomes_ready_and_can_be_had(store: MemoryStore, 
         assert record.status is ImageStatus.READY, record.error
         assert record.config is not None
         assert record.config.argv == ("/hello",)
-        root = await ref.ask(EnsureRoot(str(record.digest)), timeout=5)
+        root = await ref.ask(EnsureRoot(str(record.digest)), timeout=60)
         assert root.digest == record.digest
         assert set(craft.read_squashfs(Path(root.rootfs))) >= {"hello"}
-        usage = await ref.ask(Usage(), timeout=5)
+        usage = await ref.ask(Usage(), timeout=60)
         assert (usage.roots, usage.root_bytes > record.size, usage.blobs) == (1, True, 0)
         with pytest.raises(NotFound) as caught:
-            await ref.ask(EnsureRoot("sha256:" + "0" * 64), timeout=5)
+            await ref.ask(EnsureRoot("sha256:" + "0" * 64), timeout=60)
         assert caught.value.fix
     assert not spooled(paths)
     percents = [percent for percent, _ in store.told[image]]
@@ -182,7 +182,7 @@ async def test_at_most_two_at_once_and_all_of_them_in_the_end(store: MemoryStore
     async with images(store, paths) as ref:
         for image in list(store.records):
             assert (await store.ended(image)).status is ImageStatus.READY
-        assert (await ref.ask(Usage(), timeout=5)).roots == 6
+        assert (await ref.ask(Usage(), timeout=60)).roots == 6
     assert store.most_building == 2
 
 
@@ -228,14 +228,14 @@ async def test_collecting_keeps_what_is_in_use(store: MemoryStore, paths: HostPa
         digest = str((await store.ended(image)).digest)
         await collected(ref, store)
         await collected(ref, store)  # begins when the first one has ended
-        assert (await ref.ask(Usage(), timeout=5)).roots == 1
+        assert (await ref.ask(Usage(), timeout=60)).roots == 1
         del store.records[image]
         await collected(ref, store)
-        with trio.fail_after(10):
-            while (await ref.ask(Usage(), timeout=5)).roots:
+        with trio.fail_after(90):
+            while (await ref.ask(Usage(), timeout=60)).roots:
                 await trio.lowlevel.checkpoint()
         with pytest.raises(Problem):
-            await ref.ask(EnsureRoot(digest), timeout=5)
+            await ref.ask(EnsureRoot(digest), timeout=60)
 
 
 async def test_what_is_in_the_cache_is_told_when_it_changes(store: MemoryStore, paths: HostPaths) -> None:
@@ -267,7 +267,7 @@ async def collected(ref: LifeRef, store: MemoryStore) -> None:
 
     store.digests_in_use = watched  # type: ignore[method-assign]
     ref.tell(Collect("test"))
-    with trio.fail_after(10):
+    with trio.fail_after(90):
         await asked.wait()
     store.digests_in_use = inner  # type: ignore[method-assign]
 

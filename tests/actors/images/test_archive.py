@@ -64,7 +64,7 @@ def test_reads_what_tools_write(tmp_path: Path, form: str, how: str) -> None:
 def test_reads_a_directory_packed_by_hand(tmp_path: Path) -> None:
     craft.write_layout(tmp_path / "layout", IMAGE)
     done = subprocess.run(
-        ["tar", "-C", str(tmp_path / "layout"), "-c", "."], capture_output=True, check=True, timeout=30
+        ["tar", "-C", str(tmp_path / "layout"), "-c", "."], capture_output=True, check=True, timeout=90
     )
     assert contents(opened(tmp_path, done.stdout)) == EXPECTED
 
@@ -75,7 +75,7 @@ def test_reads_what_skopeo_writes(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "skopeo.tar"
     name = f"{kind}:{target}:app:latest" if kind == "docker-archive" else f"{kind}:{target}"
     subprocess.run(
-        ["skopeo", "copy", "--insecure-policy", f"oci:{source}", name], check=True, timeout=60, capture_output=True
+        ["skopeo", "copy", "--insecure-policy", f"oci:{source}", name], check=True, timeout=120, capture_output=True
     )
     assert contents(opened(tmp_path, target.read_bytes())) == EXPECTED
 

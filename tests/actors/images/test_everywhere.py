@@ -71,9 +71,9 @@ def content(found: RootImage) -> bytes:
 async def root(ref: LifeRef, digest: str, source: str) -> tuple[RootImage, list[str]]:
     """Ask until it is here, as a machine does; return what was said meanwhile, too."""
     said: list[str] = []
-    with trio.fail_after(60):
+    with trio.fail_after(120):
         while True:
-            answer = await ref.ask(EnsureRoot(digest, source), timeout=30)
+            answer = await ref.ask(EnsureRoot(digest, source), timeout=90)
             if isinstance(answer, RootImage):
                 return answer, said
             said.append(answer.reason)
@@ -142,9 +142,9 @@ async def test_a_registry_that_is_away_is_waited_for_and_its_words_are_told(stor
         await servers.push(registry, "app:v1", tmp_path, IMAGE)
         digest, _ = await prepared(store, tmp_path, f"{registry}/app:v1")
         async with host(store, tmp_path, 2) as (ref, _):
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 while True:
-                    answer = await ref.ask(EnsureRoot(digest, f"{through.host}/app:v1"), timeout=30)
+                    answer = await ref.ask(EnsureRoot(digest, f"{through.host}/app:v1"), timeout=90)
                     assert isinstance(answer, Fetching)
                     if f"registry {through.host} can't be reached" in answer.reason:
                         break
@@ -196,7 +196,7 @@ async def test_what_a_placement_is_on_its_way_to_is_not_collected(store: Store, 
             found, _ = await root(ref, digest, source)
             await collected(ref, store)
             await collected(ref, store)  # begins when the first one has ended
-            assert (await ref.ask(Usage(), timeout=5)).roots == 1
+            assert (await ref.ask(Usage(), timeout=60)).roots == 1
             assert content(found)
 
 
@@ -206,8 +206,8 @@ async def test_what_nobody_waits_for_any_more_is_given_up(
     monkeypatch.setattr(fetches, "UNASKED", 0.2)
     hanging = servers.Answer(body=b"{", headers={"Content-Length": "100"}, hang=True)
     async with servers.fake(lambda _: hanging) as registry, host(store, tmp_path, 2) as (ref, _):
-        answer = await ref.ask(EnsureRoot(ABSENT, f"{registry.host}/app:v1"), timeout=30)
+        answer = await ref.ask(EnsureRoot(ABSENT, f"{registry.host}/app:v1"), timeout=90)
         assert answer == Fetching("fetching its image: 0 %")
-        with trio.fail_after(30):
-            while (await ref.ask(Usage(), timeout=5)).pulling:
+        with trio.fail_after(90):
+            while (await ref.ask(Usage(), timeout=60)).pulling:
                 await trio.lowlevel.checkpoint()

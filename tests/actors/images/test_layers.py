@@ -63,7 +63,7 @@ async def test_a_squashfs_keeps_what_the_layers_hold(tmp_path: Path, how: str) -
     layers = write_layers(tmp_path, base, top, how=how)
     target = tmp_path / "root.squashfs"
     tree = merge(layers, lambda _: None)
-    size = await pack(lambda: stream(layers, tree, lambda _: None), target, deadline=60)
+    size = await pack(lambda: stream(layers, tree, lambda _: None), target, deadline=120)
 
     assert target.stat().st_size == size
     assert target.stat().st_mode & 0o7777 == 0o444
@@ -112,7 +112,7 @@ async def test_odd_names_and_links_survive_packing(tmp_path: Path) -> None:
     )
     target = tmp_path / "root.squashfs"
     tree = merge(layers, lambda _: None)
-    await pack(lambda: stream(layers, tree, lambda _: None), target, deadline=60)
+    await pack(lambda: stream(layers, tree, lambda _: None), target, deadline=120)
     found = craft.read_squashfs(target)
     for number, name in enumerate(odd):
         content = name.encode("utf-8", "surrogateescape")

@@ -166,14 +166,14 @@ def small_disk(where: Path, size: str) -> Iterator[None]:
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where)],
         capture_output=True,
         check=False,
-        timeout=10,
+        timeout=90,
     )
     if done.returncode != 0:
         pytest.skip(f"no tmpfs can be mounted here: {done.stderr.decode().strip()}")
     try:
         yield
     finally:
-        subprocess.run(["umount", str(where)], check=True, timeout=10)
+        subprocess.run(["umount", str(where)], check=True, timeout=90)
 
 
 @pytest.mark.parametrize("how", ["plain", "gzip"])
@@ -227,7 +227,7 @@ async def test_a_cancelled_pull_leaves_nothing(paths: HostPaths, stage: str) -> 
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             await progress.begun.wait()
         scope.cancel()
     assert scope.cancelled_caught
@@ -270,12 +270,12 @@ async def test_packing_reports_the_programs_own_words(tmp_path: Path) -> None:
     target = tmp_path / "root"
     for produce in (endless, lambda: iter([b"x"])):
         with pytest.raises(Failed, match="status 7: no such compressor"):
-            await pack(produce, target, deadline=20, program=str(broken))
+            await pack(produce, target, deadline=90, program=str(broken))
         assert not target.exists()
     with pytest.raises(Failed, match="tar2sqfs ended"):
-        await pack(lambda: iter([b"this is no tar archive" * 100]), target, deadline=20)
+        await pack(lambda: iter([b"this is no tar archive" * 100]), target, deadline=90)
     with pytest.raises(Failed, match="not installed") as caught:
-        await pack(endless, target, deadline=20, program="no-such-program")
+        await pack(endless, target, deadline=90, program="no-such-program")
     assert "setup" in str(caught.value.fix)
 
 
@@ -285,7 +285,7 @@ async def test_what_producing_raises_comes_through(tmp_path: Path) -> None:
         raise InvalidInput("no")
 
     with pytest.raises(InvalidInput, match="no"):
-        await pack(produce, tmp_path / "root", deadline=20)
+        await pack(produce, tmp_path / "root", deadline=90)
     assert not (tmp_path / "root").exists()
 
 

@@ -27,16 +27,16 @@ EXPONENT = int(
 )
 CERTIFICATE = (
     "MIIDDTCCAfWgAwIBAgIUeUdkg9VrFLOKk50yp4wx9cXj70YwDQYJKoZIhvcNAQELBQAwFTETMBEGA1UEAwwKdG9rZW4tdGVzdDAg"
-    "Fw0yNjExMjMxMzU4MzdaGA8yMTI2MTAzMDEzNTgzN1owFTETMBEGA1UEAwwKdG9rZW4tdGVzdDCCASIwDQYJKoZIhvcNAQEBBQAD"
+    "Fw0wMDAxMDEwMDAwMDBaGA8yMTI2MTAzMDEzNTgzN1owFTETMBEGA1UEAwwKdG9rZW4tdGVzdDCCASIwDQYJKoZIhvcNAQEBBQAD"
     "ggEPADCCAQoCggEBALT5RcS6gY9ZkVgs1Rw44xc4qFMIttCf57AceyrLTjXWUOju6AJsVzAZuZjgmnlJPOfpwK4/TXd5vaClilfr"
     "1v9oNiHqDl8FUusp8LgmPwozyOFdlYATfGz8uNu4s5FmHMcp/pDbZ/lh0BceTEbWUM102yBVvW56c8wpg83ENAEbkHur4Zj3steV"
     "NdHjhgcvt+VSkmzsFT84H093RgrtLLGBFBxW2jJIG118Fe6dHx0CxqwC4WEIj9LKuPitJJ7AbcbQ0j6mH6FfghV0w79KDIYucwav"
     "qnAEl5w8UTt5MzBx7PV0iG0NAVpxYIUl/wO31FzufgewqVfnuc9LwXL8wpcCAwEAAaNTMFEwHQYDVR0OBBYEFLr1f372kOlogqOU"
     "bMbiP/OO7pSoMB8GA1UdIwQYMBaAFLr1f372kOlogqOUbMbiP/OO7pSoMA8GA1UdEwEB/wQFMAMBAf8wDQYJKoZIhvcNAQELBQAD"
-    "ggEBAHhNNuYKR0OJkjx9j/yG4+Gssa247CN9w/hBHQpYYzNuhu7iHBYikJbWFepjfBY37LySdEpGlFxKlYDpGfox09wJEshgR+Oa"
-    "FcSHtLjdW8hlfrONvl7K7SV/Jyn7g/iDGNlBia+DkHPh5fyxmgMBjOv4qJXkR9e6Xbsv2IqhGjItz+WlkIgy1M8m70Dx9kX5X71Z"
-    "OwOPdN2Qv1JsuR6fUPWg+D6yfhBqIiPDPPLngME1dGLUPdb+ob0C9XXVGfZ2tx2rH7GdeWo0GGR1OxPq5BZMhfbsy8ysuFLERtGt"
-    "gNvUuLj0l2Zr96JFtWKdYIjnbVB2YwmcobOspXek/djxzzw="
+    "ggEBADV0pfEx7uPFRYB9jfepogyWbBD8haxRrBS9Tyo8KWyvLgnbPbQWYfXht5yvbwX4TgBxafs3EiTg7mmLM3raBGOgfQTrWs+9"
+    "eYtwjByz/1tjD3jabVip7PnSuP6StX0P+CrI7GVYjnZZVCG0daN5bphPPib10cwB+IADOYxnwfIH5CC3e8cSX36Cef7ut4ycwTa6"
+    "3hpXxWRfMtaDptzTnidxmzfwE99TDtGXucgAPKOj15/l7eYSAIiCSonYjdcQm8Y7SAv7J5tFdOE0twwWcCXvGNiu4eoVyWJzg4Ym"
+    "MkpmyENa1BZEP/1wDHnOUenvn0JTA8ZcVbeCYq841KYmMlE="
 )
 _SHA256_PREFIX = bytes.fromhex("3031300d060960864801650304020105000420")
 
@@ -47,10 +47,10 @@ def certificate_pem() -> str:
 
 
 def token(repository: str, *, service: str, issuer: str) -> str:
-    """Return a JSON web token (RS256) that lets its bearer pull and push one repository for a minute."""
+    """Return a JSON web token (RS256) that lets its bearer pull and push one repository for an hour."""
     now = int(time.time())
     claims = {
-        "iss": issuer, "sub": "someone", "aud": service, "exp": now + 60, "nbf": now - 60, "iat": now, "jti": "1",
+        "iss": issuer, "sub": "someone", "aud": service, "exp": now + 3600, "nbf": now - 60, "iat": now, "jti": "1",
         "access": [{"type": "repository", "name": repository, "actions": ["pull", "push"]}],
     }  # fmt: skip
     head = {"typ": "JWT", "alg": "RS256", "x5c": [CERTIFICATE]}

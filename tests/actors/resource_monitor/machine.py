@@ -25,10 +25,11 @@ class Machine:
         self._tell()
 
     def write(self, path: str, content: object) -> None:
-        """Make a file."""
-        file = self.root / path
+        """Make a file. It is never seen half-written: like the kernel's, it may be read at any time."""
+        file, new = self.root / path, self.root / ".new"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{content}\n")
+        new.write_text(f"{content}\n")
+        new.replace(file)
 
     def v1(self, controllers: str, own: str, point: str | None = None, root: str = "/") -> None:
         """Mount a hierarchy of version 1 and be in its group ``own``."""

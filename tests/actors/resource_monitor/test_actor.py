@@ -86,10 +86,10 @@ def machine(tmp_path: Path) -> Machine:
 async def test_capacity_is_recorded_at_the_start_and_then_only_when_it_changes(machine: Machine, store: Store) -> None:
     first = store.changed
     async with monitor(machine.root, store) as ref:
-        with trio.fail_after(10):
+        with trio.fail_after(90):
             await first.wait()
         for _ in range(3):
-            snapshot = await ref.ask(Snapshot(), timeout=10)
+            snapshot = await ref.ask(Snapshot(), timeout=90)
         assert [capacity.memory_total for capacity in store.written] == [16 * 1024]
         assert snapshot.capacity == store.written[0]
         assert (snapshot.memory_used, snapshot.memory_available) == (4096, 12288)
@@ -98,7 +98,7 @@ async def test_capacity_is_recorded_at_the_start_and_then_only_when_it_changes(m
         machine.v2("/a")
         machine.write("sys/fs/cgroup/a/memory.max", 2 * GIB)
         ref.tell(Refresh())
-        with trio.fail_after(10):
+        with trio.fail_after(90):
             await changed.wait()
         assert store.written[-1].memory_total == 2048
 
@@ -109,7 +109,7 @@ async def test_a_change_is_noticed_without_being_told(
     monkeypatch.setattr(actor, "EVERY", 0.02)
     first = store.changed
     async with monitor(machine.root, store):
-        with trio.fail_after(10):
+        with trio.fail_after(90):
             await first.wait()
             changed = store.changed
             machine.write("proc/meminfo", "MemTotal: 33554432 kB\nMemAvailable: 33000000 kB")
@@ -123,11 +123,11 @@ async def test_what_the_database_did_not_take_is_offered_again(
     monkeypatch.setattr(actor, "EVERY", 0.02)
     store.away = True
     async with monitor(machine.root, store) as ref:
-        with trio.fail_after(10):
+        with trio.fail_after(90):
             while store.refused < 3:
                 await store.changed.wait()
             # The host's own view does not depend on the database.
-            assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_total == 16 * 1024
+            assert (await ref.ask(Snapshot(), timeout=90)).capacity.memory_total == 16 * 1024
             store.away = False
             while not store.written:
                 await store.changed.wait()
@@ -138,7 +138,7 @@ async def test_many_who_ask_at_once_share_readings_and_each_gets_a_fresh_one(mac
         found: list[float] = []
 
         async def ask() -> None:
-            found.append((await ref.ask(Snapshot(), timeout=10)).at)
+            found.append((await ref.ask(Snapshot(), timeout=90)).at)
 
         async with trio.open_nursery() as nursery:
             for _ in range(100):
@@ -153,25 +153,25 @@ async def test_a_machine_that_can_not_be_read_is_said_to_who_asks_and_heals(mach
     meminfo.unlink()
     async with monitor(machine.root, store) as ref:
         with pytest.raises(Failed, match="meminfo"):
-            await ref.ask(Snapshot(), timeout=10)
-        meminfo.write_text(text)
-        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_total == 16 * 1024
+            await ref.ask(Snapshot(), timeout=90)
+        machine.write("proc/meminfo", text)
+        assert (await ref.ask(Snapshot(), timeout=90)).capacity.memory_total == 16 * 1024
 
 
 async def test_the_overhead_follows_the_hypervisor_once_it_is_known(machine: Machine, store: Store) -> None:
     chosen: list[str] = []
     policy = CapacityPolicy(overhead={"firecracker": 10, "qemu": 100})
     async with monitor(machine.root, store, policy=policy, hypervisor=lambda: chosen[0] if chosen else None) as ref:
-        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 100
+        assert (await ref.ask(Snapshot(), timeout=90)).capacity.memory_overhead == 100
         chosen.append("firecracker")
-        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 10
+        assert (await ref.ask(Snapshot(), timeout=90)).capacity.memory_overhead == 10
 
 
 async def test_this_machine(store: Store) -> None:
     first = store.changed
     async with monitor(Path("/"), store) as ref:
-        snapshot = await ref.ask(Snapshot(), timeout=10)
-        with trio.fail_after(10):
+        snapshot = await ref.ask(Snapshot(), timeout=90)
+        with trio.fail_after(90):
             await first.wait()
     assert snapshot.capacity.vcpu >= 1
     assert 0 < snapshot.capacity.memory <= snapshot.capacity.memory_total
@@ -190,7 +190,7 @@ async def test_pressure_closes_the_host_and_calm_opens_it(
     machine.write("proc/pressure/memory", BUSY)
     told = store.told
     async with monitor(machine.root, store, thresholds=AT_ONCE):
-        with trio.fail_after(10):
+        with trio.fail_after(90):
             await told.wait()
             assert "waited for memory 41 %" in store.reason
             told = store.told
@@ -208,11 +208,11 @@ async def test_a_restart_does_not_open_a_closed_host(
     machine.write("proc/pressure/memory", CALM)
     async with monitor(machine.root, store, thresholds=Thresholds(calm=3600.0)) as ref:
         for _ in range(20):
-            await ref.ask(Snapshot(), timeout=10)
+            await ref.ask(Snapshot(), timeout=90)
     assert store.reasons == []
     told = store.told
     async with monitor(machine.root, store, thresholds=AT_ONCE):
-        with trio.fail_after(10):
+        with trio.fail_after(90):
             await told.wait()
     assert store.reasons == [""]
 
@@ -225,7 +225,7 @@ async def test_closing_waits_for_a_database_that_is_away(
     store.away = True
     told = store.told
     async with monitor(machine.root, store):
-        with trio.fail_after(10):
+        with trio.fail_after(90):
             while store.refused < 3:
                 await store.changed.wait()
             store.away = False
@@ -244,14 +244,14 @@ def test_the_pressure_in_a_container_counts_where_it_is_worse(machine: Machine) 
 
 async def test_huge_pages_and_changed_limits_are_noticed(machine: Machine, store: Store) -> None:
     async with monitor(machine.root, store) as ref:
-        before = await ref.ask(Snapshot(), timeout=10)
+        before = await ref.ask(Snapshot(), timeout=90)
         assert before.hugepages == ()
         pages = "sys/kernel/mm/hugepages/hugepages-2048kB"
         machine.write(f"{pages}/nr_hugepages", 1024)
         machine.write(f"{pages}/free_hugepages", 1000)
         machine.v2("/a")
         machine.write("sys/fs/cgroup/a/cpu.max", "50000 100000")
-        after = await ref.ask(Snapshot(), timeout=10)
+        after = await ref.ask(Snapshot(), timeout=90)
         assert [(found.size, found.total, found.free) for found in after.hugepages] == [(2048, 1024, 1000)]
         assert after.cpus == 0.5
         # 1024 pages of 2 MiB are set aside.
@@ -284,8 +284,8 @@ async def test_samples_are_taken_for_the_history(
     machine.write("proc/stat", "cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 100 0 100 800 0 0 0 0 0 0")
     samples = Samples()
     async with monitor(machine.root, store, history=samples) as ref:
-        await ref.ask(Snapshot(), timeout=10)
-        with trio.fail_after(10):
+        await ref.ask(Snapshot(), timeout=90)
+        with trio.fail_after(90):
             await samples.enough.wait()
     assert set(samples.written) == {Usage(cpus=0.0, memory=4096, memory_total=16 * 1024)}
 
@@ -331,13 +331,13 @@ async def test_what_monitors_take_is_told_and_charged(
     takes(machine, 11, 40 * 1024)
     more = {"monitors": monitors, "overheads": overheads, "hypervisor": lambda: "firecracker"}
     async with monitor(machine.root, store, **more) as ref:
-        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 32
+        assert (await ref.ask(Snapshot(), timeout=90)).capacity.memory_overhead == 32
         told = overheads.changed
         known.set()
-        with trio.fail_after(10):
+        with trio.fail_after(90):
             await told.wait()
             assert overheads.told == [({UUID(int=1): 40 * 1024}, {"firecracker": 40 * 1024})]
-            assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 52
+            assert (await ref.ask(Snapshot(), timeout=90)).capacity.memory_overhead == 52
             # What stays as it is is not told again.
             told = overheads.changed
             running.append(Monitor(UUID(int=2), 12, 128, "firecracker"))
@@ -352,7 +352,7 @@ async def test_what_monitors_take_is_told_and_charged(
 async def test_a_restart_charges_what_was_learnt_before(machine: Machine, store: Store) -> None:
     more = {"peaks": {"firecracker": 40 * 1024}, "hypervisor": lambda: "firecracker"}
     async with monitor(machine.root, store, **more) as ref:
-        assert (await ref.ask(Snapshot(), timeout=10)).capacity.memory_overhead == 52
+        assert (await ref.ask(Snapshot(), timeout=90)).capacity.memory_overhead == 52
 
 
 class Conditions:
@@ -381,7 +381,7 @@ async def test_hypervisor_and_pressure_are_written_when_they_change(machine: Mac
 
         async def look() -> list[tuple[str | None, float]]:
             for _ in range(3):  # the write that a reading leads to is done before the one after it
-                await ref.ask(Snapshot(), timeout=10)
+                await ref.ask(Snapshot(), timeout=90)
             return conditions.written
 
         assert await look() == [(None, 0.2)]
@@ -421,13 +421,13 @@ async def test_the_other_hosts_are_told_how_it_is(machine: Machine, store: Store
     store.reason = "memory pressure: a lot"
     herald = Herald("h1", "0.1.0", tell)
     async with monitor(machine.root, store, herald=herald, hypervisor=lambda: "qemu") as ref:
-        with trio.fail_after(10):
+        with trio.fail_after(90):
             while not told or not (found := decode(told[-1])) or not found.closed:
-                await ref.ask(Snapshot(), timeout=10)
+                await ref.ask(Snapshot(), timeout=90)
         assert (found.hostname, found.hypervisor, found.memory, found.memory_available) == ("h1", "qemu", 16384, 12288)
         assert herald.latest == found
         # Nothing has changed: nothing is said.
         count = len(told)
         for _ in range(5):
-            await ref.ask(Snapshot(), timeout=10)
+            await ref.ask(Snapshot(), timeout=90)
         assert len(told) == count

@@ -133,7 +133,7 @@ def holding(guest: int, own: int) -> Iterator[int]:
         try:
             yield process.pid
         finally:
-            process.communicate(timeout=20)
+            process.communicate(timeout=90)
 
 
 def test_a_real_process() -> None:

@@ -27,7 +27,7 @@ def _attach(name: str) -> int:
 
 def command(*argv: str) -> str:
     """Run a program here and return what it printed."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, (argv, done.stdout, done.stderr)
     return done.stdout
 
@@ -68,9 +68,9 @@ class Space:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(90)
 
-    def run(self, *command: str, timeout: float = 20.0, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = 90.0, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the namespace."""
         entered = ["nsenter", "--net", "--target", str(self.process.pid), "--", *command]
         done = subprocess.run(entered, capture_output=True, text=True, timeout=timeout)
@@ -128,7 +128,7 @@ class Outside(Space):
             ip route add default via 192.0.2.1
             ip route add default via 2001:db8::1 dev uplink
         """
-        subprocess.run(["sh", "-ec", script], check=True, timeout=20)
+        subprocess.run(["sh", "-ec", script], check=True, timeout=90)
         self.run(
             "sh", "-ec",
             "ip link set eth0 up; ip address add 192.0.2.1/24 dev eth0; ip address add 2001:db8::1/64 dev eth0 nodad",
@@ -154,7 +154,7 @@ while True:
 """
 
 
-def tcp_client(address: str, port: int, *, timeout: float = 5.0, answers: int = 1) -> str:
+def tcp_client(address: str, port: int, *, timeout: float = 60.0, answers: int = 1) -> str:
     """Return a program that prints what the server says, or ``silence``, or ``refused``.
 
     Before each answer but the first it waits for a line of its own input and sends that.

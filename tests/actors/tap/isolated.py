@@ -60,7 +60,7 @@ def isolated(test: Callable[..., Any]) -> Callable[[], None]:
 def main() -> None:
     module, name = sys.argv[1:]
     test = getattr(importlib.import_module(module), name).inside
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=10)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True, timeout=90)
     if inspect.iscoroutinefunction(test):
         trio.run(test)
     else:

@@ -43,10 +43,10 @@ async def test_up_and_down_as_often_as_asked() -> None:
     async with running() as (host, system):
         tap = await start(host, system)
         for _ in range(2):
-            assert await tap.ask(TapUp(), timeout=20) == DEVICE
+            assert await tap.ask(TapUp(), timeout=90) == DEVICE
         assert DEVICE.name in command("ip", "-o", "link")
         for _ in range(2):
-            await tap.ask(TapDown(), timeout=20)
+            await tap.ask(TapDown(), timeout=90)
         assert DEVICE.name not in command("ip", "-o", "link")
         assert content()["taps"] == set()
 
@@ -58,7 +58,7 @@ async def test_requests_are_done_in_the_order_they_came() -> None:
         answers: list[str] = []
 
         async def ask(request: TapUp | TapDown) -> None:
-            await tap.ask(request, timeout=20)
+            await tap.ask(request, timeout=90)
             answers.append(type(request).__name__)
 
         async with trio.open_nursery() as nursery:
@@ -73,12 +73,12 @@ async def test_requests_are_done_in_the_order_they_came() -> None:
 @isolated
 async def test_the_device_outlives_the_actor_and_is_adopted_by_the_next() -> None:
     async with running() as (host, system):
-        await (await start(host, system)).ask(TapUp(), timeout=20)
+        await (await start(host, system)).ask(TapUp(), timeout=90)
         before = command("ip", "-o", "link", "show", DEVICE.name)
     async with running() as (host, system):
         assert command("ip", "-o", "link", "show", DEVICE.name) == before
         tap = await start(host, system)
-        assert await tap.ask(TapUp(), timeout=20) == DEVICE
+        assert await tap.ask(TapUp(), timeout=90) == DEVICE
         assert command("ip", "-o", "link", "show", DEVICE.name) == before
 
 
@@ -89,10 +89,10 @@ async def test_a_refusal_reaches_the_asker_as_it_is_and_the_next_request_is_serv
         tap = await start(host, system)
         links.TUN_DEVICE = Path("/dev/net/none")
         with pytest.raises(Failed) as caught:
-            await tap.ask(TapUp(), timeout=20)
+            await tap.ask(TapUp(), timeout=90)
         assert caught.value.fix == "modprobe tun"
         links.TUN_DEVICE = there
-        assert await tap.ask(TapUp(), timeout=20) == DEVICE
+        assert await tap.ask(TapUp(), timeout=90) == DEVICE
 
 
 @isolated
@@ -111,7 +111,7 @@ async def test_too_many_requests_are_refused_not_hoarded() -> None:
 
         async def ask() -> None:
             try:
-                await tap.ask(TapUp(), timeout=20)
+                await tap.ask(TapUp(), timeout=90)
             except Problem as problem:
                 refused.append(problem)
                 if len(refused) == 3:
@@ -128,11 +128,11 @@ async def test_rules_and_a_device_that_somebody_damaged_are_mended_without_being
     network.CHECK_FRESH, actor.CHECK_EVERY = 0.0, 0.05
     async with running() as (host, system):
         tap = await start(host, system)
-        await tap.ask(TapUp(), timeout=20)
+        await tap.ask(TapUp(), timeout=90)
         whole = content()
         for damage in (("nft", "flush", "ruleset"), ("ip", "link", "set", DEVICE.name, "down")):
             command(*damage)
-            with trio.fail_after(20):
+            with trio.fail_after(120):
                 while not await mended(host, whole):  # noqa: ASYNC110 - the kernel tells nobody
                     await trio.sleep(0.05)
 

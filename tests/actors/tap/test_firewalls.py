@@ -55,7 +55,7 @@ table inet filter {
 
 def load(script: str) -> None:
     done = subprocess.run(
-        ["nft", "-f", "-"], input=script.replace(" }", "\n}"), text=True, capture_output=True, timeout=20
+        ["nft", "-f", "-"], input=script.replace(" }", "\n}"), text=True, capture_output=True, timeout=90
     )
     assert done.returncode == 0, done.stderr
 

@@ -23,7 +23,7 @@ def guest(number: int) -> Guest:
 
 def listed() -> dict[str, set[str]]:
     command = ["nft", "-j", "list", "table", FAMILY, TABLE]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90)
     return parse_table(done.stdout).content
 
 
@@ -52,7 +52,7 @@ def test_each_message_is_whole_and_aligned(numbers: list[int]) -> None:
 
 @isolated
 def test_what_is_told_is_what_nft_lists() -> None:
-    subprocess.run(["nft", "-f", "-"], input=render_table(TABLE, {}), text=True, check=True, timeout=20)
+    subprocess.run(["nft", "-f", "-"], input=render_table(TABLE, {}), text=True, check=True, timeout=90)
     many = [guest(number) for number in range(1, 300)]
     assert nfnetlink.apply(TABLE, changes("add", *many))
     assert listed() == elements(many)
@@ -64,7 +64,7 @@ def test_what_is_told_is_what_nft_lists() -> None:
 @isolated
 def test_all_or_nothing() -> None:
     assert not nfnetlink.apply(TABLE, changes("add", guest(1)))  # there is no such table
-    subprocess.run(["nft", "-f", "-"], input=render_table(TABLE, {}), text=True, check=True, timeout=20)
+    subprocess.run(["nft", "-f", "-"], input=render_table(TABLE, {}), text=True, check=True, timeout=90)
     assert not nfnetlink.apply(TABLE, [*changes("add", guest(1)), *changes("delete", guest(2))])
     assert listed() == elements([])
     assert not nfnetlink.apply(TABLE, [*changes("add", guest(1)), ("add", "nosuchset", {"10.0.0.1"})])

@@ -85,7 +85,7 @@ def test_a_listing_of_another_shape_is_refused(text: str) -> None:
 
 
 def run(script: str) -> None:
-    done = subprocess.run(["nft", "-f", "-"], input=script, text=True, capture_output=True, timeout=20)
+    done = subprocess.run(["nft", "-f", "-"], input=script, text=True, capture_output=True, timeout=90)
     assert done.returncode == 0, (script, done.stderr)
 
 

@@ -18,7 +18,7 @@ _ARP = 0x0806
 
 
 def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, timeout=10)
+    subprocess.run(["ip", *words], check=True, timeout=90)
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def tap() -> Iterator[str]:
         ip("link", "delete", name)
 
 
-def mac_of(name: str, address: IPv4Address, seconds: float = 10.0) -> str:
+def mac_of(name: str, address: IPv4Address, seconds: float = 90.0) -> str:
     """Return the MAC that the guest at the other end of a TAP says it has, asked by ARP; "" when nobody answers."""
     request = b"\xff" * 6 + _MAC + _ARP.to_bytes(2, "big") + bytes.fromhex("0001080006040001")
     request += _MAC + bytes(4) + bytes(6) + address.packed
@@ -57,21 +57,22 @@ def gateway(name: str) -> Iterator[None]:
     over = threading.Event()
     mac = bytes.fromhex(GATEWAY_MAC.replace(":", ""))
 
-    def answer() -> None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ARP)) as cable:
-            cable.bind((name, _ARP))
-            cable.settimeout(0.2)
-            while not over.is_set():
-                with contextlib.suppress(OSError):
-                    frame = cable.recv(2048)
-                    if frame[20:22] == b"\x00\x01" and frame[38:42] == GATEWAY_V4.packed:
-                        reply = frame[6:12] + mac + frame[12:20] + b"\x00\x02" + mac + GATEWAY_V4.packed
-                        cable.send(reply + frame[22:32])
+    def answer(cable: socket.socket) -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                frame = cable.recv(2048)
+                if frame[20:22] == b"\x00\x01" and frame[38:42] == GATEWAY_V4.packed:
+                    reply = frame[6:12] + mac + frame[12:20] + b"\x00\x02" + mac + GATEWAY_V4.packed
+                    cable.send(reply + frame[22:32])
 
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(10)
+    # It hears what is asked from here on, whenever its thread comes to answer.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ARP)) as cable:
+        cable.bind((name, _ARP))
+        cable.settimeout(0.2)
+        thread = threading.Thread(target=answer, args=(cable,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(90)

@@ -115,7 +115,7 @@ async def test_a_follower_misses_nothing_across_rotation(tmp_path: Path) -> None
                 got.extend(piece)
 
     sent = bytearray(b"old ")
-    with trio.fail_after(20):
+    with trio.fail_after(120):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             with open(console, "ab", buffering=0) as writer:  # noqa: ASYNC230

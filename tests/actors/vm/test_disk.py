@@ -45,9 +45,9 @@ def small(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs root: mounts a tmpfs")
     mount = tmp_path / "small"
     mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", mount], check=True, timeout=10)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", mount], check=True, timeout=90)
     yield mount
-    subprocess.run(["umount", mount], check=True, timeout=10)
+    subprocess.run(["umount", mount], check=True, timeout=90)
 
 
 def files(folder: Path) -> list[Path]:

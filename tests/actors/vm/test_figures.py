@@ -89,7 +89,7 @@ async def test_what_a_machine_did_last_is_on_disk_when_it_is_over(folder: Path) 
             assert first is not None
             if way == "obeys":
                 await firecracker.request_shutdown(spec.run, 0)
-                with trio.fail_after(20):
+                with trio.fail_after(120):
                     assert await process.wait() == 0
             else:
                 # It is paused, so it does not obey; what it did is written because it was asked twice.

@@ -147,9 +147,8 @@ async def test_a_real_group_holds_what_it_was_told_before_anybody_enters(group: 
         limits = Limits.of(machine(folder), Acceleration.KVM)
         missing = {words.split(" ")[0] for words in group.limit(limits)}
         bounds = ResourceLimits(512, 3 * MIB)
-        script = "while [ ! -e go ]; do sleep 0.01; done; exec sleep 600"
         process = spawn(
-            ("/bin/sh", "-c", f"cd {folder}; {script}"),
+            ("/bin/sleep", "600"),
             stdout=folder / "out",
             stderr=folder / "err",
             enter=enter,
@@ -183,7 +182,7 @@ async def test_a_file_that_grows_beyond_the_limit_ends_its_writer(tmp_path: Path
         stderr=tmp_path / "err",
         limits=ResourceLimits(64, MIB),
     )
-    with trio.fail_after(30):
+    with trio.fail_after(90):
         assert await process.wait() == -25  # SIGXFSZ
     assert (tmp_path / "out").stat().st_size == MIB
     process.close()

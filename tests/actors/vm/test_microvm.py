@@ -250,7 +250,7 @@ async def test_the_real_one_takes_all_of_it_and_writes_its_metrics(folder: Path,
     socket = folder / "api"
     process = spawn((binary, "--api-sock", str(socket)), stdout=folder / "out", stderr=folder / "err")
     try:
-        async with await Api.connect(socket, 5) as connection:
+        async with await Api.connect(socket, 90) as connection:
             for call in whole.calls():
                 await connection.call(call)
             if pages:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from unittest.mock import patch
 
 import trio
 
+from actors.vm.agent import link as module
 from actors.vm.agent.link import AgentLink
 from actors.vm.agent.wire import Decoder, Frame, Kind
 from runtime.environment import Environment, RealEnvironment
@@ -86,8 +88,15 @@ class Guest:
 
     async def peer(self) -> Peer:
         """Return the next connection's other end."""
-        with trio.fail_after(30):
+        with trio.fail_after(90):
             return await self._peers.receive()
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Have links wait for HELLO however long a busy machine takes for it: else they connect anew in between."""
+    with patch.multiple(module, HELLO_FIRST_S=90.0, HELLO_S=90.0):
+        yield
 
 
 @asynccontextmanager
@@ -101,14 +110,15 @@ async def linked(
             changes.append(link.connected)
 
     link = AgentLink(guest.connect, lasting=lasting, env=env or RealEnvironment(), changed=changed, name="test")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(link.run)
-        yield link
-        nursery.cancel_scope.cancel()
+    with patient():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            yield link
+            nursery.cancel_scope.cancel()
 
 
 async def until_connected(link: AgentLink) -> None:
     """Return once the link is up."""
-    with trio.fail_after(30):
+    with trio.fail_after(90):
         while not link.connected:  # noqa: ASYNC110 - there is no event for a test to wait for
             await trio.sleep(0.005)

@@ -34,7 +34,7 @@ async def greeted(guest: Guest, link: AgentLink) -> Peer:
 
 
 async def expect(peer: Peer, kind: Kind) -> Frame:
-    with trio.fail_after(30):
+    with trio.fail_after(90):
         while (frame := await peer.next()).kind != kind:
             pass
     return frame
@@ -96,7 +96,7 @@ async def test_without_a_connection_everything_says_so() -> None:
     guest = Guest()
     guest.away = Failed("firecracker does not listen")
     async with linked(guest) as link:
-        with trio.fail_after(30):
+        with trio.fail_after(90):
             while not guest.tries:  # noqa: ASYNC110
                 await trio.sleep(0.005)
         for call in (link.ping(), link.statistics(), link.stop(), link.freeze(), link.thaw(None)):
@@ -207,7 +207,7 @@ async def test_one_that_was_given_up_is_not_had_again() -> None:
             await link.ping()
         link.reset()  # of none
         await greeted(guest, link)
-        await link.wait_connected(1)
+        await link.wait_connected(90)
     assert changes == [True, False, True, False]
 
 
@@ -313,7 +313,7 @@ async def test_a_command_its_input_and_its_end() -> None:
                 await session.send_eof()
 
             nursery.start_soon(write)
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 while isinstance(what := await session.receive(), Output):
                     received += what.data
             assert received == sent
@@ -422,7 +422,7 @@ async def test_a_reader_that_does_not_read_holds_the_guest_not_the_host() -> Non
         nursery.start_soon(flood)
         async with link.open(CAT) as session:
             got = 0
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 while not isinstance(what := await session.receive(), Exit):
                     assert len(what.data) <= INITIAL_CREDIT
                     got += len(what.data)

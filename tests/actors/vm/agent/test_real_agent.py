@@ -17,10 +17,10 @@ from actors.vm.agent.session import Session
 from actors.vm.agent.statistics import Statistics
 from actors.vm.agent.wire import INITIAL_CREDIT, MAX_SESSIONS, Frame, Kind
 from runtime.environment import RealEnvironment
-from tests.actors.vm.agent.peer import until_connected
+from tests.actors.vm.agent.peer import patient, until_connected
 from tests.zeitwork.guest.agent_host import agent_host
 
-LONG = 60
+LONG = 120
 
 
 @asynccontextmanager
@@ -35,7 +35,7 @@ async def linked(path: Path, *, once: bool = False) -> AsyncIterator[AgentLink]:
         return await trio.open_unix_socket(str(path))
 
     link = AgentLink(connect, lasting=True, env=RealEnvironment(), name="native")
-    with trio.fail_after(LONG):
+    with trio.fail_after(LONG), patient():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
             await until_connected(link)
@@ -182,7 +182,7 @@ async def test_leaving_ends_what_the_command_started_too(agent: Path) -> None:
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or before it was read
         return False
 
 
