@@ -45,6 +45,7 @@ def left_alone(w: World, at: str = "") -> uuid.UUID:
     else:
         w.wait_state(placement, "running", 20)
         w.kill()
+        w.rest()
     return placement
 
 
@@ -165,6 +166,11 @@ class TestRecycledPid:
             w.wait(lambda placement=placement: not w.remains(placement), "clean machine", 10)
             w.end()
             assert not ended(innocent.pid)
+
+
+def test_a_tap_that_does_not_say_yet_whose_it_is_goes_with_its_host(w: World) -> None:
+    placement = left_alone(w, CrashPoint.TAP_CREATED)
+    assert "tap" not in w.remains(placement)
 
 
 def test_a_tap_without_anything_else_is_destroyed_by_its_tombstone(w: World) -> None:
