@@ -42,6 +42,8 @@ from zeitwork.guest import initramfs
 MONITOR = Path(__file__).with_name("monitor.sh")
 #: Seconds until nothing comes any more; on a busy machine less is no sign of that, whatever it takes on an idle one.
 PATIENCE = 90.0
+#: The same where a whole Linux is emulated, which boots in seconds or, beside others, in minutes.
+BOOT_PATIENCE = 240.0
 SERVE = "#!/bin/sh\necho serving\nexec httpd -f -p 80 -h /www\n"
 SHORT = "#!/bin/sh\necho cannot reach the database\nexit 3\n"
 WHO = """#!/bin/sh
@@ -85,7 +87,8 @@ class World:
         self.paths.data.mkdir()
         self.paths.run.mkdir()
         self.process: HostFork | None = None
-        self.start_deadline = 180.0
+        self.patience = BOOT_PATIENCE if hypervisor in ("firecracker", "qemu") else PATIENCE
+        self.start_deadline = BOOT_PATIENCE
         self.console_limit = ROTATE_AT
         #: Mount points that the host process does not see.
         self.hidden: list[str] = []
@@ -152,7 +155,7 @@ class World:
         """Wait until the host process is killed at the point that it was started with."""
         assert self.process is not None
         try:
-            status = self.process.wait(seconds)
+            status = self.process.wait(max(seconds, self.patience))
         except subprocess.TimeoutExpired:
             pytest.fail(f"the crash point was not reached\n{self.log.read_text()[-8000:]}")
         assert status == -signal.SIGKILL, self.log.read_text()[-8000:]
@@ -192,7 +195,7 @@ class World:
         return self.store.add(identifier, **row)
 
     def wait(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-        end = time.monotonic() + max(seconds, PATIENCE)
+        end = time.monotonic() + max(seconds, self.patience)
         while not (value := condition()):
             if time.monotonic() > end or (self.process is not None and self.process.poll() is not None):
                 pytest.fail(f"no {what}\n{self.log.read_text()[-8000:]}")
