@@ -7,6 +7,8 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import (
     IPv4Address,
@@ -68,15 +70,18 @@ def ensure_tap(name: str, wanted: Facts, *, uid: int | None = None) -> list[Step
     """
     ipv6 = any(address.version == 6 for address in wanted.addresses)
     if _index(name) is None:
-        _create(name, uid)
-        crash.point(CrashPoint.TAP_CREATED)
-        index = _index(name)
-        if index is None:
-            raise Failed(f"the TAP {name} vanished right after it was made")
-        write_existing(link_sysctls(name, ipv6=ipv6))
-        # It has nothing yet, so nothing needs to be looked for.
-        steps = mend(_NOTHING, wanted)
-        if batch.apply(index, steps):
+        with _created(name, uid) as device:
+            crash.point(CrashPoint.TAP_CREATED)
+            index = _index(name)
+            if index is None:
+                raise Failed(f"the TAP {name} vanished right after it was made")
+            write_existing(link_sysctls(name, ipv6=ipv6))
+            # It has nothing yet, so nothing needs to be looked for.
+            steps = mend(_NOTHING, wanted)
+            done = batch.apply(index, steps)
+            # Until here it goes when we are killed: it did not say yet whose it is, and nobody would ever remove it.
+            _keep(device, name)
+        if done:
             return steps
     with netlink() as connection:
         link = _find(connection, name)
@@ -161,7 +166,9 @@ def _is_tap(link: Any) -> bool:
     return bool(data is not None and data.get("IFLA_TUN_TYPE") == _TYPE_TAP)
 
 
-def _create(name: str, uid: int | None) -> None:
+@contextmanager
+def _created(name: str, uid: int | None) -> Iterator[int]:
+    """Make a TAP, which goes with the block unless `_keep` is called on the descriptor that this yields."""
     request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL)
     try:
         device = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -173,11 +180,20 @@ def _create(name: str, uid: int | None) -> None:
         fcntl.ioctl(device, _TUNSETIFF, request)
         if uid is not None:
             fcntl.ioctl(device, _TUNSETOWNER, uid)
+    except OSError as error:
+        os.close(device)
+        raise refusal(f"make the TAP {name}", error) from error
+    try:
+        yield device
+    finally:
+        os.close(device)
+
+
+def _keep(device: int, name: str) -> None:
+    try:
         fcntl.ioctl(device, _TUNSETPERSIST, 1)
     except OSError as error:
         raise refusal(f"make the TAP {name}", error) from error
-    finally:
-        os.close(device)
 
 
 def _facts(connection: Any, link: Any) -> Facts:

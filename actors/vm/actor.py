@@ -176,6 +176,8 @@ class VmActor(Actor):
         self._doubt = ""
         self._boot_slot: trio.Semaphore | None = None
         self._rotating = False
+        #: Held by whoever moves the console's content, or needs to find it in its place.
+        self._moving = trio.Lock()
         self._tick: Any = None
         self._since = 0.0
         self._shown: VmView | None = None
@@ -453,7 +455,7 @@ class VmActor(Actor):
             case Job.DROP_MACHINE:
                 return self._operations.drop_machine
             case Job.FORGET:
-                return self._operations.forget
+                return self._forget
             case _:
                 raise AssertionError(f"{job} is not started this way")
 
@@ -496,6 +498,10 @@ class VmActor(Actor):
         if self._intent is not None:
             self._intent = await self._operations.park(self._intent)
             crash.point(CrashPoint.PARKED)
+
+    async def _forget(self) -> None:
+        async with self._moving:
+            await self._operations.forget()
 
     async def _ask_guest(self, attempt: int) -> None:
         # When keyboard or button were not heard, the init is told itself.
@@ -656,12 +662,10 @@ class VmActor(Actor):
     async def _evidence(self, status: int | None, seen: bool) -> Evidence:
         """Return what console, log and clock say about the end. ``seen``: it ended just now."""
         started_at = self._pid_file.app_started_at if self._pid_file is not None else None
-        return await self._operations.evidence(
-            self._intent.nonce if self._intent is not None else "-",
-            started=started_at is not None,
-            status=status,
-            ran=max(0.0, self.ctx.env.now() - started_at) if started_at is not None and seen else None,
-        )
+        ran = max(0.0, self.ctx.env.now() - started_at) if started_at is not None and seen else None
+        nonce = self._intent.nonce if self._intent is not None else "-"
+        async with self._moving:
+            return await self._operations.evidence(nonce, started=started_at is not None, status=status, ran=ran)
 
     def _too_large(self) -> bool:
         """Three system calls, so not worth a thread: nearly always the answer is no."""
@@ -669,10 +673,11 @@ class VmActor(Actor):
         return size(self._console) > self._settings.console_limit or max(own) > _LOG_LIMIT
 
     async def _rotate(self) -> None:
-        if await trio.to_thread.run_sync(rotate, self._console, self._settings.console_limit):
-            self.ctx.log.info("console rotated", placement=str(self._placement.id))
-        for name in (LOG, FIGURES):
-            await trio.to_thread.run_sync(shed, self._data / name, _LOG_LIMIT)
+        async with self._moving:
+            if await trio.to_thread.run_sync(rotate, self._console, self._settings.console_limit):
+                self.ctx.log.info("console rotated", placement=str(self._placement.id))
+            for name in (LOG, FIGURES):
+                await trio.to_thread.run_sync(shed, self._data / name, _LOG_LIMIT)
 
     # --- the rest
 

@@ -22,10 +22,11 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: Children get nothing of our environment: it may hold secrets, and behaviour must not depend on it.
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 #: Enter the cgroups first, become the monitor then: no page of it is ever charged to our own service. Resource limits
-#: that the machine does not grant stay as they are. File sizes are in units of 512 bytes.
+#: that the machine does not grant stay as they are. File sizes are in units of 512 bytes. A group that is gone was
+#: removed by whoever took this start for ended, its host having been killed over it: there must be no monitor then.
 _ENTER = (
     'if [ "$1" != - ]; then ulimit -n "$1" 2>/dev/null || :; ulimit -f "$2" 2>/dev/null || :; fi; shift 2; '
-    'while [ "$1" != -- ]; do echo $$ 2>/dev/null >"$1" || :; shift; done; shift; '
+    'while [ "$1" != -- ]; do echo $$ 2>/dev/null >"$1" || [ -e "$1" ] || exit 125; shift; done; shift; '
     'if [ "$1" != - ]; then cd -- "$1" || exit 126; fi; shift; exec "$@"'
 )
 #: Signals that Python ignores or handles and children must get in their default state.
@@ -232,7 +233,7 @@ def adopt_member(pid: int, cgroup: str) -> VmProcess | None:
 def read_stat(pid: int) -> tuple[str, int] | None:
     """Return the state letter and the start time of a process, None when there is none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
     # The name in parentheses may hold anything, parentheses and spaces included.

@@ -75,9 +75,8 @@ class FileStore:
     def order(self, placement_id: UUID) -> UUID:
         """Want a snapshot of a placement and return its id."""
         identifier = uuid.uuid4()
-        self._snapshot(identifier).write_text(
-            json.dumps({"placement": str(placement_id), "state": "creating", "reason": "", "made": None})
-        )
+        row = {"placement": str(placement_id), "state": "creating", "reason": "", "made": None}
+        self._replace(self._snapshot(identifier), row)
         return identifier
 
     def snapshot(self, snapshot_id: UUID) -> dict[str, Any]:
@@ -91,7 +90,7 @@ class FileStore:
     def change_snapshot(self, snapshot_id: UUID, **fields: Any) -> None:
         with self._lock():
             row = json.loads(self._snapshot(snapshot_id).read_text())
-            self._snapshot(snapshot_id).write_text(json.dumps({**row, **fields}))
+            self._replace(self._snapshot(snapshot_id), {**row, **fields})
 
     async def taken(self, snapshot_id: UUID, made: SnapshotMade) -> bool:
         self._check()
@@ -172,10 +171,13 @@ class FileStore:
         return self.directory / f"{placement_id}.json"
 
     def _write(self, placement_id: UUID, row: dict[str, Any]) -> None:
+        self._replace(self._file(placement_id), row)
+
+    def _replace(self, file: Path, row: dict[str, Any]) -> None:
         # In one step: whoever writes may be killed in the middle, and a database would not mind.
-        temporary = self.directory / f".{placement_id}.new"
+        temporary = file.with_name(f".{file.stem}.new")
         temporary.write_text(json.dumps(row))
-        temporary.replace(self._file(placement_id))
+        temporary.replace(file)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

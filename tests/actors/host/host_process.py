@@ -48,6 +48,9 @@ from tests.actors.host.minimal import Minimal
 from tests.actors.host.shell import Shell
 from zeitwork import logs
 
+#: Seconds for the host's actor to answer: not what any test is about.
+_ANSWER = 90.0
+
 
 @dataclass(frozen=True)
 class Config:
@@ -139,7 +142,7 @@ async def commands(host: Ref) -> None:
             case ["wake"]:
                 host.tell(Wake("test"))
             case ["view"]:
-                view = await host.ask(Vms(), timeout=10)
+                view = await host.ask(Vms(), timeout=_ANSWER)
                 say(
                     {
                         "vms": [
@@ -153,7 +156,7 @@ async def commands(host: Ref) -> None:
             case ["unhealthy", placement]:
                 host.tell(Unhealthy(UUID(placement), "no answer from port 80"))
             case ["stop-all", seconds]:
-                say({"stopped": await host.ask(StopAll(float(seconds)), timeout=float(seconds) + 5)})
+                say({"stopped": await host.ask(StopAll(float(seconds)), timeout=float(seconds) + _ANSWER)})
             case ["end"]:
                 return
 

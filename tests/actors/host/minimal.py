@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +69,6 @@ class Voice:
         # A line of its own: the guest writes byte by byte, and may be in the middle of one.
         line = f"\n[zeitwork {intent.nonce}] started pid=1\n".encode()
         if b"guest: READY" in said and line not in said:
-            # Without O_CREAT: what was removed stays so.
-            with console.open("r+b") as file:
-                file.seek(0, 2)
+            # Without O_CREAT: what was removed stays so. Appended, since the guest and its host write there as well.
+            with os.fdopen(os.open(console, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), "wb") as file:
                 file.write(line)

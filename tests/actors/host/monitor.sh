@@ -9,12 +9,14 @@ case $play in
 /unborn) echo "cannot allocate memory" >&2; exit 1 ;;
 /refuse) touch "$run/refuse" ;;
 /never-up) exec sleep 600 ;;
+# Before it is up: then its time to start begins, and passes as soon as the host has counted it.
+/stuck) echo "Waiting for the end of time" >>"$console" ;;
 esac
 echo "[zeitwork -] booted kernel=shell" >>"$console"
 touch "$run/up"
 case $play in
 /slow) while [ ! -e "$run/go" ]; do sleep 0.02; done ;;
-/stuck) echo "Waiting for the end of time" >>"$console"; exec sleep 600 ;;
+/stuck) exec sleep 600 ;;
 /bad-guest) say 'error stage=exec message="command not found: /bad-guest"'; say halting; exit 0 ;;
 esac
 say mounted

@@ -36,7 +36,7 @@ class Shell:
         return Command(("/bin/sh", str(self.binary), str(spec.run), str(spec.console)), stdout=spec.log)
 
     async def boot(self, spec: MachineSpec) -> None:
-        with trio.move_on_after(20):
+        with trio.move_on_after(120):
             while not (spec.run / "up").exists():  # noqa: ASYNC110 - the other side is a shell script
                 await trio.sleep(0.005)
             if (spec.run / "refuse").exists():

@@ -180,11 +180,10 @@ def test_without_a_controller_machines_run_and_the_log_says_what_is_missing(
 
 
 def test_a_tap_name_that_is_taken_is_told_and_stays_with_its_owner(real: World) -> None:
-    real.start()
     placement = real.place()
     name = f"zw{short_id(placement)}"
     subprocess.run(real.inside("ip", "link", "add", name, "type", "bridge"), check=True)
-    real.wake()
+    real.start()
     row = real.wait_state(placement, "removed", 30)
     seen = row["observations"][-1]
     assert seen["outcome"] == "start_failed"

@@ -45,12 +45,14 @@ def left_alone(w: World, at: str = "") -> uuid.UUID:
     else:
         w.wait_state(placement, "running", 20)
         w.kill()
+        w.rest()
     return placement
 
 
 def own(w: World, placement: uuid.UUID) -> list[str]:
-    """What remains of it; a half-made template is nobody's."""
-    return sorted(item for item in w.remains(placement) if "templates" not in item)
+    """What remains of it; a half-made template is nobody's, and neither are rules of a TAP that was not made yet."""
+    there = w.remains(placement)
+    return sorted(item for item in there if "templates" not in item and (item != "rules" or "tap" in there))
 
 
 #: Started, half started, and begun so early that nothing says for which cluster.
@@ -108,8 +110,7 @@ def test_what_is_left_of_a_placement_does_not_stop_a_new_start_of_it(w: World) -
     (data / ".upper.ext4.new").touch()
     w.start()
     w.wait_state(placement, "running", 20)
-    [pid] = w.processes()
-    assert w.monitors(placement) == [pid]
+    w.monitor(placement)
     w.store.change(placement, wanted=False)
     w.wake()
     w.wait_state(placement, "removed", 20)
@@ -165,6 +166,11 @@ class TestRecycledPid:
             w.wait(lambda placement=placement: not w.remains(placement), "clean machine", 10)
             w.end()
             assert not ended(innocent.pid)
+
+
+def test_a_tap_that_does_not_say_yet_whose_it_is_goes_with_its_host(w: World) -> None:
+    placement = left_alone(w, CrashPoint.TAP_CREATED)
+    assert "tap" not in w.remains(placement)
 
 
 def test_a_tap_without_anything_else_is_destroyed_by_its_tombstone(w: World) -> None:

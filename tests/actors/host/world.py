@@ -42,6 +42,8 @@ from zeitwork.guest import initramfs
 MONITOR = Path(__file__).with_name("monitor.sh")
 #: Seconds until nothing comes any more; on a busy machine less is no sign of that, whatever it takes on an idle one.
 PATIENCE = 90.0
+#: The same where a whole Linux is emulated, which boots in seconds or, beside others, in minutes.
+BOOT_PATIENCE = 240.0
 SERVE = "#!/bin/sh\necho serving\nexec httpd -f -p 80 -h /www\n"
 SHORT = "#!/bin/sh\necho cannot reach the database\nexit 3\n"
 WHO = """#!/bin/sh
@@ -85,7 +87,8 @@ class World:
         self.paths.data.mkdir()
         self.paths.run.mkdir()
         self.process: HostFork | None = None
-        self.start_deadline = 60.0
+        self.patience = BOOT_PATIENCE if hypervisor in ("firecracker", "qemu") else PATIENCE
+        self.start_deadline = BOOT_PATIENCE
         self.console_limit = ROTATE_AT
         #: Mount points that the host process does not see.
         self.hidden: list[str] = []
@@ -138,7 +141,9 @@ class World:
         return self.hear()
 
     def wake(self) -> None:
-        self.say("wake")
+        """Have the host read its placements. It may do so by itself, and be killed over it at its crash point."""
+        with contextlib.suppress(BrokenPipeError):
+            self.say("wake")
 
     def kill(self) -> None:
         """kill -9, as an operator in distress or the kernel would."""
@@ -150,11 +155,22 @@ class World:
         """Wait until the host process is killed at the point that it was started with."""
         assert self.process is not None
         try:
-            status = self.process.wait(seconds)
+            status = self.process.wait(max(seconds, self.patience))
         except subprocess.TimeoutExpired:
             pytest.fail(f"the crash point was not reached\n{self.log.read_text()[-8000:]}")
         assert status == -signal.SIGKILL, self.log.read_text()[-8000:]
         self._forget()
+        self.rest()
+
+    def rest(self) -> None:
+        """Wait until a monitor that a killed host has just spawned is in its cgroup, and its helpers have ended."""
+        parent, roots = f"zeitwork-{self.tag}", Cgroup.of("x").roots
+
+        def at_rest() -> bool:
+            groups = [Cgroup(f"{parent}/{name}", roots) for name in groups_below(parent, roots)]
+            return set(self.processes()) <= {pid for group in groups for pid in group.members()}
+
+        self.settle(at_rest)
 
     def end(self) -> None:
         """An orderly end: machines stay."""
@@ -164,7 +180,7 @@ class World:
 
     def _forget(self) -> None:
         assert self.process is not None
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.stdout.close()
@@ -175,10 +191,11 @@ class World:
     def place(self, **row: Any) -> UUID:
         identifier = uuid7(int(time.time() * 1000), os.urandom(10))
         row.setdefault("argv", ["/serve"])
+        row.setdefault("stop_timeout", PATIENCE)  # whoever obeys is not to be killed for being slow
         return self.store.add(identifier, **row)
 
     def wait(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-        end = time.monotonic() + max(seconds, PATIENCE)
+        end = time.monotonic() + max(seconds, self.patience)
         while not (value := condition()):
             if time.monotonic() > end or (self.process is not None and self.process.poll() is not None):
                 pytest.fail(f"no {what}\n{self.log.read_text()[-8000:]}")
@@ -203,10 +220,10 @@ class World:
             pytest.fail(f"{host} does not serve: {done.stderr[-2000:]}\n{self.log.read_text()[-8000:]}")
         return done.stdout
 
-    def echo(self, host: str, data: bytes, port: int = 7, tries: int = 10) -> bytes:
+    def echo(self, host: str, data: bytes, port: int = 7, tries: int = 60) -> bytes:
         """Return what the bare guest answers to a datagram, sent again every second."""
         with ThreadPoolExecutor(1) as pool:  # a thread has a network namespace of its own
-            return pool.submit(self._echo, host, data, port, tries).result(30)
+            return pool.submit(self._echo, host, data, port, tries).result(tries + PATIENCE)
 
     def _echo(self, host: str, data: bytes, port: int, tries: int) -> bytes:
         setns(self.netns)
@@ -231,7 +248,7 @@ class World:
         if self.paths.vm_run(placement).exists():
             found.append(str(self.paths.vm_run(placement)))
         data = self.paths.placement(placement)
-        found += [str(path) for path in data.glob("*") if path.name not in KEPT] if data.exists() else []
+        found += [str(path) for path in content(data) if path.name not in KEPT]
         with NetNS(self.netns) as netns:
             if netns.link_lookup(ifname=f"zw{short_id(placement)}"):
                 found.append("tap")
@@ -240,7 +257,7 @@ class World:
             found.append("rules")
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         found += [f"mount {line.split()[4]}" for line in mounts if str(data) in line]
-        found += [str(path) for path in (self.paths.data / "templates").glob(".*")]
+        found += [str(path) for path in content(self.paths.data / "templates") if path.name.startswith(".")]
         found += [f"process {pid}" for pid in self.processes()]
         return found
 
@@ -261,6 +278,16 @@ class World:
         """The processes in a placement's cgroup that have not ended."""
         members = Cgroup.of(f"zeitwork-{self.tag}/{short_id(placement)}").members()
         return sorted(pid for pid in members if (stat := read_stat(pid)) is not None and stat[0] not in "ZXx")
+
+    def monitor(self, placement: UUID) -> int:
+        """Wait until a placement's monitor, and nothing else, runs in this network: helpers of the host come and go."""
+
+        def alone() -> list[int]:
+            there = self.processes()
+            return there if len(there) == 1 and there == self.monitors(placement) else []
+
+        [pid] = self.wait(alone, "monitor alone")
+        return int(pid)
 
     def kill_monitors(self, placement: UUID) -> None:
         """Kill what is in a placement's cgroup until nothing is: a shell's children end while they are looked at."""
@@ -311,6 +338,14 @@ class World:
                     break
         for directory in reversed(self._mounted):
             subprocess.run(["umount", "-l", str(directory)], check=False)
+
+
+def content(directory: Path) -> list[Path]:
+    """What is in a directory, which may go while it is looked at."""
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 @contextlib.contextmanager

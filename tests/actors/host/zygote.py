@@ -59,7 +59,10 @@ class HostFork:
         return status
 
     def kill(self) -> None:
-        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        """Kill it, unless it has ended: at a crash point it may do so at any time."""
+        if self._look(0) is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _look(self, seconds: float) -> int | None:
         if self.returncode is None:

@@ -191,6 +191,18 @@ async def test_the_group_holds_it_from_its_first_instruction_and_is_removed_afte
     group.remove()  # again does no harm
 
 
+async def test_a_monitor_whose_group_was_removed_before_it_entered_does_not_begin(
+    tmp_path: Path, group: Cgroup
+) -> None:
+    entries = group.create()
+    assert entries
+    group.remove()
+    process = start(tmp_path, "/bin/sh", "-c", "echo here", enter=entries)
+    assert await process.wait() == 125
+    assert (tmp_path / "out").read_text() == ""
+    process.close()
+
+
 def test_missing_and_read_only_hierarchies_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
     (tmp_path / "file").write_text("")
