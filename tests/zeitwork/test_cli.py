@@ -382,7 +382,7 @@ def test_options_that_contradict_each_other_are_wrong_usage(
     host: StandIn, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     assert main([*arguments]) == 2
-    assert "Error" in capsys.readouterr().err
+    assert "error" in capsys.readouterr().err.lower()
     assert host.bodies == []
 
 
