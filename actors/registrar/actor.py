@@ -65,7 +65,9 @@ class Presence(Actor):
                 if ours:
                     self._pulse.beat(self.ctx.env.monotonic())
                 else:
-                    self.ctx.log.error("another process runs as this node", node=str(self._node_id))
+                    # Which of the two it is, whoever ends the process says; a host that leaves comes here in order.
+                    why = "another process registered as this node, or it was removed or has left"
+                    self.ctx.log.warning("no sign of life is written any more", node=str(self._node_id), reason=why)
                     self._superseded()
             case BeatFailed(error=error):
                 self._busy = False

@@ -382,7 +382,7 @@ def test_options_that_contradict_each_other_are_wrong_usage(
     host: StandIn, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     assert main([*arguments]) == 2
-    assert "Error" in capsys.readouterr().err
+    assert "error" in capsys.readouterr().err.lower()
     assert host.bodies == []
 
 
@@ -422,3 +422,60 @@ def test_a_wrong_setting_is_told_apart_for_whoever_would_start_a_host_again(
 ) -> None:
     assert main(["run", *arguments]) == 2
     assert field in capsys.readouterr().err
+
+
+def test_wrong_usage_is_told_to_programs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "web", "--source", "foo", "--json"]) == 2
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert (error["code"], error["field"], error["fix"]) == ("usage", "--source", "zeitwork logs --help")
+    assert main(["deploy", "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["field"] == "SOURCE"
+    assert main(["ps", "--bogus", "--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["field"] == "--bogus"
+    # What comes behind -- is for the command there.
+    assert main(["exec", "--bogus", "web", "--", "ls", "--json"]) == 2
+    assert capsys.readouterr().err.startswith("Usage:")
+
+
+@pytest.mark.parametrize(("name", "more"), [("BAD_", ()), ("n" * 59, ("--replicas", "2"))])
+def test_a_name_that_nothing_may_have_is_refused_before_its_image_is_fetched(
+    host: StandIn, capsys: pytest.CaptureFixture[str], name: str, more: tuple[str, ...]
+) -> None:
+    # The stand-in has no answer to a request for an image.
+    assert main(["deploy", "web:1", "--name", name, *more]) == 1
+    said = capsys.readouterr().err
+    assert f"--name: {name!r} is not a name of 1 to" in said
+    assert "for example web-1" in said
+
+
+@pytest.mark.parametrize("command", [("rm", "web", "--yes"), ("stop", "web")])
+def test_an_end_on_a_host_that_dies_meanwhile_is_not_waited_for(
+    host: StandIn, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    node = "0198c4f2-0000-7000-8000-0000000000aa"
+    ends = INSTANCE | {"node_id": node, "desired_state": "stopped" if command[0] == "stop" else "terminated"}
+    path = one(host)
+    host.say(f"{path}/stop" if command[0] == "stop" else path, ends, ends | {"reason": "its host h3 is down"})
+    if command[0] == "stop":
+        host.say(path, ends)
+    host.say(f"/api/v1/nodes/{node}", {"state": "down"})
+    assert main([*command]) == 0
+    out = capsys.readouterr().out
+    assert out == "web is running: its host h3 is down\n", "no addresses: it is not to answer there"
+
+
+def test_what_was_asked_of_an_instance_is_in_the_list_while_it_waits(
+    host: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.say("/api/v1/instances", page(INSTANCE | {"desired_state": "terminated", "state": "running"}))
+    host.say("/api/v1/nodes", page())
+    assert main(["ps"]) == 0
+    assert "is to be removed" in capsys.readouterr().out
+
+
+def test_events_of_what_was_removed_are_found(host: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    host.say("/api/v1/instances", page(), page(INSTANCE))
+    host.say("/api/v1/groups", page())
+    host.say(f"/api/v1/instances/{INSTANCE['id']}/events", page())
+    assert main(["events", "web", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []

@@ -13,6 +13,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 
 from actors.model.errors import InvalidInput, NotFound, Problem
+from actors.model.names import LONGEST, LONGEST_GROUP, label_pattern, no_label
 
 T = TypeVar("T")
 
@@ -22,6 +23,10 @@ JSON_LIMIT = 1024 * 1024
 BODY_STALL_S = 30
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key` in `)?(?P<path>\$[^`]*)`)?$", re.DOTALL)
+#: How msgspec complains of a name, and how long that may be.
+_NO_LABEL = {
+    f"Expected `str` matching regex {label_pattern(longest)!r}": longest for longest in (LONGEST, LONGEST_GROUP)
+}
 _NAMED = re.compile(r"^Object (?:contains unknown|missing required) field `(?P<name>[^`]*)`$")
 
 
@@ -145,6 +150,8 @@ def invalid(message: str, noun: str = "field") -> InvalidInput:
                 f"there is no {noun} {field!r}", field=field, fix="see /openapi.json for those there are"
             )
         return InvalidInput(f"the {noun} {field!r} is missing", field=field, fix="add it")
+    if what in _NO_LABEL:
+        return no_label(field, _NO_LABEL[what])
     if match and match["key"]:
         return InvalidInput(f"a name in {field!r} is not allowed: {_lower(what)}", field=field, fix="rename it")
     return InvalidInput(_lower(what), field=field or None, fix=f"see /openapi.json for what the {noun} may be")

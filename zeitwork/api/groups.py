@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 
 from actors.model.errors import Conflict
+from actors.model.names import LONGEST_GROUP, label_pattern
 from actors.model.scheduling import DEFAULT_PRIORITY, MAX_REPLICAS
 from zeitwork.api.call import Answer, Call
 from zeitwork.api.decode import Input
@@ -43,7 +44,7 @@ from zeitwork.store.rows import GroupRow, NewGroup
 GroupName = Annotated[
     str,
     # Its members' names, which end in -<slot>, are DNS labels too.
-    msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,56}[a-z0-9])?$(?!\n)", description="a DNS label of 58 characters"),
+    msgspec.Meta(pattern=label_pattern(LONGEST_GROUP), description="a DNS label of 58 characters"),
 ]
 ReplicaCount = Annotated[int, msgspec.Meta(ge=0, le=MAX_REPLICAS)]
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from actors.model.errors import InvalidInput, NotFound
 from actors.model.health import HealthCheck, HealthType
+from actors.model.names import LONGEST, label_pattern
 from actors.model.resources import Resources
 from actors.model.restart import ALWAYS, RestartMode, RestartPolicy
 from actors.model.scheduling import DEFAULT_PRIORITY, MAX_PRIORITY
@@ -31,7 +32,7 @@ CONFIGURATION_LIMIT = 256 * 1024
 STRING_LIMIT = 128 * 1024 - 1
 
 Size = Annotated[int | str, msgspec.Meta(description="MiB, or text such as 512MiB or 1.5GiB", examples=[1024, "1GiB"])]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)", description="a DNS label")]
+Name = Annotated[str, msgspec.Meta(pattern=label_pattern(LONGEST), description="a DNS label")]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,254}$(?!\n)")]
 VariableValue = Annotated[str, msgspec.Meta(max_length=65536)]
 Word = Annotated[str, msgspec.Meta(max_length=65536)]

@@ -38,7 +38,9 @@ class NewToken(Input):
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A join token without its secret. ``used_by`` is the host that came with it."""
+    """A join token without its secret. ``used_by`` is the machine that came with it, by its ``host-id``; ``hostname``
+    what its node is called, if it is one yet.
+    """
 
     id: UUID
     state: TokenState
@@ -46,6 +48,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     used_at: datetime | None
     used_by: UUID | None
+    hostname: str | None
 
 
 class NewlyMade(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,7 @@ def present(row: TokenRow) -> Token:
         expires_at=row.expires_at,
         used_at=row.used_at,
         used_by=row.used_by,
+        hostname=row.hostname,
     )
 
 

@@ -6,11 +6,14 @@ import errno
 import importlib
 import os
 import sys
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from zeitwork import __version__
+
+if TYPE_CHECKING:
+    from actors.model.errors import Problem
 
 #: Command -> (module, attribute, one line for the list). Modules are imported only when their command runs, so that
 #: ``zeitwork version`` does not pay for a web server.
@@ -105,6 +108,19 @@ def version(as_json: bool) -> None:
         click.echo(f"zeitwork {__version__}")
 
 
+def _usage(error: click.ClickException) -> Problem:
+    """Return as a refusal what is wrong with a command line: the option or argument, and where its help is."""
+    from actors.model.errors import Problem
+
+    context = getattr(error, "ctx", None)
+    param = getattr(error, "param", None)
+    field = getattr(error, "option_name", None)
+    if field is None and isinstance(param, click.Parameter):
+        field = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+    fix = f"{context.command_path} --help" if context is not None else None
+    return Problem(error.format_message(), field=field, fix=fix, code="usage")
+
+
 def _silence(stream: IO[str]) -> None:
     """Let nothing more be written there, the interpreter's flush at its end included."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -119,13 +135,18 @@ def main(arguments: list[str] | None = None) -> int:
     from zeitwork.cli.output import report_problem
 
     given = sys.argv[1:] if arguments is None else arguments
+    # What comes behind -- is the words of somebody else's command.
+    as_json = "--json" in (given[: given.index("--")] if "--" in given else given)
     try:
         result = cli.main(args=given, prog_name="zeitwork", standalone_mode=False)
     except Problem as problem:
-        report_problem(problem, as_json="--json" in given)
+        report_problem(problem, as_json=as_json)
         return 1
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            report_problem(_usage(error), as_json=True)
+        else:
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -134,6 +155,6 @@ def main(arguments: list[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         _silence(sys.stdout)
-        report_problem(Problem(f"the output could not be written: {error.strerror}"), as_json="--json" in given)
+        report_problem(Problem(f"the output could not be written: {error.strerror}"), as_json=as_json)
         return 1
     return result if isinstance(result, int) else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -79,11 +79,18 @@ class Client:
                 raise _problem(response)
             yield response.iter_raw()
 
-    def instance(self, name: str) -> Any:
-        """Return the instance with this name, id, or unambiguous beginning or end of an id."""
+    def instance(self, name: str, *, gone: bool = False) -> Any:
+        """Return the instance with this name, id, or unambiguous beginning or end of an id.
+
+        With ``gone`` one that was removed, too, the last that had the name, if none that is there is meant.
+        """
+        listing = "zeitwork ps --all" if gone else "zeitwork ps"
         try:
-            return self._find("/api/v1/instances", name, "instance", "zeitwork ps --all", ("name",))
+            return self._find("/api/v1/instances", name, "instance", listing, ("name",))
         except NotFound:
+            if gone:
+                with suppress(NotFound):
+                    return self._find("/api/v1/instances", name, "instance", listing, ("name",), all="true")
             if (group := self.group_called(name)) is None:
                 raise
             found = [one["name"] for one in self.pages("/api/v1/instances") if one.get("group_id") == group["id"]]
@@ -129,11 +136,19 @@ class Client:
         return found[0] if found else None
 
     def _find(
-        self, path: str, name: str, noun: str, listing: str, keys: tuple[str, ...], *, unique: bool = False
+        self,
+        path: str,
+        name: str,
+        noun: str,
+        listing: str,
+        keys: tuple[str, ...],
+        *,
+        unique: bool = False,
+        **params: Any,
     ) -> Any:
         if not name.strip():
             raise InvalidInput("must not be empty", field=noun)
-        items = list(self.pages(path))
+        items = list(self.pages(path, **params))
         exact = [i for i in items if name == i["id"] or any(i.get(k) == name for k in keys)]
         if exact and (len(exact) == 1 or not unique):
             return exact[-1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,6 +13,7 @@ import click
 
 from actors.model.errors import InvalidInput
 from actors.model.health import HealthType
+from actors.model.names import LONGEST, LONGEST_GROUP, check_label
 from actors.model.restart import RestartMode
 from actors.model.scheduling import MAX_PRIORITY, MAX_REPLICAS, Strategy
 from actors.model.units import parse_mib
@@ -111,6 +114,9 @@ def deploy(
     """
     if replicas is not None and not name:
         raise InvalidInput("a group needs a name", field="--name", fix="add --name NAME")
+    if name:
+        # Before the image is fetched, which may take minutes.
+        check_label(name, "--name", LONGEST if replicas is None else LONGEST_GROUP)
     deadline = time.monotonic() + timeout
     body: dict[str, Any] = {
         "resources": {"vcpu": vcpu, "memory": parse_mib(memory), "disk": parse_mib(disk, field="disk")},
@@ -134,11 +140,13 @@ def deploy(
             body["name"] = name
         # One key for this command: were the answer lost and the request sent again, it would still be one instance.
         if replicas is not None:
-            group = client.post("/api/v1/groups", body | {"replicas": replicas}, key=str(uuid4()))
+            with _told_when_interrupted(name, "groups", progress):
+                group = client.post("/api/v1/groups", body | {"replicas": replicas}, key=str(uuid4()))
             members = [] if detach else wait_for_members(client, group, progress, deadline)
             show_group(client, group, members, as_json, progress)
             return
-        instance = client.post("/api/v1/instances", body, key=str(uuid4()))
+        with _told_when_interrupted(name, "ps", progress):
+            instance = client.post("/api/v1/instances", body, key=str(uuid4()))
         if not detach:
             instance = wait(client, instance, {"running"}, progress, deadline)
     finally:
@@ -149,6 +157,17 @@ def deploy(
     click.echo(f"{instance['name']} is {instance['state']}  ({instance['id']})", err=True)
     for url in urls(instance):
         click.echo(url)
+
+
+@contextmanager
+def _told_when_interrupted(name: str | None, listing: str, progress: Progress) -> Iterator[None]:
+    """Say of a request whose answer nobody waits for that it may be carried out all the same."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        progress.done()
+        click.echo(f"{name or 'it'} may have been made all the same: zeitwork {listing} shows it", err=True)
+        raise
 
 
 def _restart(text: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def events(client: Client, instance: str, tail: int | None, as_json: bool) -> No
       zeitwork events web
       zeitwork events web -n 20
     """
-    found = list(client.pages(f"/api/v1/instances/{client.instance(instance)['id']}/events"))
+    found = list(client.pages(f"/api/v1/instances/{client.instance(instance, gone=True)['id']}/events"))
     if tail is not None:
         found = found[len(found) - min(tail, len(found)) :]
     if as_json:

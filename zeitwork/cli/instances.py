@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -67,11 +68,19 @@ def ps(client: Client, everything: bool, as_json: bool) -> None:
                 format_mib(item["resources"]["memory"]),
                 age(item["created_at"]),
                 item["id"],
-                item.get("reason"),
+                item.get("reason") or _awaited(item),
             )
             for item in found
         ),
     )
+
+
+def _awaited(instance: Any) -> str | None:
+    """Return what was asked of an instance that has not come about, which its state does not tell."""
+    wanted = instance["desired_state"]
+    if wanted in ("stopped", "terminated") and instance["state"] in ("running", "paused", "unknown"):
+        return f"is to be {'removed' if wanted == 'terminated' else 'stopped'}"
+    return None
 
 
 @click.command()
@@ -89,8 +98,9 @@ def stop(client: Client, instance: str, timeout: float | None, force: bool, no_w
       zeitwork stop web --timeout 5
     """
     body = {"force": force} | ({"stop_timeout": timeout} if timeout is not None else {})
-    found = client.post(f"/api/v1/instances/{client.instance(instance)['id']}/stop", body)
-    settle(client, found, {"stopped", "failed", "terminated"}, no_wait, as_json)
+    path = f"/api/v1/instances/{client.instance(instance)['id']}/stop"
+    ask = partial(client.post, path, body)
+    settle(client, ask(), {"stopped", "failed", "terminated"}, no_wait, as_json, again=ask)
 
 
 @click.command()
@@ -160,25 +170,31 @@ def rm(
         if not sys.stdin.isatty():
             raise InvalidInput(f"{found['name']} is {found['state']}", field="instance", fix="add --yes to remove it")
         click.confirm(f"{found['name']} is {found['state']}. Remove it and its writable layer?", abort=True)
-    found = client.delete(
+    ask = partial(
+        client.delete,
         f"/api/v1/instances/{found['id']}",
         confirm="true",
         force="true" if force else None,
         stop_timeout=timeout,
         volumes=None if volumes == "keep" else volumes,
     )
-    # Nobody knows when a host that is down is back.
-    waits = found["state"] != "terminated" and found["node_id"] is not None
-    down = waits and client.get(f"/api/v1/nodes/{found['node_id']}")["state"] == "down"
-    settle(client, found, {"terminated"}, no_wait or down, as_json)
+    settle(client, ask(), {"terminated"}, no_wait, as_json, again=ask)
 
 
-def wait(client: Client, instance: Any, wanted: set[str], progress: Progress, deadline: float) -> Any:
+def wait(
+    client: Client,
+    instance: Any,
+    wanted: set[str],
+    progress: Progress,
+    deadline: float,
+    *,
+    again: Callable[[], Any] | None = None,
+) -> Any:
     """Return the instance once it is in one of the ``wanted`` states; an interrupt says what goes on without us."""
     try:
         if "running" in wanted:
             return wait_until_up(client, instance, progress, deadline)
-        return wait_for_state(client, instance, wanted, progress, deadline)
+        return wait_for_state(client, instance, wanted, progress, deadline, again=again)
     except KeyboardInterrupt:
         progress.done()
         wish, name = "paused" if instance.get("paused") else instance["desired_state"], instance["name"]
@@ -187,12 +203,23 @@ def wait(client: Client, instance: Any, wanted: set[str], progress: Progress, de
         raise
 
 
-def settle(client: Client, instance: Any, wanted: set[str], no_wait: bool, as_json: bool) -> None:
-    """Wait until an instance is in one of the ``wanted`` states, and say what it is. Raises `Failed`."""
+def settle(
+    client: Client,
+    instance: Any,
+    wanted: set[str],
+    no_wait: bool,
+    as_json: bool,
+    *,
+    again: Callable[[], Any] | None = None,
+) -> None:
+    """Wait until an instance is in one of the ``wanted`` states, and say what it is; ``again`` repeats the request.
+
+    Raises `Failed`.
+    """
     progress = Progress(quiet=as_json)
     if not no_wait:
         try:
-            instance = wait(client, instance, wanted, progress, time.monotonic() + 300)
+            instance = wait(client, instance, wanted, progress, time.monotonic() + 300, again=again)
         finally:
             progress.done()
     if as_json:
@@ -200,7 +227,7 @@ def settle(client: Client, instance: Any, wanted: set[str], no_wait: bool, as_js
         return
     reason = instance.get("reason")
     click.echo(f"{instance['name']} is {instance['state']}" + (f": {reason}" if reason else ""))
-    if instance["state"] == "running":
+    if instance["state"] == instance["desired_state"] == "running":
         for url in urls(instance):
             click.echo(url)
 
@@ -226,7 +253,7 @@ def logs(client: Client, instance: str, follow: bool, tail: int | None, source: 
       zeitwork logs web -f
       zeitwork logs web --source monitor
     """
-    found = client.instance(instance)
+    found = client.instance(instance, gone=True)
     path = f"/api/v1/instances/{found['id']}/logs"
     with client.stream(
         path, follow="true" if follow else None, tail=tail, source=None if source == "console" else source

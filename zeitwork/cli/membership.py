@@ -50,7 +50,7 @@ def add(client: Client, hostname: str, address: str, code: str | None, timeout: 
     if as_json:
         print_json(found)
     else:
-        click.echo(f"{found['hostname']} is {found['state']}{': ' + found['reason'] if found['reason'] else ''}")
+        click.echo(_said(found))
 
 
 @nodes.command()
@@ -159,15 +159,19 @@ def _wait_until_ready(client: Client, found: Any, progress: Progress, deadline: 
                 return found
             if found["state"] in ("error", "terminated", "down"):
                 raise Failed(
-                    f"{found['hostname']} is {found['state']}: {found['reason']}",
+                    _said(found),
                     fix=f"mend that, then: zeitwork uncordon {found['id']}, or add it again with the code it shows now",
                 )
-            said = f"{found['hostname']} is {found['state']}: {found['reason']}"
+            said = _said(found)
             progress.show(said)
             pause = pause_until(pause, deadline, said, "it goes on by itself: zeitwork nodes")
             found = look(client, f"/api/v1/nodes/{found['id']}", progress, deadline)
     finally:
         progress.done()
+
+
+def _said(node: Any) -> str:
+    return f"{node['hostname']} is {node['state']}" + (f": {node['reason']}" if node["reason"] else "")
 
 
 def resolve(text: str) -> tuple[str, int]:

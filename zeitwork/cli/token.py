@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 
@@ -58,7 +59,7 @@ def listing(client: Client, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    rows = [(one["id"], one["state"], age(one["created_at"]), one["expires_at"], one["used_by"]) for one in found]
+    rows = [(one["id"], one["state"], age(one["created_at"]), one["expires_at"], _user(one)) for one in found]
     table(("ID", "STATE", "AGE", "EXPIRES", "USED BY"), rows)
 
 
@@ -77,6 +78,12 @@ def revoke(client: Client, identifier: str, as_json: bool) -> None:
         print_json(gone)
     else:
         click.echo(f"{gone['id']} is {gone['state']}")
+
+
+def _user(token: Any) -> str | None:
+    """Return who came with a token: what its host is called, its machine's id where nobody knows that any more."""
+    found = token.get("hostname") or token["used_by"]
+    return None if found is None else str(found)
 
 
 def seconds(text: str) -> int:

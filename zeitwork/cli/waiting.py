@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from actors.model.errors import Failed, Problem
@@ -37,8 +38,19 @@ def wait_for_image(client: Client, image: Any, progress: Progress, deadline: flo
     return image
 
 
-def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Progress, deadline: float) -> Any:
+def wait_for_state(
+    client: Client,
+    instance: Any,
+    wanted: set[str],
+    progress: Progress,
+    deadline: float,
+    *,
+    again: Callable[[], Any] | None = None,
+) -> Any:
     """Return the instance once its state is in ``wanted``.
+
+    ``again`` repeats the request that is waited for. It is used when the instance's host turns out to be down: nobody
+    knows when that one is back, so that the answer, which says so, is returned as it is then.
 
     Raises `Failed` when it settles in another state, or at ``deadline`` (monotonic seconds) with its last reason.
     """
@@ -57,6 +69,10 @@ def wait_for_state(client: Client, instance: Any, wanted: set[str], progress: Pr
                 code=f"instance-{state}",
             )
         progress.show(f"{instance['name']} is {state}" + (f": {reason}" if reason else ""))
+        if again is not None and instance.get("node_id") is not None:
+            node = look(client, f"/api/v1/nodes/{instance['node_id']}", progress, deadline)
+            if node["state"] == "down":
+                return again()
         fix = f"it goes on by itself: zeitwork ps; zeitwork rm {instance['name']} gives up"
         pause = pause_until(pause, deadline, f"{instance['name']} is still {state}: {reason}".rstrip(": "), fix)
         instance = look(client, f"/api/v1/instances/{instance['id']}", progress, deadline)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
+from pathlib import Path
+from uuid import UUID
 
 import psutil
 import psycopg
@@ -22,7 +25,7 @@ from zeitwork.doctor.check import Check, Patient, fail, ok, warn
 from zeitwork.doctor.storage import lock_holder
 from zeitwork.store.embedded import settings
 from zeitwork.store.embedded.holding import moved_to
-from zeitwork.trust import certificates
+from zeitwork.trust import certificates, tunnel
 from zeitwork.trust.files import TrustFiles, trust_directory
 
 #: Seconds to reach another host, and how many of them are tried; seconds for the database to answer.
@@ -126,6 +129,61 @@ def peers(patient: Patient) -> list[Check]:
     # Only what leads to the database is needed to run.
     needed = tunnelled and len(lost) == len(addresses)
     return (fail if needed else warn)("peers", "; ".join(lost), fix)
+
+
+def removed(patient: Patient) -> list[Check]:
+    """Whether the cluster knows this host no more; one that runs finds out by itself, and ends."""
+    membership, refusal = _membership(patient)
+    dsn = patient.config.database_url or (membership.database if membership else None)
+    if refusal is not None or lock_holder(patient.config.data_dir / "lock") is not None:
+        return []
+    if dsn is not None:
+        gone = _terminated(dsn, patient.config.data_dir / "host-id")
+    elif membership is not None:
+        addresses = [_parse(text) for text in dict.fromkeys((*membership.peers, *patient.config.peers))][:_MOST_PEERS]
+        with ThreadPoolExecutor(max_workers=max(1, len(addresses)), thread_name_prefix="doctor removed") as pool:
+            answers = list(pool.map(lambda address: _shut_out(patient, address), addresses))
+        gone = bool(answers) and all(answers)
+    else:
+        return []
+    if not gone:
+        return []
+    return fail(
+        "cluster",
+        "this host was removed from the cluster, which refuses it",
+        "zeitwork leave --force makes this machine one that can join anew",
+    )
+
+
+def _terminated(dsn: str, host_id: Path) -> bool:
+    """Tell whether the database says that this machine's host is no more; what can't be known is others' to say."""
+    try:
+        own = UUID(host_id.read_text().strip())
+        with psycopg.connect(dsn, connect_timeout=2, application_name="zeitwork doctor", autocommit=True) as connection:
+            connection.execute("set statement_timeout = '2s'")
+            found = connection.execute("select from nodes where host_id = %s and state = 'terminated'", (own,))
+            return found.fetchone() is not None
+    except (OSError, ValueError, psycopg.Error):
+        return False
+
+
+def _shut_out(patient: Patient, address: Address) -> bool:
+    """Tell whether a host of the cluster lets this one through to the database no more, as the tunnel asks it to."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    asked = (
+        f"GET {tunnel.PATH} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    )
+    try:
+        contexts = TrustFiles(trust_directory(patient.config.data_dir)).contexts()
+        with (
+            socket.create_connection((address.host, address.port), timeout=_REACH) as plain,
+            contexts.client.wrap_socket(plain) as secured,
+        ):
+            secured.sendall(asked.encode())
+            return secured.recv(12) == b"HTTP/1.1 403"
+    except (OSError, Failed):
+        return False
 
 
 def clock_skew(patient: Patient) -> list[Check]:
@@ -293,4 +351,4 @@ def _reached(patient: Patient, address: Address) -> str | None:
     return None
 
 
-LOOKS = (links, certificate, peers, clock_skew, one_server)
+LOOKS = (links, certificate, removed, peers, clock_skew, one_server)

@@ -25,7 +25,8 @@ SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=7)
 MOST_TOKENS = 1000
 _TOKENS = """
 select *, case when used_at is not null then 'used' when revoked_at is not null then 'revoked'
-    when expires_at <= now() then 'expired' else 'valid' end as state from join_tokens
+    when expires_at <= now() then 'expired' else 'valid' end as state,
+    (select hostname from nodes where nodes.host_id = used_by) as hostname from join_tokens
 """
 _LEAVE = "zeitwork leave --force on that machine makes it one that can join anew"
 _NEW_ONE = "make a new one with zeitwork token create"
@@ -33,7 +34,10 @@ _NEW_ONE = "make a new one with zeitwork token create"
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A join token, without its secret. ``state``: valid, used, expired or revoked."""
+    """A join token, without its secret. ``state``: valid, used, expired or revoked.
+
+    ``used_by`` is the machine that came with it; ``hostname`` is what the node is called that it is now, if it is one.
+    """
 
     id: UUID
     created_at: datetime
@@ -42,6 +46,7 @@ class TokenRow:
     used_at: datetime | None
     used_by: UUID | None
     state: str
+    hostname: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +239,7 @@ def _row(cursor: Cursor, token: UUID) -> TokenRow:
     cursor.execute(f"{_TOKENS} where id = %s".encode(), (token,))
     row = cursor.fetchone()
     if row is None:
-        raise NotFound(f"there is no join token {token}", field="id", fix="zeitwork token list shows them")
+        raise NotFound(f"there is no join token {token}", field="id", fix="zeitwork token ls shows them")
     return _token_row(row)
 
 
@@ -247,6 +252,7 @@ def _token_row(row: Mapping[str, Any]) -> TokenRow:
         used_at=row["used_at"],
         used_by=row["used_by"],
         state=row["state"],
+        hostname=row["hostname"],
     )
 
 

@@ -83,6 +83,13 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], field: str) -> None
     assert "at `" not in refused.value.detail
 
 
+def test_a_name_is_refused_in_words() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        decode_json(body(name="BAD_"), NewInstanceBody)
+    assert refused.value.detail == "is not a name of 1 to 63 characters"
+    assert "for example web-1" in str(refused.value.fix)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{} {}", b"nul", b'{"a":"\\ud800"}', b"[" * 100_000])
 def test_what_is_not_json_is_a_bad_request(content: bytes) -> None:
     with pytest.raises(Problem) as refused:

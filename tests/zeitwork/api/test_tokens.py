@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import httpx
+import psycopg
 import pytest
 
 from actors.model.errors import InvalidInput
@@ -26,7 +27,7 @@ async def socket(world: World) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_a_tokens_life(world: World, socket: httpx.AsyncClient) -> None:
+async def test_a_tokens_life(world: World, socket: httpx.AsyncClient, database_url: str) -> None:
     made = await socket.post("/api/v1/tokens", json={"ttl": 600})
     assert made.status_code == 201, made.text
     token = parse_token(made.json()["token"])
@@ -40,7 +41,12 @@ async def test_a_tokens_life(world: World, socket: httpx.AsyncClient) -> None:
     host = world.node.id
     await trust.redeem(token.id, token.secret_hash, host=host, request=request, remote="x")
     listed = (await world.client.get("/api/v1/tokens")).json()["items"]
-    assert (listed[0]["state"], listed[0]["used_by"]) == ("used", str(host))
+    assert (listed[0]["state"], listed[0]["used_by"], listed[0]["hostname"]) == ("used", str(host), None)
+    # A machine is named as its node is, once it is one.
+    row = await world.store.nodes.get(world.node.id)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("update join_tokens set used_by = (select host_id from nodes where id = %s)", (row.id,))
+    assert row.hostname in await zeitwork(world, "token", "ls")
     assert (await socket.post("/api/v1/tokens")).status_code == 201
 
 

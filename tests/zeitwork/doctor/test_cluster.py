@@ -256,3 +256,45 @@ def test_a_file_of_the_cluster_that_can_not_be_read(world: World) -> None:
     MembershipFile(world.options().paths.data).path.write_text("{")
     assert only(cluster.links(patient(world))).status == "fail"
     assert cluster.peers(patient(world)) == []
+
+
+@contextmanager
+def at_the_door(files: TrustFiles, answer: bytes) -> Iterator[str]:
+    """Another host's port, which says ``answer`` to whoever asks for the database."""
+    context = files.contexts().server
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    plain, _ = server.accept()
+                    with plain, contextlib.suppress(OSError, ssl.SSLError):
+                        secured = context.wrap_socket(plain, server_side=True)
+                        secured.recv(1024)
+                        secured.sendall(answer)
+                        secured.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+def test_a_host_that_was_removed_is_told_so(world: World) -> None:
+    files = credentials(world)
+    with at_the_door(files, b"HTTP/1.1 403 Forbidden\r\n\r\n") as shut:
+        joined(world, shut)
+        check = only(cluster.removed(patient(world)))
+        assert check.status == "fail"
+        assert "was removed from the cluster" in check.detail
+        assert "zeitwork leave --force" in str(check.fix)
+        # One that runs finds out by itself.
+        with held(world):
+            assert cluster.removed(patient(world)) == []
+        # A host that lets it through, or is away, says nothing of the kind.
+        with at_the_door(files, b"HTTP/1.1 101 Switching Protocols\r\n\r\n") as door:
+            joined(world, shut, door)
+            assert cluster.removed(patient(world)) == []
+    joined(world, shut)
+    assert cluster.removed(patient(world)) == []

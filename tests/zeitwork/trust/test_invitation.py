@@ -213,7 +213,7 @@ async def test_the_code_that_was_printed_lets_the_cluster_invite(
         with trio.fail_after(SOON):
             await host.ended.wait()
         # It listens no more.
-        assert "can't be reached" in (await cluster.invite(host.invited(code))).reason
+        assert "can't be reached: connection refused" in (await cluster.invite(host.invited(code))).reason
 
 
 async def test_whoever_has_no_code_is_refused_and_told_nothing(tmp_path: Path, cluster: Cluster) -> None:
