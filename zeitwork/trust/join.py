@@ -20,7 +20,7 @@ from zeitwork.store.trust import Signed
 from zeitwork.trust import certificates, exchange
 from zeitwork.trust.attempts import Attempts
 from zeitwork.trust.files import Credentials, base_context
-from zeitwork.trust.reach import refuse_local
+from zeitwork.trust.reach import refuse_local, said
 from zeitwork.trust.token import hash_secret, parse_token
 
 #: Seconds for each of the two connections of a join.
@@ -212,5 +212,5 @@ def _problem_of(error: BaseException, address: Address, deadline: float) -> Prob
         case Untrusted():
             return Failed(f"{address}: {error}", field="join", code="untrusted", fix=fix)
         case OSError():
-            return Unavailable(f"{address} can't be reached: {error}", field="join", fix=fix)
+            return Unavailable(f"{address} can't be reached: {said(error)}", field="join", fix=fix)
     return None
