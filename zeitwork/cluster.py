@@ -292,7 +292,7 @@ async def tunnelled(config: Config, membership: Membership, removed: trio.Event)
                     f"the cluster's database is on another host, which is not reached ({way.unreached})",
                     code="database-unreachable",
                     fix="start zeitwork run there first; where it has another address now: --peers ADDRESS here; "
-                    "if it is lost: zeitwork db restore on another machine",
+                    "if the database was moved: --database-url; if lost: zeitwork db restore on another machine",
                 ) from problem
             raise
 

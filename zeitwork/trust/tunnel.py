@@ -195,5 +195,7 @@ def _why(error: BaseException) -> str:
     if isinstance(error, trio.TooSlowError):
         return f"no answer within {CONNECT:g} s"
     if isinstance(error, ConnectionRejected):
+        if error.status_code == 404:
+            return "that host has no database"
         return f"refused ({error.status_code})"
     return f"{type(error).__name__}: {error}".removesuffix(": ")
