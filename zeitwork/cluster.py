@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 import trio
 
-from actors.model.errors import Failed, InvalidInput, Problem
+from actors.model.errors import Failed, InvalidInput, Problem, Unavailable
 from runtime import ActorError, Environment, Ref, StartFailed, System
 from runtime.links.board import Board
 from runtime.links.frames import Hello, Identity
@@ -286,6 +286,14 @@ async def tunnelled(config: Config, membership: Membership, removed: trio.Event)
         except Problem as problem:
             if removed.is_set():
                 raise removed_here() from problem
+            if problem.field == "database_url" and way.unreached is not None:
+                # Nobody gave this host a DSN: what there is to look at is the host that has the database.
+                raise Unavailable(
+                    f"the cluster's database is on another host, which is not reached ({way.unreached})",
+                    code="database-unreachable",
+                    fix="start zeitwork run there first; where it has another address now: --peers ADDRESS here; "
+                    "if the database was moved: --database-url; if lost: zeitwork db restore on another machine",
+                ) from problem
             raise
 
 

@@ -11,6 +11,11 @@ from pathlib import Path
 
 from actors.model.errors import Conflict, Failed
 
+_FIXES = {
+    errno.ENOSPC: "free some space",
+    errno.EROFS: "mount it writable (dmesg says why it is not, if that was not you)",
+}
+
 
 @contextmanager
 def hold(data_dir: Path) -> Iterator[None]:
@@ -26,7 +31,7 @@ def hold(data_dir: Path) -> Iterator[None]:
         raise Failed(
             f"{data_dir} can't be used: {error.strerror}",
             field="data_dir",
-            fix="free some space" if error.errno == errno.ENOSPC else "give --data-dir a directory on a local disk",
+            fix=_FIXES.get(error.errno or 0, "give --data-dir a directory on a local disk"),
         ) from None
     try:
         try:

@@ -124,7 +124,10 @@ def peers(patient: Patient) -> list[Check]:
     lost = [f"{address}: {problem}" for address, problem in zip(addresses, problems, strict=True) if problem]
     if not lost:
         return ok("peers", f"{', '.join(map(str, addresses))} answer{'s' if len(addresses) == 1 else ''}")
-    fix = "look whether zeitwork run is up there, and let its port through firewalls"
+    fix = (
+        "look whether zeitwork run is up there, and let its port through firewalls; "
+        "where it has another address now: zeitwork run --peers ADDRESS"
+    )
     tunnelled = membership is not None and membership.database is None and patient.config.database_url is None
     # Only what leads to the database is needed to run.
     needed = tunnelled and len(lost) == len(addresses)

@@ -235,14 +235,7 @@ class _script:
 
 
 def _require_empty(connection: psycopg.Connection, dsn: str, cluster: UUID) -> None:
-    found = [
-        row[0]
-        for row in connection.execute(
-            "select c.relname from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in "
-            "('r', 'p', 'v', 'm', 'S', 'f') and not exists (select from pg_depend d where d.classid = "
-            "'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e') order by c.relname"
-        )
-    ]
+    found = [row[0] for row in connection.execute(migrate.RELATIONS)]
     if not found:
         return
     where = describe_dsn(dsn)
@@ -254,11 +247,7 @@ def _require_empty(connection: psycopg.Connection, dsn: str, cluster: UUID) -> N
                 field="database_url",
                 fix="to replace it, stop every host, then drop and create that database, and try again",
             )
-    raise Conflict(
-        f"the database at {where} is not empty: it has {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}",
-        field="database_url",
-        fix="give an empty database of its own: create database zeitwork",
-    )
+    raise migrate.not_empty(f"the database at {where}", found)
 
 
 def _create(temporary: Path, target: Path, *, overwrite: bool) -> int:

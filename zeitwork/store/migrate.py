@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-from actors.model.errors import Failed
+from actors.model.errors import Conflict, Failed
 from zeitwork.store.units import Cursor, Units
 
 _NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 #: Any number; it names the lock that migrating processes take one after the other.
 _LOCK = 0x5A4D4947
+#: Names of what is in a database, without what extensions brought.
+RELATIONS = (
+    "select c.relname from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in "
+    "('r', 'p', 'v', 'm', 'S', 'f') and not exists (select from pg_depend d where d.classid = "
+    "'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e') order by c.relname"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ async def migrate(units: Units, migrations: Iterable[Migration] | None = None) -
     """Bring the schema up to date; return how many migrations were applied.
 
     All of them are one transaction. Raises `Failed` when an applied one was changed since, or when the database was
-    migrated by a newer Zeitwork.
+    migrated by a newer Zeitwork; `Conflict` when it is somebody else's.
     """
     wanted = tuple(load() if migrations is None else migrations)
     return await units.run(lambda cursor: apply(cursor, wanted), name="migrate")
@@ -64,6 +70,9 @@ def apply(cursor: Cursor, wanted: tuple[Migration, ...]) -> int:
     cursor.execute("set local lock_timeout = '60s'; set local statement_timeout = '120s'")
     cursor.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
     cursor.execute("set local client_min_messages = warning")
+    found = [row["relname"] for row in cursor.execute(RELATIONS)]
+    if found and "schema_migrations" not in found:
+        raise not_empty("the database", found)
     cursor.execute(
         "create table if not exists schema_migrations (version integer primary key, name text not null, "
         "checksum text not null, applied_at timestamptz not null default now())"
@@ -82,6 +91,15 @@ def apply(cursor: Cursor, wanted: tuple[Migration, ...]) -> int:
         )
         count += 1
     return count
+
+
+def not_empty(which: str, found: list[str]) -> Conflict:
+    """Return what to say of a database that has something of somebody else's."""
+    return Conflict(
+        f"{which} is not empty: it has {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}",
+        field="database_url",
+        fix="give an empty database of its own: create database zeitwork",
+    )
 
 
 def _check(applied: dict[int, str], wanted: tuple[Migration, ...]) -> None:

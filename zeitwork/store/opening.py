@@ -17,7 +17,7 @@ from zeitwork.store.leases import REST
 from zeitwork.store.metrics import StoreMetrics
 from zeitwork.store.migrate import migrate
 from zeitwork.store.notifications import Notifications
-from zeitwork.store.problems import check_dsn, refused_at_start
+from zeitwork.store.problems import check_dsn, describe_dsn, first_line, refused_at_start
 from zeitwork.store.store import Store
 from zeitwork.store.units import POOL_SIZE, STATEMENT_TIMEOUT, Units
 
@@ -58,7 +58,15 @@ async def open_store(
         metrics=metrics,
     )
     try:
-        await migrate(units)
+        try:
+            await migrate(units)
+        except psycopg.Error as error:
+            raise Failed(
+                f"the database at {describe_dsn(dsn)} can't be used: {first_line(error)}",
+                field="database_url",
+                code="database-unusable",
+                fix="its user needs a database of its own: create database zeitwork owner USER",
+            ) from error
         await units.run(ensure_cluster, name="cluster.ensure")
         yield Store(
             units,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -21,7 +20,7 @@ from zeitwork.store.trust import Signed
 from zeitwork.trust import certificates, exchange
 from zeitwork.trust.attempts import Attempts
 from zeitwork.trust.files import Credentials, base_context
-from zeitwork.trust.reach import refuse_local
+from zeitwork.trust.reach import refuse_local, said
 from zeitwork.trust.token import hash_secret, parse_token
 
 #: Seconds for each of the two connections of a join.
@@ -213,13 +212,5 @@ def _problem_of(error: BaseException, address: Address, deadline: float) -> Prob
         case Untrusted():
             return Failed(f"{address}: {error}", field="join", code="untrusted", fix=fix)
         case OSError():
-            return Unavailable(f"{address} can't be reached: {_why(error)}", field="join", fix=fix)
+            return Unavailable(f"{address} can't be reached: {said(error)}", field="join", fix=fix)
     return None
-
-
-def _why(error: OSError) -> str:
-    """Return why a connection failed: of several attempts, one for each address, what was said of any."""
-    cause = error.__cause__
-    tries = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause,) if cause is not None else ()
-    said = dict.fromkeys(os.strerror(one.errno).lower() for one in tries if isinstance(one, OSError) and one.errno)
-    return ", ".join(said) or str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from ipaddress import ip_address
 
@@ -62,3 +63,12 @@ def refuse_local(dsn: str, remote: str) -> None:
         fix="start the host that is joined with a --database-url that names the database's machine, "
         "or give the new host one of its own",
     )
+
+
+def said(error: OSError) -> str:
+    """Return what the system said of a connection that failed; trio's own words are only how many it tried."""
+    below = error.__cause__
+    while isinstance(below, BaseExceptionGroup) and below.exceptions:
+        below = below.exceptions[0]
+    first = below if isinstance(below, OSError) else error
+    return os.strerror(first.errno).lower() if first.errno else str(first)

@@ -22,6 +22,7 @@ from runtime.links.door import Door
 from runtime.links.errors import FrameError
 from runtime.links.transport import Address, Contexts, Proof, TlsTransport
 from zeitwork.trust import certificates
+from zeitwork.trust.reach import said
 
 #: The door's path.
 PATH = "/postgres"
@@ -100,6 +101,8 @@ class Tunnel:
         self._refused = refused
         #: Whether the last host that was asked lets this one through no more.
         self._shut = False
+        #: Where and why the database is not reached, as far as the last try has come; None when it was.
+        self.unreached: str | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -155,6 +158,8 @@ class Tunnel:
     async def _over(self, address: Address, local: trio.SocketStream) -> bool:
         """Carry one connection over a host; False when it does not let us through."""
         stream: Any = None
+        # Who waits for a connection may give up before this does.
+        self.unreached = f"{address}: no answer"
         try:
             async with trio.open_nursery() as nursery:
                 with trio.fail_after(CONNECT):
@@ -163,15 +168,16 @@ class Tunnel:
                     websocket = await wrap_client_stream(
                         nursery, stream, str(address), PATH, message_queue_size=1, max_message_size=4 * CHUNK
                     )
-                self._reached, self._shut = True, False
+                self._reached, self._shut, self.unreached = True, False, None
                 await carry(websocket, local)
                 nursery.cancel_scope.cancel()
         except* (OSError, FrameError, HandshakeError, trio.BrokenResourceError, trio.TooSlowError) as group:
             first = group.exceptions[0]
             self._shut = isinstance(first, ConnectionRejected) and first.status_code == 403
+            self.unreached = f"{address}: {_why(first)}"
             # Once: whoever needs the database tries again and again.
             log = _log.warning if self._reached else _log.debug
-            log("the database is not reached", address=str(address), error=repr(first))
+            log("the database is not reached", address=str(address), error=_why(first))
             self._reached = False
             return_value = False
         else:
@@ -180,3 +186,16 @@ class Tunnel:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
         return return_value
+
+
+def _why(error: BaseException) -> str:
+    """Return why a host does not let this one through, for a person."""
+    if isinstance(error, OSError):
+        return said(error)
+    if isinstance(error, trio.TooSlowError):
+        return f"no answer within {CONNECT:g} s"
+    if isinstance(error, ConnectionRejected):
+        if error.status_code == 404:
+            return "that host has no database"
+        return f"refused ({error.status_code})"
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from uuid import uuid4
 
+import psycopg
 import pytest
 import trio
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from actors.model.errors import Problem
 from zeitwork.store import open_store
@@ -54,6 +57,39 @@ async def test_a_server_that_accepts_and_says_nothing() -> None:
         silent.listen()
         problem = await _refusal(f"host=127.0.0.1 port={silent.getsockname()[1]} user=me dbname=app connect_timeout=2")
     assert problem.code == "database-unreachable"
+
+
+@pytest.fixture
+def own(postgres_server: EmbeddedServer) -> Iterator[str]:
+    """A database that is somebody's, without any of our schema, and a role that may not do anything in it."""
+    name = f"t_{uuid4().hex}"
+    with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
+        connection.execute(f"create database {name}".encode())
+        connection.execute(f"create role {name}".encode())
+        yield make_conninfo(postgres_server.dsn, dbname=name)
+        connection.execute(f"drop database {name} with (force)".encode())
+        connection.execute(f"drop role {name}".encode())
+
+
+async def test_a_user_without_rights(own: str) -> None:
+    problem = await _refusal(make_conninfo(own, options=f"-c role={conninfo_to_dict(own)['dbname']}"))
+    assert "permission denied for schema public" in problem.detail
+    assert "owner" in str(problem.fix)
+
+
+@pytest.mark.parametrize("table", ["customers (id int)", "schema_migrations (version varchar)"])
+async def test_a_database_of_somebody_else(own: str, table: str) -> None:
+    with psycopg.connect(own, autocommit=True) as connection:
+        connection.execute(f"create table {table}".encode())
+    await _refusal(own)
+    with psycopg.connect(own) as connection:
+        found = [
+            row[0]
+            for row in connection.execute(
+                "select relname from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
+            )
+        ]
+    assert found == [table.split()[0]]
 
 
 async def test_the_store_answers(store) -> None:

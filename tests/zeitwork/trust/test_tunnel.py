@@ -11,14 +11,18 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from actors.model.errors import Problem
+from actors.model.errors import Problem, Unavailable
 from runtime.links.messages import Forget
 from runtime.links.transport import Address
+from tests.ports import free_port
 from tests.runtime.links.hosts import SOON, ended
 from tests.runtime.links.messages import CLUSTER
 from tests.zeitwork.trust.secured import Signer, issue, secured
+from zeitwork.cluster import Membership, tunnelled
+from zeitwork.config import load
 from zeitwork.store import open_store
 from zeitwork.trust import tunnel
+from zeitwork.trust.files import trust_directory
 
 
 @pytest.fixture
@@ -165,3 +169,20 @@ async def test_a_database_that_is_away_ends_the_connection(tmp_path: Path, direc
                     await trio.to_thread.run_sync(
                         lambda: psycopg.connect(f"host={directory}/run port=5432 connect_timeout=10 user=x dbname=x")
                     )
+
+
+async def test_a_start_without_the_host_that_has_the_database_names_that_host(public_directory: Path) -> None:
+    # Short, for a socket: a run directory beside the data directory.
+    data = public_directory / f"t{os.urandom(3).hex()}"
+    files = issue(data, 2, Signer())
+    files.directory.rename(trust_directory(data))
+    address = f"127.0.0.1:{free_port()}"
+    membership = Membership(CLUSTER, None, (address,), "127.0.0.1:7946")
+    with pytest.raises(ExceptionGroup) as told:
+        async with tunnelled(load({"data_dir": str(data)}), membership, trio.Event()) as dsn, open_store(dsn):
+            pass
+    (problem,) = told.value.exceptions
+    assert isinstance(problem, Unavailable)
+    assert f"is on another host, which is not reached ({address}: connection refused)" in problem.detail
+    assert "--peers" in problem.fix
+    assert problem.field is None
