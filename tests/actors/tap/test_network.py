@@ -45,16 +45,21 @@ async def host(tag: str = "", which: HostNetwork = NETWORK) -> AsyncIterator[Net
 
 
 def world() -> list[str]:
-    """Everything that could be left behind, in words. Neither handles nor counters nor learnt neighbours."""
+    """Everything that could be left behind, in words. Neither handles nor counters nor learnt neighbours.
+
+    Nor whether a carrier is there, which the kernel says of routes sooner or later: that is the monitor's.
+    """
     links = [line.split(":")[1].strip() for line in command("ip", "-o", "link").splitlines()]
     return [
         command("nft", "list", "tables"),
         *links,
         command("ip", "-o", "address").replace("scope host", ""),
-        command("ip", "-4", "route", "show", "table", "all"),
+        command("ip", "-4", "route", "show", "table", "all").replace(" linkdown", ""),
         # The kernel keeps a multicast route for each device, sometimes sooner, sometimes later.
         "".join(
-            line for line in command("ip", "-6", "route", "show", "table", "all").splitlines() if "ff00" not in line
+            line.replace(" linkdown", "")
+            for line in command("ip", "-6", "route", "show", "table", "all").splitlines()
+            if "ff00" not in line
         ),
         command("ip", "neigh", "show", "nud", "permanent"),
     ]
