@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -192,7 +192,8 @@ async def test_as_many_as_there_may_be_again_and_again(agent: Path) -> None:
             release = trio.Event()
 
             async def hold(release: trio.Event, task_status: trio.TaskStatus[None]) -> None:
-                async with link.open(CommandSpec(("cat",))):
+                async with AsyncExitStack() as stack:
+                    await first_free(link, stack, "cat")
                     task_status.started()
                     await release.wait()
 
@@ -203,14 +204,17 @@ async def test_as_many_as_there_may_be_again_and_again(agent: Path) -> None:
                     async with link.open(CommandSpec(("true",))):
                         pass
                 release.set()
-            # A place is free again once the guest has said the end of its command.
-            while True:
-                try:
-                    async with link.open(CommandSpec(("true",))) as session:
-                        assert await collect(session) == (b"", b"", Exit(status=0))
-                    break
-                except Unavailable:
-                    await trio.sleep(0.02)
+            async with AsyncExitStack() as stack:
+                assert await collect(await first_free(link, stack, "true")) == (b"", b"", Exit(status=0))
+
+
+async def first_free(link: AgentLink, stack: AsyncExitStack, program: str) -> Session:
+    """Run a program in the first place that is free: each is again once the guest has said the end of its command."""
+    while True:
+        try:
+            return await stack.enter_async_context(link.open(CommandSpec((program,))))
+        except Unavailable:
+            await trio.sleep(0.02)
 
 
 async def test_a_host_after_one_that_died_in_the_middle_of_a_frame(agent: Path) -> None:
